@@ -1,0 +1,20 @@
+from .attention import SelfAttention
+from .boxes import box_area, cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh
+from .mlp import MLP
+from .ms_deform_attn import MultiScaleDeformableAttention, ms_deform_attn
+from .position_encoding import SinePositionEncoding, anchor_embedding, sine_embedding
+
+__all__ = [
+    "MLP",
+    "MultiScaleDeformableAttention",
+    "SelfAttention",
+    "SinePositionEncoding",
+    "anchor_embedding",
+    "box_area",
+    "cxcywh_to_xyxy",
+    "generalized_iou",
+    "inverse_sigmoid",
+    "ms_deform_attn",
+    "sine_embedding",
+    "xyxy_to_cxcywh",
+]

@@ -1,0 +1,295 @@
+"""Denoising queries: DN (DN-DETR section 4) and contrastive DN (DINO section 3.3), for any DETR-like detector.
+
+This module needs PyTorch alone. Give it the ground truth of a batch and it returns noised labels and boxes for a
+detector to rebuild, with everything a decoder and a loss need to know about each slot:
+
+    denoising = ContrastiveDenoising(num_classes=80)
+    queries = denoising(labels, boxes)            # lists of [n_i] and [n_i, 4], one entry an image
+    mask = queries.attention_mask(num_matching)   # True = may not attend
+
+Slots are laid out group after group. With T the largest object count of the batch, a DN group is T slots, object j
+at offset j; a contrastive group is T positive slots followed by T negative ones. Slots beyond an image's own object
+count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others and are
+background for the loss, as in the authors' code.
+
+Shapes: B images, Q denoising slots, N matching queries, C classes, G groups, T objects of the fullest image.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+
+class DenoisingQueries(NamedTuple):
+    """What the decoder is asked to rebuild, and from what."""
+
+    labels: Tensor  # [B, Q] int64 noised class, -1 in padding slots
+    boxes: Tensor  # [B, Q, 4] noised cxcywh in [0, 1]
+    target: Tensor  # [B, Q] int64 index of the object the slot was made from, -1 in padding slots
+    positive: Tensor  # [B, Q] bool: the slot is to rebuild its object (negatives are to say "no object")
+    group: Tensor  # [Q], or [B, Q] where images differ, int64: slots see their own group only
+    num_groups: Tensor  # [B] int64: how often an image's objects are repeated
+
+    def attention_mask(self, num_matching: int) -> Tensor:
+        """Self-attention mask over Q denoising and ``num_matching`` matching queries, in this order.
+
+        Matching queries see no denoising query, or the ground truth would leak to them; denoising queries see
+        their own group and the matching queries (DN-DETR section 4.4).
+
+        Returns:
+            bool [Q + N, Q + N], or [B, Q + N, Q + N] where groups differ between images; True = may not attend.
+        """
+        group = self.group
+        num_slots = group.shape[-1]
+        size = num_slots + num_matching
+        blocked = torch.zeros(*group.shape[:-1], size, size, dtype=torch.bool, device=group.device)
+        blocked[..., :num_slots, :num_slots] = group[..., :, None] != group[..., None, :]
+        blocked[..., num_slots:, :num_slots] = True
+        return blocked
+
+
+class Groups(Protocol):
+    """Chooses how many denoising groups each image gets from the object counts of the batch."""
+
+    def __call__(self, counts: list[int]) -> list[int]: ...
+
+
+class FixedGroups:
+    """The same number of groups always (DN-DETR: 5; 10 for its deformable version)."""
+
+    def __init__(self, groups: int = 5):
+        self.groups = groups
+
+    def __call__(self, counts: list[int]) -> list[int]:
+        return [self.groups] * len(counts)
+
+
+class DynamicGroups:
+    """A budget of objects per image, shared out over the fullest image of the batch (DINO, as released).
+
+    ``num_objects`` 100 makes "100 CDN pairs" (paper section D.3): as many groups as fit the fullest image's
+    objects into 100, at least one, and the same number for all images of the batch.
+    """
+
+    def __init__(self, num_objects: int = 100):
+        self.num_objects = num_objects
+
+    def __call__(self, counts: list[int]) -> list[int]:
+        return [max(1, self.num_objects // max(1, *counts))] * len(counts)
+
+
+class DynamicGroupsPerImage(DynamicGroups):
+    """The same budget spent by each image for itself, as DINO's appendix D.1 describes it."""
+
+    def __call__(self, counts: list[int]) -> list[int]:
+        return [max(1, self.num_objects // max(1, count)) for count in counts]
+
+
+class NoiseDraws(NamedTuple):
+    """The random numbers behind a batch of slots, apart from their use, so that a test can hand in its own."""
+
+    flip: Tensor  # [B, Q] uniform in [0, 1): the label is flipped where it lies below the flip probability
+    label: Tensor  # [B, Q] int64 class a flipped label takes
+    sign: Tensor  # [B, Q, 4] -1 or 1
+    size: Tensor  # [B, Q, 4] uniform in [0, 1)
+
+
+def shift_corners(boxes: Tensor, shift: Tensor) -> Tensor:
+    """Move the corners of boxes by fractions of their half size, keeping them inside the image.
+
+    Args:
+        boxes: [..., 4] cxcywh in [0, 1].
+        shift: [..., 4] for x0, y0, x1, y1; 1.0 is half the box's width or height.
+
+    Returns:
+        [..., 4] cxcywh. A shift below -1 or above 1 can turn a corner over, giving a negative width or height,
+        which the authors' negatives have too.
+    """
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    corners = torch.cat([centre - half, centre + half], dim=-1)
+    corners = (corners + shift * torch.cat([half, half], dim=-1)).clamp(0, 1)
+    low, high = corners.split(2, dim=-1)
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def shift_centre_and_size(boxes: Tensor, shift: Tensor) -> Tensor:
+    """Move the centre by fractions of the half size and scale the size (DN-DETR section 4.3).
+
+    Args:
+        boxes: [..., 4] cxcywh in [0, 1].
+        shift: [..., 4] for cx, cy, w, h in units of w/2, h/2, w, h.
+
+    Returns:
+        [..., 4] cxcywh, every value clamped to [0, 1].
+    """
+    size = boxes[..., 2:]
+    return (boxes + shift * torch.cat([size / 2, size], dim=-1)).clamp(0, 1)
+
+
+class Denoising(nn.Module):
+    """Plain denoising (DN-DETR): every slot is to rebuild its ground truth.
+
+    Args:
+        num_classes: C; noised labels are drawn from 0 .. C - 1.
+        groups: rule for the number of groups.
+        label_flip_probability: chance that a slot's label is drawn anew.
+        box_noise_scale: λ in [0, 1]; centre and size move by less than λ times half the size and the size.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        groups: Groups | None = None,
+        label_flip_probability: float = 0.2,
+        box_noise_scale: float = 0.4,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.groups = groups or FixedGroups(5)
+        self.label_flip_probability = label_flip_probability
+        self.box_noise_scale = box_noise_scale
+
+    #: slots made from one object in one group
+    copies = 1
+
+    def forward(
+        self, labels: list[Tensor], boxes: list[Tensor], generator: Generator | None = None
+    ) -> DenoisingQueries:
+        """Noised queries for a batch.
+
+        Args:
+            labels: B tensors [n_i] int64 in 0 .. C - 1; n_i may be 0, for every image of the batch too.
+            boxes: B tensors [n_i, 4] cxcywh in [0, 1].
+            generator: of the tensors' device; the same state gives the same queries.
+
+        Raises:
+            ValueError: labels and boxes do not go together.
+        """
+        check_targets(labels, boxes)
+        counts = [len(image_labels) for image_labels in labels]
+        device = boxes[0].device
+        layout = SlotLayout(
+            # Counts are host numbers, so the layout is made on the host and nothing waits for the device.
+            *(t.to(device, non_blocking=True) for t in lay_out(counts, self.groups(counts), self.copies))
+        )
+        draws = self.draw(layout.target.shape, device, generator)
+        object_of_slot = layout.target.clamp(min=0)  # [B, Q]
+        padding = layout.target < 0
+        if max(counts) > 0:
+            clean_labels = pad_sequence(labels, batch_first=True).gather(1, object_of_slot)
+            index = object_of_slot[..., None].expand(-1, -1, 4)
+            clean_boxes = pad_sequence(boxes, batch_first=True).gather(1, index)  # [B, T, 4] -> [B, Q, 4]
+        else:
+            clean_labels = object_of_slot  # [B, 0]: no object, no slot, and the same graph as ever
+            clean_boxes = boxes[0].new_zeros(*object_of_slot.shape, 4)
+        noised_labels = torch.where(draws.flip < self.label_flip_probability, draws.label, clean_labels)
+        noised_boxes = self.noise_boxes(clean_boxes, layout.positive, draws)
+        return DenoisingQueries(
+            labels=noised_labels.masked_fill(padding, -1),
+            boxes=noised_boxes.masked_fill(padding[..., None], 0.5),
+            target=layout.target,
+            positive=layout.positive & ~padding,
+            group=layout.group,
+            num_groups=layout.num_groups,
+        )
+
+    def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
+        """Random numbers for slots of shape [B, Q]. A drawn class may be the true one, as in the authors' code."""
+        return NoiseDraws(
+            flip=torch.rand(shape, device=device, generator=generator),
+            label=torch.randint(self.num_classes, shape, device=device, generator=generator),
+            sign=torch.randint(2, (*shape, 4), device=device, generator=generator) * 2 - 1,
+            size=torch.rand((*shape, 4), device=device, generator=generator),
+        )
+
+    def noise_boxes(self, boxes: Tensor, positive: Tensor, draws: NoiseDraws) -> Tensor:
+        """[B, Q, 4] clean cxcywh -> [B, Q, 4] noised cxcywh."""
+        return shift_centre_and_size(boxes, draws.sign * draws.size * self.box_noise_scale)
+
+
+class ContrastiveDenoising(Denoising):
+    """Contrastive denoising (DINO section 3.3): each object gives a positive and a negative slot in every group.
+
+    Positives carry less noise than λ1 and are to rebuild their object; negatives carry between λ1 and λ2 and are
+    to say "no object". Both corners move by up to λ times half the box's size.
+
+    Args:
+        num_classes: C; noised labels are drawn from 0 .. C - 1.
+        groups: rule for the number of groups; the paper's 100 CDN pairs by default.
+        label_flip_probability: the released code flips with half of ``dn_label_noise_ratio`` 0.5 (Table 8).
+        positive_noise_scale: λ1, 1.0 in section D.3 and in the released training commands (0.4 in Table 8).
+        negative_noise_scale: λ2, 2.0 in section D.3.
+    """
+
+    copies = 2
+
+    def __init__(
+        self,
+        num_classes: int,
+        groups: Groups | None = None,
+        label_flip_probability: float = 0.25,
+        positive_noise_scale: float = 1.0,
+        negative_noise_scale: float = 2.0,
+    ):
+        super().__init__(num_classes, groups or DynamicGroups(100), label_flip_probability, positive_noise_scale)
+        if negative_noise_scale < positive_noise_scale:
+            raise ValueError(
+                f"negative_noise_scale {negative_noise_scale} must not be below "
+                f"positive_noise_scale {positive_noise_scale}: negatives lie farther from their object"
+            )
+        self.negative_noise_scale = negative_noise_scale
+
+    def noise_boxes(self, boxes: Tensor, positive: Tensor, draws: NoiseDraws) -> Tensor:
+        """[B, Q, 4] clean cxcywh -> [B, Q, 4] noised cxcywh."""
+        inner, outer = self.box_noise_scale, self.negative_noise_scale
+        near = draws.size * inner
+        far = inner + draws.size * (outer - inner)
+        return shift_corners(boxes, draws.sign * torch.where(positive[..., None], near, far))
+
+
+class SlotLayout(NamedTuple):
+    """Which object each denoising slot belongs to; fields as in :class:`DenoisingQueries`."""
+
+    target: Tensor
+    positive: Tensor
+    group: Tensor
+    num_groups: Tensor
+
+
+def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
+    """Place objects in slots.
+
+    Args:
+        counts: objects per image.
+        groups: groups per image. Where all agree, groups are as wide as the fullest image needs and lie at the
+            same place in every image; otherwise each image packs its own groups tightly from the left.
+        copies: 1 (DN), or 2 (positive, then negative) slots an object and group.
+    """
+    shared = len(set(groups)) == 1
+    widths = [max(counts)] * len(counts) if shared else counts
+    num_slots = max(copies * g * w for g, w in zip(groups, widths, strict=True))
+    num_groups = torch.tensor(groups)
+    slot = torch.arange(num_slots)
+    width = torch.tensor(widths)[:, None].clamp(min=1)  # [B, 1]
+    group = slot // (copies * width)  # [B, Q]
+    has_object = (slot % width < torch.tensor(counts)[:, None]) & (group < num_groups[:, None])
+    return SlotLayout(
+        target=torch.where(has_object, slot % width, -1),
+        positive=slot // width % copies == 0,
+        group=group[0] if shared else group,
+        num_groups=num_groups,
+    )
+
+
+def check_targets(labels: list[Tensor], boxes: list[Tensor]) -> None:
+    """Raise ValueError where labels and boxes of an image do not go together."""
+    if len(labels) != len(boxes) or not labels:
+        raise ValueError(f"need labels and boxes of the same images, got {len(labels)} and {len(boxes)} entries")
+    for i, (image_labels, image_boxes) in enumerate(zip(labels, boxes, strict=True)):
+        if image_boxes.shape != (len(image_labels), 4):
+            raise ValueError(
+                f"image {i} of the batch: {len(image_labels)} labels need boxes of shape "
+                f"({len(image_labels)}, 4), got {tuple(image_boxes.shape)}"
+            )
