@@ -1,0 +1,3 @@
+from .build import META_ARCH_REGISTRY, build_model
+
+__all__ = ["META_ARCH_REGISTRY", "build_model"]

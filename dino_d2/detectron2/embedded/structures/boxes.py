@@ -1,0 +1,114 @@
+"""Axis-aligned boxes, as in `detectron2.structures.boxes`."""
+
+from collections.abc import Iterator
+from enum import IntEnum, unique
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@unique
+class BoxMode(IntEnum):
+    """How four numbers stand for a box in absolute pixels."""
+
+    XYXY_ABS = 0
+    XYWH_ABS = 1
+    # The other numbers Detectron2 gives away; dino_d2 has no use for them.
+    XYXY_REL = 2
+    XYWH_REL = 3
+    XYWHA_ABS = 4
+
+    @staticmethod
+    def convert(box: Any, from_mode: "BoxMode", to_mode: "BoxMode") -> Any:
+        """Convert a list, tuple, array or tensor `[4]`, or an array or tensor `[..., 4]`, keeping its type."""
+        if from_mode == to_mode:
+            return box
+        if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
+            raise NotImplementedError(f"Converting boxes from mode {from_mode} to {to_mode} is not supported.")
+        single = isinstance(box, list | tuple)
+        if single and len(box) != 4:
+            raise ValueError(f"A box has 4 numbers, not {len(box)}: {box}.")
+        values = box.clone() if isinstance(box, Tensor) else torch.tensor(np.asarray(box) if not single else box)
+        sign = 1 if to_mode == BoxMode.XYXY_ABS else -1
+        values[..., 2:] += sign * values[..., :2]
+        if single:
+            return type(box)(values.tolist())
+        return values.numpy() if isinstance(box, np.ndarray) else values
+
+
+class Boxes:
+    """A list of n boxes: `tensor` is float32 `[n, 4]`, each row (x1, y1, x2, y2) in pixels."""
+
+    def __init__(self, tensor: Any) -> None:
+        if isinstance(tensor, Tensor):
+            tensor = tensor.to(torch.float32)
+        else:
+            tensor = torch.as_tensor(tensor, dtype=torch.float32, device="cpu")
+        if tensor.numel() == 0:
+            tensor = tensor.reshape(-1, 4)
+        if tensor.dim() != 2 or tensor.shape[1] != 4:
+            raise AssertionError(f"Boxes need shape [n, 4], not {list(tensor.shape)}.")
+        self.tensor = tensor
+
+    def clone(self) -> "Boxes":
+        return Boxes(self.tensor.clone())
+
+    def to(self, device: torch.device | str) -> "Boxes":
+        return Boxes(self.tensor.to(device=device))
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def area(self) -> Tensor:
+        """Areas in square pixels, `[n]`."""
+        x1, y1, x2, y2 = self.tensor.unbind(dim=1)
+        return (x2 - x1) * (y2 - y1)
+
+    def clip(self, box_size: tuple[int, int]) -> None:
+        """Move every corner into an image of `box_size` (height, width), in place."""
+        if not torch.isfinite(self.tensor).all():
+            raise AssertionError("A box has a coordinate that is infinite or NaN.")
+        height, width = box_size
+        x = self.tensor[:, 0::2].clamp(min=0, max=width)
+        y = self.tensor[:, 1::2].clamp(min=0, max=height)
+        self.tensor = torch.stack((x, y), dim=2).flatten(1)
+
+    def nonempty(self, threshold: float = 0.0) -> Tensor:
+        """Which boxes are wider and higher than `threshold`, bool `[n]`."""
+        return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
+
+    def scale(self, scale_x: float, scale_y: float) -> None:
+        """Multiply the coordinates, in place."""
+        self.tensor[:, 0::2] *= scale_x
+        self.tensor[:, 1::2] *= scale_y
+
+    def __getitem__(self, item: Any) -> "Boxes":
+        selected = self.tensor[item]
+        if isinstance(item, int):
+            selected = selected.view(1, -1)
+        return Boxes(selected)
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"Boxes({self.tensor})"
+
+    @classmethod
+    def cat(cls, boxes_list: "list[Boxes]") -> "Boxes":
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Intersection over union of all pairs, `[n1, n2]`; 0 for a pair that does not overlap."""
+    top_left = torch.max(boxes1.tensor[:, None, :2], boxes2.tensor[:, :2])
+    bottom_right = torch.min(boxes1.tensor[:, None, 2:], boxes2.tensor[:, 2:])
+    intersection = (bottom_right - top_left).clamp_(min=0).prod(dim=2)
+    union = boxes1.area()[:, None] + boxes2.area() - intersection
+    return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
