@@ -1,0 +1,132 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1): the op and the module.
+
+Shape letters: B batch, S tokens of all levels, Q queries, E embedding, M heads, D = E / M channels per head, L levels,
+P points per level and head.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_fused_reference, ms_deform_attn_reference
+
+__all__ = [
+    "MultiScaleDeformableAttention",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "ms_deform_attn_reference",
+]
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Bilinear samples of all levels, summed with the attention weights (Deformable DETR, equation 3).
+
+    Args and result as in `ms_deform_attn_reference`.
+    """
+    return ms_deform_attn_reference(
+        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
+    )
+
+
+def ms_deform_attn_fused(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """The same from reference points, offsets and logits. Args as in `ms_deform_attn_fused_reference`."""
+    return ms_deform_attn_fused_reference(
+        value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits
+    )
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Multi-head attention that looks at `num_points` learned places per level and head.
+
+    Args:
+        embed_dim: E, a multiple of `num_heads`.
+        num_heads: M.
+        num_levels: L.
+        num_points: P.
+
+    Raises:
+        ValueError: `embed_dim` is not a multiple of `num_heads`.
+    """
+
+    def __init__(self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of num_heads ({num_heads})")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Deformable DETR, appendix A.4: head m looks in direction m of a star, point p at p pixels; even weights."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2.0 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None, :] * distances[:, None]  # [M, 1, P, 2]
+        nn.init.zeros_(self.sampling_offsets.weight)
+        self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attends from each query to the places around its reference points.
+
+        Args:
+            query: [B, Q, E], position encoding already added.
+            reference_points: [B, Q, L, 2] (x, y) or [B, Q, L, 4] (cx, cy, w, h), 0..1 over the padded map of each
+                level (valid ratios already multiplied in).
+            value: [B, S, E], projected here.
+            spatial_shapes: [L, 2] integer (H, W).
+            level_start_index: [L] integer.
+            padding_mask: [B, S] boolean, True = padding: such a token's projected value is zero.
+
+        Returns:
+            [B, Q, E].
+        """
+        batch, queries, _ = query.shape
+        value = self.value_proj(value)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        value = value.view(batch, -1, self.num_heads, self.embed_dim // self.num_heads)
+        points_shape = (batch, queries, self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).view(*points_shape, 2)
+        logits = self.attention_weights(query).view(points_shape)
+        sampled = ms_deform_attn_fused(
+            value, spatial_shapes, level_start_index, reference_points, offsets, logits
+        )
+        return self.output_proj(sampled)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, num_levels={self.num_levels}, num_points={self.num_points}"
