@@ -1,0 +1,200 @@
+"""Draws one image of the shapes dataset: textured ground, shaded and rotated shapes, and their boxes."""
+
+from dataclasses import dataclass
+from math import cos, pi, sin
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+CLASSES = ("circle", "square", "triangle", "star", "ring")
+
+# Lengths are fractions of the image's side, so that an image of another size looks the same.
+_RADIUS = (0.07, 0.45)  # of an object: 18 to 115 pixels across in an image of 128, so small, medium and large
+_CROWD_RADIUS = (0.025, 0.035)  # of a member of a crowd
+_CROWD_SIDE = (0.3, 0.5)
+_MAX_OBJECTS = 5
+_EMPTY, _CROWD = 0.05, 0.06  # shares of images without an object, and with a crowd region
+_INSIDE = 0.7  # at least this much of an object is inside the image ...
+_VISIBLE = 0.6  # ... and at least this much of that stays visible when others are drawn over it
+_CONTRAST = 90.0  # smallest distance in RGB (of at most 441) between an object and what is under it
+_NOISE = 5.0  # standard deviation, in levels of 255
+_OVERSAMPLING = 4  # for smooth edges
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One annotation: a class index, the box as COCO has it ([x, y, width, height] in pixels), a crowd or not."""
+
+    class_index: int
+    box: tuple[float, float, float, float]
+    is_crowd: bool = False
+
+
+def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
+    """Draws an image of `size` x `size` pixels with up to five shapes.
+
+    The box of a shape is the extent of the whole shape, also of parts under other shapes, clipped to the
+    image. A shape that would hide more than 40 % of another one is not drawn.
+
+    Returns:
+        the image, uint8 [size, size, 3] in RGB, and its annotations (none for some images).
+    """
+    canvas = _Canvas(rng, size)
+    shapes = []
+    if rng.random() >= _EMPTY:
+        if rng.random() < _CROWD:
+            shapes.append(_draw_crowd(rng, canvas))
+        # Larger ones first: a small shape behind a large one would mostly be lost.
+        radii = size * np.exp(rng.uniform(*np.log(_RADIUS), size=rng.integers(1, _MAX_OBJECTS + 1)))
+        shapes += [_draw_object(rng, canvas, radius) for radius in sorted(radii, reverse=True)]
+    noisy = canvas.pixels + rng.normal(0, _NOISE, canvas.pixels.shape)
+    return noisy.clip(0, 255).round().astype(np.uint8), [shape for shape in shapes if shape is not None]
+
+
+class _Canvas:
+    """Pixels, and which shape each pixel shows (-1: the ground)."""
+
+    def __init__(self, rng: np.random.Generator, size: int):
+        self.size = size
+        self.pixels = _ground(rng, size)  # float [size, size, 3]
+        self.owner = np.full((size, size), -1)
+        self.areas: list[int] = []  # pixels each shape has in the image, visible or not
+
+    def has_room_for(self, mask: np.ndarray) -> bool:
+        """Whether everything drawn so far stays visible enough under `mask` (bool [size, size])."""
+        visible = np.bincount(self.owner[~mask] + 1, minlength=len(self.areas) + 1)[1:]
+        return bool((visible >= _VISIBLE * np.asarray(self.areas)).all())
+
+    def paint(self, coverage: np.ndarray, colour: np.ndarray) -> None:
+        """Blends `colour` (float [size, size, 3]) over the pixels, weighted with coverage in [0, 1]."""
+        self.pixels += coverage[..., None] * (colour - self.pixels)
+
+    def claim(self, mask: np.ndarray) -> None:
+        self.owner[mask] = len(self.areas)
+        self.areas.append(int(mask.sum()))
+
+
+def _draw_object(rng: np.random.Generator, canvas: _Canvas, radius: float, attempts: int = 20) -> Shape | None:
+    """Looks for a free place; None if there was none."""
+    class_index = int(rng.integers(len(CLASSES)))
+    for _ in range(attempts):
+        centre = rng.uniform(0, canvas.size, size=2)
+        rings = _place(rng, class_index, centre, radius)
+        coverage, inside = _rasterise(rings, canvas.size)
+        mask = coverage > 0.5
+        if inside >= _INSIDE and canvas.has_room_for(mask):
+            colour = _contrasting_colour(rng, canvas.pixels[mask].mean(axis=0))
+            canvas.paint(coverage, _shading(rng, colour, canvas.size))
+            canvas.claim(mask)
+            return Shape(class_index, _box(rings[0], canvas.size))
+    return None
+
+
+def _draw_crowd(rng: np.random.Generator, canvas: _Canvas) -> Shape:
+    """Many tiny shapes of one class close together: one annotation for all, as COCO has for a crowd."""
+    class_index = int(rng.integers(len(CLASSES)))
+    side = canvas.size * rng.uniform(*_CROWD_SIDE, size=2)
+    corner = rng.uniform(0.05 * canvas.size, 0.95 * canvas.size - side)
+    around = canvas.pixels[tuple(slice(int(c), int(c + s)) for c, s in zip(corner[::-1], side[::-1], strict=True))]
+    colour = _contrasting_colour(rng, around.mean(axis=(0, 1)))
+    region = np.zeros((canvas.size, canvas.size), dtype=bool)
+    points = []
+    for _ in range(rng.integers(14, 23)):
+        radius = canvas.size * rng.uniform(*_CROWD_RADIUS)
+        rings = _place(rng, class_index, corner + rng.uniform(0, side), radius)
+        coverage, _ = _rasterise(rings, canvas.size)
+        canvas.paint(coverage, _shading(rng, colour + rng.normal(0, 12, size=3), canvas.size))
+        region |= coverage > 0.5
+        points.append(rings[0])
+    canvas.claim(region)
+    return Shape(class_index, _box(np.concatenate(points), canvas.size), is_crowd=True)
+
+
+def _outline(class_index: int) -> list[np.ndarray]:
+    """Corner points [n, 2] in the unit circle; a second list is a hole."""
+
+    def around(n: int, radius: float | np.ndarray = 1.0) -> np.ndarray:
+        angles = 2 * pi * np.arange(n) / n
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.reshape(radius, (-1, 1))
+
+    match CLASSES[class_index]:
+        case "circle":
+            return [around(96)]
+        case "square":
+            return [around(4)]
+        case "triangle":
+            return [around(3)]
+        case "star":
+            return [around(10, np.tile([1.0, 0.45], 5))]
+        case "ring":
+            return [around(96), around(96, 0.55)]
+
+
+def _place(rng: np.random.Generator, class_index: int, centre: np.ndarray, radius: float) -> list[np.ndarray]:
+    """The outline in pixels: stretched a little, rotated, scaled and moved."""
+    stretch = np.exp(rng.uniform(-0.2, 0.2))
+    angle = rng.uniform(0, 2 * pi)
+    rotation = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
+    matrix = rotation @ np.diag([stretch, 1 / stretch]) * radius
+    return [ring @ matrix.T + centre for ring in _outline(class_index)]
+
+
+def _rasterise(rings: list[np.ndarray], size: int) -> tuple[np.ndarray, float]:
+    """Coverage of each pixel in [0, 1], float [size, size], and the share of the shape inside the image."""
+    low = np.floor(rings[0].min(axis=0)).astype(int)
+    high = np.ceil(rings[0].max(axis=0)).astype(int)
+    drawn = Image.new("L", tuple((high - low) * _OVERSAMPLING))
+    pen = ImageDraw.Draw(drawn)
+    for ring, fill in zip(rings, (255, 0), strict=False):
+        # A pixel's number is the coordinate of its left edge; Pillow counts from pixel centres.
+        pen.polygon([tuple(point) for point in (ring - low) * _OVERSAMPLING - 0.5], fill=fill)
+    patch = np.asarray(drawn.reduce(_OVERSAMPLING), dtype=np.float64) / 255
+
+    coverage = np.zeros((size, size))
+    start, stop = low.clip(0, size), high.clip(0, size)
+    (x0, y0), (x1, y1) = start - low, stop - low
+    coverage[start[1] : stop[1], start[0] : stop[0]] = patch[y0:y1, x0:x1]
+    return coverage, coverage.sum() / patch.sum()
+
+
+def _box(points: np.ndarray, size: int) -> tuple[float, float, float, float]:
+    """COCO box around points [n, 2], clipped to the image, in hundredths of a pixel as COCO's own."""
+    x0, y0 = points.min(axis=0).clip(0, size).round(2)
+    x1, y1 = points.max(axis=0).clip(0, size).round(2)
+    return float(x0), float(y0), round(float(x1 - x0), 2), round(float(y1 - y0), 2)
+
+
+def _contrasting_colour(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
+    while True:
+        colour = rng.uniform(20, 235, size=3)
+        if np.linalg.norm(colour - other) >= _CONTRAST:
+            return colour
+
+
+def _shading(rng: np.random.Generator, colour: np.ndarray, size: int) -> np.ndarray:
+    """A colour that grows lighter across the image and, on some shapes, has stripes: float [size, size, 3]."""
+    light = rng.uniform(10, 40) * _waves(rng, size, wavelength=(1.5, 3.0))
+    stripes = rng.choice([0.0, 14.0]) * _waves(rng, size, wavelength=(0.04, 0.1))
+    return colour + (light + stripes)[..., None]
+
+
+def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Background, float [size, size, 3]: one colour, with cloudy patches from coarse to fine, and stripes."""
+    ground = np.ones((size, size, 3)) * rng.uniform(40, 215, size=3)
+    for cells, strength in ((3, 30), (8, 16), (24, 9)):
+        ground += strength * _clouds(rng, size, cells)[..., None]  # lightness
+    for channel in range(3):
+        ground[..., channel] += 14 * _clouds(rng, size, 5)  # hue
+    return ground + (rng.uniform(0, 12) * _waves(rng, size, wavelength=(0.03, 0.2)))[..., None]
+
+
+def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    noise = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
+    return np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+def _waves(rng: np.random.Generator, size: int, wavelength: tuple[float, float]) -> np.ndarray:
+    """A plane wave in [-1, 1] of random direction and phase; wavelength as a fraction of the image's side."""
+    angle, phase = rng.uniform(0, 2 * pi, size=2)
+    y, x = np.mgrid[:size, :size] / size
+    return np.sin(2 * pi * (x * cos(angle) + y * sin(angle)) / rng.uniform(*wavelength) + phase)
