@@ -1,0 +1,61 @@
+"""From a dataset dict to what a detector takes, as in `detectron2.data.dataset_mapper`, for boxes."""
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import detection_utils as utils
+from . import transforms as T
+
+__all__ = ["DatasetMapper"]
+
+
+class DatasetMapper:
+    """Read the image, augment it and its boxes, and make tensors and `Instances` of them."""
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation | T.Transform],
+        image_format: str,
+    ) -> None:
+        """
+        Args:
+            is_train: annotations are kept in training and dropped otherwise.
+            image_format: see `detection_utils.read_image`.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        mode = "training" if is_train else "inference"
+        logging.getLogger("detectron2.data.dataset_mapper").info(
+            "[DatasetMapper] Augmentations used in %s: %s", mode, augmentations
+        )
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the dict with "image" (uint8 `[C, H, W]`) and, in training, "instances" in place of
+        "annotations", crowds left out."""
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+
+        annotations = dataset_dict.pop("annotations", None)
+        if not self.is_train or annotations is None:
+            return dataset_dict
+        size = aug_input.image.shape[:2]
+        boxes_only = [
+            {k: v for k, v in annotation.items() if k not in ("segmentation", "keypoints")}
+            for annotation in annotations
+            if annotation.get("iscrowd", 0) == 0
+        ]
+        transformed = [utils.transform_instance_annotations(a, transforms, size) for a in boxes_only]
+        instances = utils.annotations_to_instances(transformed, size)
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)
+        return dataset_dict

@@ -1,0 +1,198 @@
+"""COCO json files, as in `detectron2.data.datasets.coco`."""
+
+import contextlib
+import datetime
+import io
+import json
+import logging
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from iopath.common.file_io import file_lock
+from pycocotools.coco import COCO
+
+from ...structures import BoxMode
+from ...utils.file_io import PathManager
+from ..catalog import DatasetCatalog, MetadataCatalog
+
+__all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
+
+logger = logging.getLogger("detectron2.data.datasets.coco")
+
+
+def register_coco_instances(
+    name: str, metadata: dict[str, Any], json_file: str | os.PathLike, image_root: str | os.PathLike
+) -> None:
+    """Register a COCO json file and its image folder as a dataset, to be read when it is asked for.
+
+    Args:
+        metadata: anything more to know about it; may be empty.
+    """
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
+
+
+def load_coco_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    dataset_name: str | None = None,
+    extra_annotation_keys: list[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Read a COCO json file into Detectron2's dataset dicts, in the order of the image ids.
+
+    With a `dataset_name`, category ids become 0, 1, 2, … in the order of the ids in the file, and the names
+    and this mapping go into the dataset's metadata. Objects whose polygons are all malformed are left out.
+
+    Args:
+        extra_annotation_keys: more keys of an annotation to keep, beside the usual ones.
+    """
+    json_file = PathManager.get_local_path(json_file)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(json_file)
+
+    id_map = None
+    if dataset_name is not None:
+        metadata = MetadataCatalog.get(dataset_name)
+        ids = sorted(coco.getCatIds())
+        metadata.thing_classes = [category["name"] for category in coco.loadCats(ids)]
+        if ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
+            logger.warning("Category ids in %s are not 1..%d; they are mapped to 0..%d in their order.",
+                           json_file, len(ids), len(ids) - 1)  # fmt: skip
+        id_map = {coco_id: i for i, coco_id in enumerate(ids)}
+        metadata.thing_dataset_id_to_contiguous_id = id_map
+
+    image_ids = sorted(coco.imgs)
+    annotations = [coco.imgToAnns[image_id] for image_id in image_ids]
+    annotation_ids = [a["id"] for per_image in annotations for a in per_image]
+    if len(annotation_ids) < len(coco.anns):
+        logger.warning("%s contains %d annotations, but only %d of them match to images in the file.",
+                       json_file, len(coco.anns), len(annotation_ids))  # fmt: skip
+    if len(set(annotation_ids)) != len(annotation_ids):
+        raise AssertionError(f"Annotation ids in '{json_file}' are not unique.")
+    logger.info("Loaded %d images in COCO format from %s", len(image_ids), json_file)
+
+    keys = ["iscrowd", "bbox", "category_id", *(extra_annotation_keys or [])]
+    dataset_dicts, malformed = [], 0
+    for image, per_image in zip(coco.loadImgs(image_ids), annotations, strict=True):
+        objects = [_to_object(annotation, keys, id_map, json_file) for annotation in per_image]
+        malformed += objects.count(None)
+        dataset_dicts.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": [obj for obj in objects if obj is not None],
+            }
+        )
+    if malformed:
+        logger.warning("Filtered out %d instances without valid segmentation in %s.", malformed, json_file)
+    return dataset_dicts
+
+
+def _to_object(
+    annotation: dict[str, Any], keys: list[str], id_map: dict[int, int] | None, json_file: str
+) -> dict[str, Any] | None:
+    """One annotation in Detectron2's form, or None if its polygons are malformed."""
+    where = f"Annotation {annotation['id']} of image {annotation['image_id']} in {json_file}"
+    if annotation.get("ignore", 0):
+        raise AssertionError(f"{where} has 'ignore' set, which is not supported.")
+    obj = {key: annotation[key] for key in keys if key in annotation}
+    if "bbox" in obj and len(obj["bbox"]) == 0:
+        raise ValueError(f"{where} has an empty 'bbox'.")
+
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        obj["segmentation"] = segmentation
+    elif segmentation:
+        polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
+        if not polygons:
+            return None
+        obj["segmentation"] = polygons
+    if annotation.get("keypoints"):  # from pixel indices to coordinates
+        obj["keypoints"] = [v + 0.5 if i % 3 != 2 else v for i, v in enumerate(annotation["keypoints"])]
+
+    obj["bbox_mode"] = BoxMode.XYWH_ABS
+    if id_map is not None:
+        if obj["category_id"] not in id_map:
+            raise KeyError(f"{where} has category_id={obj['category_id']}, which is not in 'categories'.")
+        obj["category_id"] = id_map[obj["category_id"]]
+    return obj
+
+
+def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
+    """Write a registered dataset as a COCO json file.
+
+    Args:
+        allow_cached: whether an existing file is taken for good, with a warning.
+    """
+    PathManager.mkdirs(os.path.dirname(output_file))
+    with file_lock(output_file):
+        if PathManager.exists(output_file) and allow_cached:
+            logger.warning("Using the annotations in '%s' from an earlier run; remove it if the dataset has "
+                           "changed.", output_file)  # fmt: skip
+            return
+        content = _to_coco_dict(dataset_name)
+        with PathManager.open(f"{output_file}.tmp", "w") as file:
+            json.dump(content, file)
+        shutil.move(f"{output_file}.tmp", output_file)
+
+
+def _to_coco_dict(dataset_name: str) -> dict[str, Any]:
+    metadata = MetadataCatalog.get(dataset_name)
+    id_map = metadata.get("thing_dataset_id_to_contiguous_id")
+    category_ids = list(range(len(metadata.thing_classes)))
+    if id_map is not None:
+        category_ids = sorted(id_map, key=id_map.get)
+    images, annotations = [], []
+    for index, image in enumerate(DatasetCatalog.get(dataset_name)):
+        images.append(
+            {
+                "id": image.get("image_id", index),
+                "width": int(image["width"]),
+                "height": int(image["height"]),
+                "file_name": str(image["file_name"]),
+            }
+        )
+        for obj in image.get("annotations", []):
+            box = BoxMode.convert(list(obj["bbox"]), obj["bbox_mode"], BoxMode.XYWH_ABS)
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": images[-1]["id"],
+                "bbox": [round(float(x), 3) for x in box],
+                "area": float(box[2] * box[3]),
+                "iscrowd": int(obj.get("iscrowd", 0)),
+                "category_id": category_ids[obj["category_id"]],
+            }
+            if "segmentation" in obj:
+                annotation |= _segmentation_and_area(obj["segmentation"])
+            annotations.append(annotation)
+    content = {
+        "info": {"date_created": str(datetime.datetime.now()), "description": f"{dataset_name} as COCO json"},
+        "images": images,
+        "categories": [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(category_ids, metadata.thing_classes, strict=True)
+        ],
+        "licenses": None,
+    }
+    return content | ({"annotations": annotations} if annotations else {})
+
+
+def _segmentation_and_area(segmentation: list | dict) -> dict[str, Any]:
+    """Size counts by the pixels or polygons of an object where it has them, not by its box."""
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        text = counts if isinstance(counts, str) else counts.decode("ascii")
+        return {"segmentation": {**segmentation, "counts": text}, "area": float(mask_util.area(segmentation))}
+    area = 0.0
+    for polygon in segmentation:
+        x, y = np.asarray(polygon).reshape(-1, 2).T
+        area += 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
+    return {"segmentation": segmentation, "area": float(area)}

@@ -1,0 +1,115 @@
+"""Images and annotations, as in `detectron2.data.detection_utils`, for boxes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from ..structures import Boxes, BoxMode, Instances
+from ..utils.file_io import PathManager
+from . import transforms as T
+from .catalog import MetadataCatalog
+
+__all__ = [
+    "SizeMismatchError",
+    "annotations_to_instances",
+    "check_image_size",
+    "check_metadata_consistency",
+    "convert_PIL_to_numpy",
+    "filter_empty_instances",
+    "read_image",
+    "transform_instance_annotations",
+]
+
+
+class SizeMismatchError(ValueError):
+    """An image is not as wide and high as its dataset dict says."""
+
+
+def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
+    """`[H, W, C]` uint8 in a mode of Pillow or in "BGR"; None keeps the image's own mode."""
+    if format is not None:
+        image = image.convert("RGB" if format == "BGR" else format)
+    array = np.asarray(image)
+    if format == "BGR":
+        return array[:, :, ::-1]
+    return array[:, :, None] if format == "L" else array
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image, turned upright as its EXIF data says; see `convert_PIL_to_numpy`."""
+    with PathManager.open(file_name, "rb") as file:
+        image = Image.open(file)
+        return convert_PIL_to_numpy(ImageOps.exif_transpose(image), format)
+
+
+def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+    """Compare the image with the "width" and "height" of its dict, or fill them in where they are missing.
+
+    Raises:
+        SizeMismatchError: if they differ.
+    """
+    height, width = image.shape[:2]
+    expected = (dataset_dict.get("width", width), dataset_dict.get("height", height))
+    if expected != (width, height):
+        raise SizeMismatchError(
+            f"Image {dataset_dict.get('file_name', '')} is {width}x{height} pixels, but its annotation "
+            f"says {expected[0]}x{expected[1]}. Check width and height in the annotation file."
+        )
+    dataset_dict["width"], dataset_dict["height"] = expected
+
+
+def transform_instance_annotations(
+    annotation: dict[str, Any], transforms: T.TransformList | list, image_size: tuple[int, int]
+) -> dict[str, Any]:
+    """Transform the box of one object and clip it to the new image, in place.
+
+    Args:
+        annotation: with "bbox" and "bbox_mode"; masks and keypoints must have been taken out.
+        image_size: (height, width) after the transforms.
+
+    Returns:
+        The same dict, the box as an array in `BoxMode.XYXY_ABS`.
+    """
+    if "segmentation" in annotation or "keypoints" in annotation:
+        raise NotImplementedError("The embedded engine transforms boxes only, not masks or keypoints.")
+    if isinstance(transforms, tuple | list):
+        transforms = T.TransformList(transforms)
+    box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    box = transforms.apply_box(np.array([box]))[0].clip(min=0)
+    height, width = image_size
+    annotation["bbox"] = np.minimum(box, [width, height, width, height])
+    annotation["bbox_mode"] = BoxMode.XYXY_ABS
+    return annotation
+
+
+def annotations_to_instances(annos: list[dict], image_size: tuple[int, int]) -> Instances:
+    """`Instances` with `gt_boxes` and `gt_classes` (int64) from annotations with box and category."""
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
+    classes = [int(a["category_id"]) for a in annos]
+    return Instances(
+        image_size,
+        gt_boxes=Boxes(np.stack(boxes) if boxes else np.zeros((0, 4))),
+        gt_classes=torch.tensor(classes, dtype=torch.int64),
+    )
+
+
+def filter_empty_instances(
+    instances: Instances, *, box_threshold: float = 1e-5, return_mask: bool = False
+) -> Instances | tuple[Instances, torch.Tensor]:
+    """The instances whose boxes are wider and higher than `box_threshold` pixels; on request also which."""
+    mask = instances.gt_boxes.nonempty(threshold=box_threshold)
+    return (instances[mask], mask) if return_mask else instances[mask]
+
+
+def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
+    """
+    Raises:
+        AttributeError: if a dataset's metadata has no such key.
+        ValueError: if two datasets have different values for it.
+    """
+    first, *others = (getattr(MetadataCatalog.get(name), key) for name in dataset_names)
+    for name, value in zip(dataset_names[1:], others, strict=True):
+        if value != first:
+            raise ValueError(f"Datasets '{dataset_names[0]}' and '{name}' have different '{key}': {first} and {value}.")

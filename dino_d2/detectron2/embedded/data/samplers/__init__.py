@@ -1,0 +1,3 @@
+from .distributed_sampler import InferenceSampler, TrainingSampler
+
+__all__ = ["InferenceSampler", "TrainingSampler"]

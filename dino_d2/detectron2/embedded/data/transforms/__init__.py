@@ -1,0 +1,36 @@
+"""Image transforms and augmentation, as in `detectron2.data.transforms`."""
+
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    PadTransform,
+    Transform,
+    TransformList,
+    VFlipTransform,
+)
+
+from .augmentation import AugInput, Augmentation, AugmentationList
+from .augmentation_impl import RandomApply, RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .transform import ResizeTransform
+
+__all__ = [
+    "AugInput",
+    "Augmentation",
+    "AugmentationList",
+    "BlendTransform",
+    "CropTransform",
+    "HFlipTransform",
+    "NoOpTransform",
+    "PadTransform",
+    "RandomApply",
+    "RandomCrop",
+    "RandomFlip",
+    "Resize",
+    "ResizeShortestEdge",
+    "ResizeTransform",
+    "Transform",
+    "TransformList",
+    "VFlipTransform",
+]

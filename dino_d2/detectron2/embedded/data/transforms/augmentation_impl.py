@@ -1,0 +1,148 @@
+"""The augmentations of the DETR family, as in `detectron2.data.transforms.augmentation_impl`.
+
+Every one draws from NumPy's global generator, in Detectron2's order, so that one seed gives one picture.
+"""
+# ruff: noqa: NPY002
+
+import sys
+
+import numpy as np
+from fvcore.transforms.transform import (
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    VFlipTransform,
+)
+from PIL import Image
+
+from .augmentation import AugInput, Augmentation, _transform_to_aug
+from .transform import ResizeTransform
+
+__all__ = ["RandomApply", "RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
+
+
+class RandomApply(Augmentation):
+    """Apply an augmentation or a transform with probability `prob`."""
+
+    def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
+        if not 0.0 <= prob <= 1.0:
+            raise AssertionError(f"A probability lies between 0 and 1, {prob} does not.")
+        self.aug = _transform_to_aug(tfm_or_aug)
+        self.prob = prob
+
+    def __call__(self, aug_input: AugInput) -> Transform:
+        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
+
+    def __repr__(self) -> str:
+        return f"RandomApply({self.aug}, prob={self.prob})"
+
+
+class RandomFlip(Augmentation):
+    """Mirror the image with probability `prob`, either left to right or top to bottom."""
+
+    def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
+        if horizontal == vertical:
+            raise ValueError("RandomFlip flips in one direction: set either horizontal or vertical.")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        if self._rand_range() >= self.prob:
+            return NoOpTransform()
+        return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
+
+
+class Resize(Augmentation):
+    """Resize to a fixed (height, width), or to a square."""
+
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.BILINEAR) -> None:
+        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+
+
+class ResizeShortestEdge(Augmentation):
+    """Resize so that the shorter edge gets a drawn length and the longer one at most `max_size`."""
+
+    def __init__(
+        self,
+        short_edge_length: int | list[int] | tuple[int, ...],
+        max_size: int = sys.maxsize,
+        sample_style: str = "range",
+        interp: int = Image.BILINEAR,
+    ) -> None:
+        """
+        Args:
+            short_edge_length: for "range" the smallest and the largest length, for "choice" all lengths.
+            sample_style: "range" or "choice".
+        """
+        if sample_style not in ("range", "choice"):
+            raise AssertionError(f"sample_style must be 'range' or 'choice', not {sample_style!r}.")
+        if isinstance(short_edge_length, int):
+            short_edge_length = (short_edge_length, short_edge_length)
+        if sample_style == "range" and len(short_edge_length) != 2:
+            raise AssertionError(f"sample_style 'range' takes two lengths, not {short_edge_length}.")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        if self.sample_style == "range":
+            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
+        else:
+            size = np.random.choice(self.short_edge_length)
+        if size == 0:
+            return NoOpTransform()
+        new_height, new_width = self.get_output_shape(height, width, size, self.max_size)
+        return ResizeTransform(height, width, new_height, new_width, self.interp)
+
+    @staticmethod
+    def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
+        """(height, width) after resizing."""
+        # The order of these roundings decides the last pixel; it is Detectron2's.
+        size = short_edge_length * 1.0
+        scale = size / min(oldh, oldw)
+        newh, neww = (size, scale * oldw) if oldh < oldw else (scale * oldh, size)
+        if max(newh, neww) > max_size:
+            scale = max_size * 1.0 / max(newh, neww)
+            newh, neww = newh * scale, neww * scale
+        return int(newh + 0.5), int(neww + 0.5)
+
+
+class RandomCrop(Augmentation):
+    """Crop a random region of a drawn size."""
+
+    def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
+        """
+        Args:
+            crop_type: what `crop_size` means for an image of height H and width W:
+                "relative": (a, b) gives a·H × b·W;
+                "relative_range": the same, with fractions drawn from [a, 1] and [b, 1];
+                "absolute": (a, b) gives at most a × b pixels;
+                "absolute_range": height drawn from [a, min(H, b)] pixels, width from [a, min(W, b)].
+        """
+        if crop_type not in ("relative_range", "relative", "absolute", "absolute_range"):
+            raise AssertionError(f"Unknown crop_type {crop_type!r}.")
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        crop_height, crop_width = self.get_crop_size((height, width))
+        top = np.random.randint(height - crop_height + 1)
+        left = np.random.randint(width - crop_width + 1)
+        return CropTransform(left, top, crop_width, crop_height)
+
+    def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of a crop, in pixels."""
+        if self.crop_type == "absolute":
+            return min(self.crop_size[0], image_size[0]), min(self.crop_size[1], image_size[1])
+        if self.crop_type == "absolute_range":
+            low, high = self.crop_size
+            return tuple(np.random.randint(min(side, low), min(side, high) + 1) for side in image_size)
+        fractions = self.crop_size
+        if self.crop_type == "relative_range":
+            least = np.asarray(self.crop_size, dtype=np.float32)
+            fractions = least + np.random.rand(2) * (1 - least)
+        return tuple(int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))

@@ -1,0 +1,100 @@
+"""Who am I among the processes, and what do the others have, as in `detectron2.utils.comm`."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+_local_group: dist.ProcessGroup | None = None
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    return dist.get_world_size() if _distributed() else 1
+
+
+def get_rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+def is_main_process() -> bool:
+    return get_rank() == 0
+
+
+@functools.lru_cache
+def create_local_process_group(num_workers_per_machine: int) -> None:
+    """Make the group of the ranks on this machine. All ranks call it together, after `init_process_group`."""
+    global _local_group
+    world_size, rank = get_world_size(), get_rank()
+    if world_size % num_workers_per_machine:
+        raise AssertionError(f"{world_size} ranks cannot be {num_workers_per_machine} on every machine.")
+    for first in range(0, world_size, num_workers_per_machine):
+        ranks = list(range(first, first + num_workers_per_machine))
+        group = dist.new_group(ranks)
+        if rank in ranks:
+            _local_group = group
+
+
+def get_local_process_group() -> dist.ProcessGroup:
+    if _local_group is None:
+        raise AssertionError(
+            "There is no group of local ranks: start processes with launch(), or call "
+            "comm.create_local_process_group(ranks_per_machine) after torch.distributed.init_process_group()."
+        )
+    return _local_group
+
+
+def get_local_rank() -> int:
+    """This process's rank on its machine."""
+    return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
+
+
+def get_local_size() -> int:
+    """The number of ranks on this machine."""
+    return dist.get_world_size(group=get_local_process_group()) if _distributed() else 1
+
+
+def synchronize() -> None:
+    """Wait until all ranks are here."""
+    if get_world_size() == 1:
+        return
+    if dist.get_backend() == dist.Backend.NCCL:
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@functools.lru_cache
+def _gloo_group() -> dist.ProcessGroup:
+    """All ranks, connected through the CPU: Python objects must not cost GPU memory."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+
+
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's `data` (anything that can be pickled) on every rank, in rank order."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _gloo_group()
+    gathered = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, data, group=group)
+    return gathered
+
+
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Every rank's `data` on rank `dst`, in rank order; an empty list on the others."""
+    if get_world_size() == 1:
+        return [data]
+    group = group or _gloo_group()
+    gathered = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
+    dist.gather_object(data, gathered, dst=dst, group=group)
+    return gathered or []
+
+
+def shared_random_seed() -> int:
+    """A random number, the same on all ranks. All ranks must call this together."""
+    return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 the seeded global generator is meant

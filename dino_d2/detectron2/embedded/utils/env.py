@@ -1,0 +1,23 @@
+"""Random seeds, as in `detectron2.utils.env`."""
+
+import logging
+import os
+import random
+from datetime import datetime
+
+import numpy as np
+import torch
+
+__all__ = ["seed_all_rng"]
+
+
+def seed_all_rng(seed: int | None = None) -> None:
+    """Seed Python, NumPy and torch (CPU and all CUDA devices); without a seed, by process, clock and chance."""
+    if seed is None:
+        clock = int(datetime.now().strftime("%S%f"))
+        seed = os.getpid() + clock + int.from_bytes(os.urandom(2), "big")
+        logging.getLogger("detectron2.utils.env").info("Using a generated random seed %d", seed)
+    np.random.seed(seed)  # noqa: NPY002 the global generator is what augmentation draws from
+    torch.manual_seed(seed)
+    random.seed(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)

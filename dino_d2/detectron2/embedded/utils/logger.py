@@ -1,0 +1,137 @@
+"""Log lines in Detectron2's format and places, as in `detectron2.utils.logger`.
+
+All modules of this engine log under the name `detectron2.<module>`, so that one `setup_logger()` serves
+them, and tools that read a Detectron2 log read this one.
+"""
+
+import atexit
+import functools
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import IO, Any
+
+from tabulate import tabulate
+from termcolor import colored
+
+from .file_io import PathManager
+
+__all__ = ["create_small_table", "log_every_n_seconds", "log_first_n", "setup_logger"]
+
+
+class _ColourFormatter(logging.Formatter):
+    def __init__(self, root: str, abbreviation: str) -> None:
+        prefix = colored("[%(asctime)s %(name)s]: ", "green")
+        super().__init__(f"{prefix}%(message)s", datefmt="%m/%d %H:%M:%S")
+        self._root, self._short = f"{root}.", f"{abbreviation}." if abbreviation else ""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.name = record.name.replace(self._root, self._short)
+        line = super().formatMessage(record)
+        if record.levelno == logging.WARNING:
+            return f"{colored('WARNING', 'red', attrs=['blink'])} {line}"
+        if record.levelno >= logging.ERROR:
+            return f"{colored('ERROR', 'red', attrs=['blink', 'underline'])} {line}"
+        return line
+
+
+@functools.lru_cache  # a second call must not give every line twice
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+) -> logging.Logger:
+    """Send the log of `name` to standard output (rank 0) and to a file (each rank its own).
+
+    Args:
+        output: a file ending in .txt or .log, or a folder for `log.txt`, or None for no file.
+        distributed_rank: ranks above 0 log only to the file, with `.rank<r>` appended to its name.
+        color: whether to colour standard output.
+        name: the logger at the root of what is logged.
+        abbrev_name: what to print for `name`; by default `d2` for detectron2, else `name` itself.
+    """
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    if abbrev_name is None:
+        abbrev_name = "d2" if name == "detectron2" else name
+    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+
+    if distributed_rank == 0:
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(_ColourFormatter(name, abbrev_name) if color else plain)
+        logger.addHandler(console)
+    if output is not None:
+        path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+        if distributed_rank > 0:
+            path = f"{path}.rank{distributed_rank}"
+        PathManager.mkdirs(os.path.dirname(path))
+        file_handler = logging.StreamHandler(_open_once(path))
+        file_handler.setFormatter(plain)
+        logger.addHandler(file_handler)
+    return logger
+
+
+@functools.cache  # several loggers write to one file
+def _open_once(path: str) -> IO[str]:
+    stream = PathManager.open(path, "a")
+    atexit.register(stream.close)
+    return stream
+
+
+_times_logged: Counter = Counter()
+_last_logged: dict[Any, float] = {}
+
+
+def _find_caller() -> tuple[str, tuple]:
+    """The module and the place of the code that called a function of this module."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    module = frame.f_globals["__name__"]
+    place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    return "detectron2" if module == "__main__" else module, place
+
+
+def log_first_n(
+    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller"
+) -> None:
+    """Log the first `n` times only.
+
+    Args:
+        key: what makes two calls the same: "caller" (the place in the code), "message", or both.
+        name: the logger, by default the caller's module.
+    """
+    module, place = _find_caller()
+    keys = (key,) if isinstance(key, str) else key
+    identity = (place if "caller" in keys else (), msg if "message" in keys else "")
+    _times_logged[identity] += 1
+    if _times_logged[identity] <= n:
+        logging.getLogger(name or module).log(lvl, msg)
+
+
+def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
+    """Log from one place in the code at most once in `n` seconds."""
+    module, place = _find_caller()
+    now = time.time()
+    if place not in _last_logged or now - _last_logged[place] >= n:
+        logging.getLogger(name or module).log(lvl, msg)
+        _last_logged[place] = now
+
+
+def create_small_table(small_dict: Mapping[str, Any]) -> str:
+    """A table with one row: the keys as headers, the values below."""
+    return tabulate(
+        [list(small_dict.values())],
+        headers=list(small_dict),
+        tablefmt="pipe",
+        floatfmt=".3f",
+        stralign="center",
+        numalign="center",
+    )
