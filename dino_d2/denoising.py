@@ -30,7 +30,7 @@ class DenoisingQueries(NamedTuple):
     target: Tensor  # [B, Q] int64 index of the object the slot was made from, -1 in padding slots
     positive: Tensor  # [B, Q] bool: the slot is to rebuild its object (negatives are to say "no object")
     group: Tensor  # [Q], or [B, Q] where images differ, int64: slots see their own group only
-    num_groups: Tensor  # [B] int64: how often an image's objects are repeated
+    num_positives: int  # positive slots of the whole batch, known to the host
 
     def attention_mask(self, num_matching: int) -> Tensor:
         """Self-attention mask over Q denoising and ``num_matching`` matching queries, in this order.
@@ -169,10 +169,11 @@ class Denoising(nn.Module):
         """
         check_targets(labels, boxes)
         counts = [len(image_labels) for image_labels in labels]
+        groups = self.groups(counts)
         device = boxes[0].device
         layout = SlotLayout(
             # Counts are host numbers, so the layout is made on the host and nothing waits for the device.
-            *(t.to(device, non_blocking=True) for t in lay_out(counts, self.groups(counts), self.copies))
+            *(t.to(device, non_blocking=True) for t in lay_out(counts, groups, self.copies))
         )
         draws = self.draw(layout.target.shape, device, generator)
         object_of_slot = layout.target.clamp(min=0)  # [B, Q]
@@ -192,7 +193,7 @@ class Denoising(nn.Module):
             target=layout.target,
             positive=layout.positive & ~padding,
             group=layout.group,
-            num_groups=layout.num_groups,
+            num_positives=sum(n * g for n, g in zip(counts, groups, strict=True)),
         )
 
     def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
@@ -255,7 +256,6 @@ class SlotLayout(NamedTuple):
     target: Tensor
     positive: Tensor
     group: Tensor
-    num_groups: Tensor
 
 
 def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
@@ -270,16 +270,14 @@ def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
     shared = len(set(groups)) == 1
     widths = [max(counts)] * len(counts) if shared else counts
     num_slots = max(copies * g * w for g, w in zip(groups, widths, strict=True))
-    num_groups = torch.tensor(groups)
     slot = torch.arange(num_slots)
     width = torch.tensor(widths)[:, None].clamp(min=1)  # [B, 1]
     group = slot // (copies * width)  # [B, Q]
-    has_object = (slot % width < torch.tensor(counts)[:, None]) & (group < num_groups[:, None])
+    has_object = (slot % width < torch.tensor(counts)[:, None]) & (group < torch.tensor(groups)[:, None])
     return SlotLayout(
         target=torch.where(has_object, slot % width, -1),
         positive=slot // width % copies == 0,
         group=group[0] if shared else group,
-        num_groups=num_groups,
     )
 
 

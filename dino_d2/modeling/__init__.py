@@ -1,0 +1,30 @@
+from .backbone import TimmBackbone
+from .criterion import SetCriterion
+from .decoder import DeformableDecoder, LookForwardOnce, LookForwardTwice
+from .detector import Detector, DetectorOutput
+from .detr import DETR
+from .encoder import DeformableEncoder
+from .heads import BoxHead, ClassHead
+from .matcher import HungarianMatcher
+from .neck import ChannelMapper
+from .queries import MixedQuerySelection, ProposalHead, PureQuerySelection, StaticQueries
+
+__all__ = [
+    "DETR",
+    "BoxHead",
+    "ChannelMapper",
+    "ClassHead",
+    "DeformableDecoder",
+    "DeformableEncoder",
+    "Detector",
+    "DetectorOutput",
+    "HungarianMatcher",
+    "LookForwardOnce",
+    "LookForwardTwice",
+    "MixedQuerySelection",
+    "ProposalHead",
+    "PureQuerySelection",
+    "SetCriterion",
+    "StaticQueries",
+    "TimmBackbone",
+]

@@ -1,0 +1,80 @@
+"""Image features from any timm model, under Detectron2's stage names."""
+
+import timm
+from timm.layers import Format, freeze_batch_norm_2d
+from torch import Tensor, nn
+
+STAGE_NAME = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+
+
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm model (ResNet, Swin, ConvNeXt, ...).
+
+    Args:
+        name: timm model name with its weights tag, e.g. "resnet50.tv_in1k".
+        out_features: stages to return; "res2" has stride 4, "res3" 8, "res4" 16, "res5" 32.
+        pretrained: load the weights that timm publishes under this name.
+        freeze_stages: 1 keeps the stem and res2 fixed (DETR, DINO), 2 also res3, and so on; 0 trains everything.
+        freeze_batch_norm: replace batch norms by fixed ones (Table 8, "FrozenBatchNorm2d").
+        norm_outputs: a LayerNorm of its own on every map returned, which Swin needs.
+        options: further arguments of the timm model, e.g. ``drop_path_rate``.
+
+    Raises:
+        ValueError: the model has no stage of the name asked for.
+        RuntimeError: the published weights could not be downloaded.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet50.tv_in1k",
+        out_features: tuple[str, ...] = ("res3", "res4", "res5"),
+        pretrained: bool = True,
+        freeze_stages: int = 1,
+        freeze_batch_norm: bool = True,
+        norm_outputs: bool = False,
+        options: dict | None = None,
+    ):
+        super().__init__()
+        try:
+            body = timm.create_model(name, features_only=True, pretrained=pretrained, **(options or {}))
+        except OSError as error:
+            raise RuntimeError(
+                f"the pretrained weights of timm model {name!r} could not be downloaded: {error}\n"
+                "Without a network, set model.detector.backbone.pretrained=False and, if you have them as a file, "
+                "give the weights with train.init_checkpoint."
+            ) from error
+        stages = [STAGE_NAME[stride] for stride in body.feature_info.reduction()]
+        for feature in out_features:
+            if feature not in stages:
+                raise ValueError(f"timm model {name!r} has the stages {stages}; there is no {feature!r} to return")
+        self.stage_index = {feature: stages.index(feature) for feature in out_features}
+        self.out_channels = {f: body.feature_info.channels()[i] for f, i in self.stage_index.items()}
+        if freeze_stages > 0:
+            last = body.feature_info.module_name()[stages.index(f"res{freeze_stages + 1}")]
+            freeze_up_to(body, last.replace(".", "_"))
+        self.body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
+        self.norms = nn.ModuleDict(
+            {f: nn.LayerNorm(channels) for f, channels in self.out_channels.items()} if norm_outputs else {}
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] normalised images -> {"res3": [B, C, H/8, W/8], ...}, sizes rounded up."""
+        maps = self.body(images)
+        outputs = {}
+        for feature, index in self.stage_index.items():
+            x = maps[index]
+            if self.body.output_fmt == Format.NCHW:
+                x = x.permute(0, 2, 3, 1)
+            if feature in self.norms:
+                x = self.norms[feature](x)
+            outputs[feature] = x.permute(0, 3, 1, 2)
+        return outputs
+
+
+def freeze_up_to(body: nn.Module, last: str) -> None:
+    """Stop training every child module up to and including the one named ``last``."""
+    for name, module in body.named_children():
+        module.requires_grad_(False)
+        if name == last:
+            return
+    raise ValueError(f"no module {last!r} to freeze among {[name for name, _ in body.named_children()]}")

@@ -1,0 +1,157 @@
+"""The training losses: focal, L1 and generalised IoU on every decoder layer, on the proposals and on denoising."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from dino_d2.denoising import DenoisingQueries
+from dino_d2.layers import cxcywh_to_xyxy, generalized_iou
+
+from .detector import DetectorOutput
+from .matcher import HungarianMatcher, Matches
+
+
+class SetCriterion(nn.Module):
+    """Weighted losses of a batch (DINO section D.3).
+
+    The matching part and the proposals are matched to the ground truth; the denoising part knows its objects by
+    construction. All layers are computed together.
+
+    Args:
+        matcher: assigns predictions to objects.
+        class_weight, bbox_weight, giou_weight: loss weights (Table 8: 1, 5, 2).
+        proposal_weight: factor on the proposals' losses.
+        focal_alpha, focal_gamma: of the focal loss (section D.3: 0.25, 2).
+    """
+
+    def __init__(
+        self,
+        matcher: HungarianMatcher,
+        class_weight: float = 1.0,
+        bbox_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        proposal_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+    ):
+        super().__init__()
+        self.matcher = matcher
+        self.weights = {"class": class_weight, "bbox": bbox_weight, "giou": giou_weight}
+        self.proposal_weight = proposal_weight
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+
+    def forward(
+        self,
+        output: DetectorOutput,
+        labels: list[Tensor],
+        boxes: list[Tensor],
+        denoising: DenoisingQueries | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses by name, weighted, ready to be summed.
+
+        ``loss_class``, ``loss_bbox`` and ``loss_giou`` belong to the last layer; the suffix ``_0`` .. names the
+        layers before it, ``_enc`` the proposals, ``_dn`` and ``_dn_0`` .. the denoising part.
+
+        Args:
+            output: predictions, denoising queries first.
+            labels: B tensors [n_i] int64 in 0 .. C - 1.
+            boxes: B tensors [n_i, 4] cxcywh in [0, 1].
+            denoising: the denoising queries that the first slots of ``output`` were made from.
+        """
+        num_slots = 0 if denoising is None else denoising.target.shape[1]
+        logits, predicted = output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:]
+        layer_names = layer_suffixes(len(logits))
+        if output.proposals is not None:
+            logits = torch.cat([logits, output.proposals.logits[None]])
+            predicted = torch.cat([predicted, output.proposals.boxes[None]])
+            layer_names.append("_enc")
+        matches = self.matcher(logits, predicted, labels, boxes)
+        num_boxes = mean_over_ranks(sum(map(len, labels)), logits.device)
+        padded_labels = pad_sequence(labels, batch_first=True)  # [B, T]
+        padded_boxes = pad_sequence(boxes, batch_first=True)  # [B, T, 4]
+
+        losses = self.part_losses(logits, predicted, matches, padded_labels, padded_boxes, num_boxes)
+        named = self.name_losses(losses, layer_names)
+        if denoising is not None:
+            # Every object is rebuilt once a group; the loss is the mean over groups.
+            repeats = max(1.0, denoising.num_positives / max(1, sum(map(len, labels))))
+            losses = self.part_losses(
+                output.logits[:, :, :num_slots],
+                output.boxes[:, :, :num_slots],
+                denoising_matches(denoising, len(output.logits)),
+                padded_labels,
+                padded_boxes,
+                num_boxes * repeats,
+            )
+            named |= self.name_losses(losses, [f"_dn{suffix}" for suffix in layer_suffixes(len(output.logits))])
+        return named
+
+    def part_losses(
+        self,
+        logits: Tensor,
+        predicted: Tensor,
+        matches: Matches,
+        labels: Tensor,
+        boxes: Tensor,
+        num_boxes: Tensor,
+    ) -> dict[str, Tensor]:
+        """Unweighted losses of each layer, [L]: logits [L, B, T, C], predicted [L, B, T, 4], padded ground truth."""
+        layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
+        matched_logits = logits[layer, matches.image, matches.query].float()  # [L, M, C]
+        matched_labels = labels[matches.image, matches.target]  # [L, M]
+        # Sum over everything as background, then put the matched entries right: no one-hot target of the whole size.
+        own = matched_logits.gather(-1, matched_labels[..., None])[..., 0]  # [L, M]
+        class_loss = self.background_loss(logits.float()).flatten(1).sum(1)
+        class_loss = class_loss + (self.object_loss(own) - self.background_loss(own)).sum(1)
+
+        matched = predicted[layer, matches.image, matches.query].float()  # [L, M, 4]
+        truth = boxes[matches.image, matches.target]
+        l1 = (matched - truth).abs().sum((1, 2))
+        giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(truth))
+        return {
+            "class": class_loss / num_boxes,
+            "bbox": l1 / num_boxes,
+            "giou": (1 - giou).sum(1) / num_boxes,
+        }
+
+    def object_loss(self, logits: Tensor) -> Tensor:
+        """Focal loss where the class is present (Lin et al. 2017, equation 5), element by element."""
+        return self.focal_alpha * (1 - logits.sigmoid()) ** self.focal_gamma * F.softplus(-logits)
+
+    def background_loss(self, logits: Tensor) -> Tensor:
+        """Focal loss where the class is absent, element by element."""
+        return (1 - self.focal_alpha) * logits.sigmoid() ** self.focal_gamma * F.softplus(logits)
+
+    def name_losses(self, losses: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:
+        """{kind: [L]} -> {"loss_" + kind + suffix: weighted scalar}."""
+        named = {}
+        for kind, values in losses.items():
+            for suffix, value in zip(suffixes, values.unbind(), strict=True):
+                factor = self.proposal_weight if suffix == "_enc" else 1.0
+                named[f"loss_{kind}{suffix}"] = value * (self.weights[kind] * factor)
+        return named
+
+
+def layer_suffixes(num_layers: int) -> list[str]:
+    """Loss name suffixes of the decoder layers: the last one has none."""
+    return [f"_{i}" for i in range(num_layers - 1)] + [""]
+
+
+def denoising_matches(denoising: DenoisingQueries, num_layers: int) -> Matches:
+    """Every positive slot rebuilds its own object, in every layer."""
+    # The host knows how many there are; nonzero() would wait for the device to count them.
+    image, slot = torch.nonzero_static(denoising.positive, size=denoising.num_positives).unbind(1)
+    target = denoising.target[image, slot]
+    return Matches(image, slot.expand(num_layers, -1), target.expand(num_layers, -1))
+
+
+def mean_over_ranks(count: int, device: torch.device) -> Tensor:
+    """Number of objects per rank, at least 1: with gradients averaged over ranks, each object weighs the same."""
+    total = torch.tensor(float(count)).to(device, non_blocking=True)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total = total / dist.get_world_size()
+    return total.clamp(min=1)

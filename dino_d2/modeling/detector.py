@@ -1,0 +1,91 @@
+"""The tensor core: from images to the predictions of every decoder layer."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dino_d2.denoising import DenoisingQueries
+from dino_d2.layers import inverse_sigmoid
+
+from .levels import flatten_maps, make_levels
+from .queries import Proposals
+
+
+class DetectorOutput(NamedTuple):
+    """Predictions for Q denoising queries (training only) and, after them, N matching queries."""
+
+    logits: Tensor  # [L, B, Q + N, C]
+    boxes: Tensor  # [L, B, Q + N, 4] cxcywh in [0, 1]
+    anchors: Tensor  # [B, Q + N, 4] cxcywh that entered the first layer
+    proposals: Proposals | None
+
+
+class Detector(nn.Module):
+    """The detection transformer (DINO figure 2): tensors in, tensors out.
+
+    Args:
+        backbone: images -> {stage: [B, C, h, w]}.
+        neck: stages -> list of [B, D, h, w].
+        position_encoding: padding mask [B, h, w] -> [B, h, w, D].
+        encoder: tokens, positions, levels -> memory [B, S, D].
+        queries: memory, levels -> :class:`Queries`.
+        decoder: content, anchors, memory, levels, mask -> logits and boxes of every layer.
+        num_classes: C; a denoising query's content is the embedding of its (noised) class.
+        num_levels: feature levels.
+        embed_dim: D.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        position_encoding: nn.Module,
+        encoder: nn.Module,
+        queries: nn.Module,
+        decoder: nn.Module,
+        num_classes: int,
+        num_levels: int = 4,
+        embed_dim: int = 256,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.position_encoding = position_encoding
+        self.level_embedding = nn.Embedding(num_levels, embed_dim)
+        self.encoder = encoder
+        self.queries = queries
+        self.decoder = decoder
+        self.label_embedding = nn.Embedding(num_classes, embed_dim)
+
+    def forward(
+        self, images: Tensor, padding_mask: Tensor | None = None, denoising: DenoisingQueries | None = None
+    ) -> DetectorOutput:
+        """Detect.
+
+        Args:
+            images: [B, 3, H, W] normalised, zero in padding.
+            padding_mask: [B, H, W] bool, True = padding; None where nothing is padded.
+            denoising: queries to rebuild, in training.
+        """
+        maps = self.neck(self.backbone(images))
+        levels = make_levels(maps, padding_mask)
+        tokens = flatten_maps(maps)  # [B, S, D]
+        positions = [
+            self.position_encoding(mask).flatten(1, 2) + level
+            for mask, level in zip(levels.masks, self.level_embedding.weight, strict=True)
+        ]
+        memory = self.encoder(tokens, torch.cat(positions, dim=1), levels)
+        queries = self.queries(memory, levels)
+        content, anchors, mask = queries.content, queries.anchors, None
+        if denoising is not None:
+            content = torch.cat([self.embed_labels(denoising.labels), content], dim=1)
+            # Through the logit and back, as the authors do: noised boxes stay a little inside 0 and 1.
+            anchors = torch.cat([inverse_sigmoid(denoising.boxes).sigmoid(), anchors], dim=1)
+            mask = denoising.attention_mask(queries.content.shape[1])
+        logits, boxes = self.decoder(content, anchors, memory, levels, mask)
+        return DetectorOutput(logits, boxes, anchors, queries.proposals)
+
+    def embed_labels(self, labels: Tensor) -> Tensor:
+        """[B, Q] classes -> [B, Q, D]; zero for padding slots (-1)."""
+        return self.label_embedding(labels.clamp(min=0)) * (labels >= 0)[..., None]

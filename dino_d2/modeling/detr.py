@@ -1,0 +1,134 @@
+"""The meta-architecture: Detectron2's dicts in, losses or ``Instances`` out."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+from dino_d2.denoising import Denoising
+from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
+from dino_d2.detectron2.structures import Boxes, Instances
+from dino_d2.layers import xyxy_to_cxcywh
+
+from .criterion import SetCriterion
+from .postprocess import select_detections
+
+
+@META_ARCH_REGISTRY.register()
+class DETR(nn.Module):
+    """A detection transformer under Detectron2's model interface.
+
+    Args:
+        detector: the tensor core, :class:`~dino_d2.modeling.detector.Detector`.
+        criterion: training losses.
+        denoising: maker of denoising queries in training; None trains without.
+        pixel_mean, pixel_std: of the three channels, in 0..255 and in the order the data mapper reads them.
+        top_k: detections per image.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        criterion: SetCriterion,
+        denoising: Denoising | None = None,
+        pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
+        pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375),
+        top_k: int = 300,
+    ):
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.denoising = denoising
+        self.top_k = top_k
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Train or detect.
+
+        Args:
+            batched_inputs: one dict an image with "image" (uint8 [3, H, W]); in training "instances" with
+                ``gt_boxes`` and ``gt_classes``; in evaluation "height" and "width" of the wished output.
+
+        Returns:
+            in training the weighted losses by name; else one {"instances": Instances} an image, in the same
+            order, with ``pred_boxes`` (xyxy in output pixels), ``scores`` and ``pred_classes``.
+        """
+        return self.losses(batched_inputs) if self.training else self.detect(batched_inputs)
+
+    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Losses of one batch; see :class:`SetCriterion` for their names."""
+        images, padding_mask = self.pad([self.normalise(x["image"]) for x in batched_inputs])
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        labels = [x.gt_classes for x in instances]
+        boxes = [normalised_boxes(x) for x in instances]
+        denoising = None if self.denoising is None else self.denoising(labels, boxes)
+        output = self.detector(images, padding_mask, denoising)
+        return self.criterion(output, labels, boxes, denoising)
+
+    @torch.no_grad()
+    def detect(self, batched_inputs: list[dict]) -> list[dict]:
+        """Detections of each image, the same whatever images come with it.
+
+        Only images of one size share a batch. In a padded batch the convolutions and group norms of the backbone and
+        neck would see the padding, so an image's boxes would depend on its neighbours.
+        """
+        by_size = defaultdict(list)
+        for i, x in enumerate(batched_inputs):
+            by_size[x["image"].shape].append(i)
+        results: list[dict] = [{} for _ in batched_inputs]
+        for members in by_size.values():
+            images = torch.stack([self.normalise(batched_inputs[i]["image"]) for i in members])
+            output = self.detector(images)
+            detections = select_detections(output.logits[-1], output.boxes[-1], self.top_k)
+            for i, scores, classes, boxes in zip(members, *detections, strict=True):
+                height, width = batched_inputs[i]["image"].shape[-2:]
+                size = (batched_inputs[i].get("height", height), batched_inputs[i].get("width", width))
+                results[i]["instances"] = to_instances(scores, classes, boxes, size)
+        return results
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """[3, H, W] in 0..255 -> zero mean and unit variance, on the model's device."""
+        return (image.to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+
+    def pad(self, images: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Batch images with zeros at the right and bottom.
+
+        Returns:
+            [B, 3, H, W] of the largest height and width, and the mask [B, H, W] (True = padding), None where all
+            images have the same size.
+        """
+        if len({x.shape for x in images}) == 1:
+            return torch.stack(images), None
+        height = max(x.shape[1] for x in images)
+        width = max(x.shape[2] for x in images)
+        batch = images[0].new_zeros(len(images), 3, height, width)
+        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
+        for i, x in enumerate(images):
+            batch[i, :, : x.shape[1], : x.shape[2]] = x
+            mask[i, : x.shape[1], : x.shape[2]] = False
+        return batch, mask
+
+
+def normalised_boxes(instances: Instances) -> Tensor:
+    """Ground truth of one image as [n, 4] cxcywh, divided by the image's own size."""
+    height, width = instances.image_size
+    boxes = instances.gt_boxes.tensor
+    scale = torch.tensor([width, height, width, height], dtype=boxes.dtype).to(boxes.device, non_blocking=True)
+    return xyxy_to_cxcywh(boxes) / scale
+
+
+def to_instances(scores: Tensor, classes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Instances:
+    """Detections of one image, boxes [K, 4] normalised xyxy, as ``Instances`` of ``size`` (height, width)."""
+    height, width = size
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(boxes)
+    instances.pred_boxes.scale(width, height)
+    instances.pred_boxes.clip(size)
+    instances.scores = scores
+    instances.pred_classes = classes
+    return instances

@@ -1,0 +1,33 @@
+"""Prediction heads: class scores and box corrections."""
+
+import math
+
+from torch import Tensor, nn
+
+from dino_d2.layers import MLP, inverse_sigmoid
+
+
+class ClassHead(nn.Linear):
+    """Linear class logits; [..., D] -> [..., C].
+
+    The bias starts where every class has probability ``prior`` (focal loss paper, section 3.3), or the many
+    background queries would drown the first iterations.
+    """
+
+    def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.01):
+        super().__init__(embed_dim, num_classes)
+        nn.init.constant_(self.bias, -math.log((1 - prior) / prior))
+
+
+class BoxHead(MLP):
+    """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: anchors are predictions at first."""
+
+    def __init__(self, embed_dim: int, output_dim: int = 4):
+        super().__init__(embed_dim, embed_dim, output_dim, num_layers=3)
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+
+def refine(anchors: Tensor, correction: Tensor) -> Tensor:
+    """Update of DINO's section 3.5: add a correction in logit space; both [..., 4], cxcywh in [0, 1]."""
+    return (correction + inverse_sigmoid(anchors)).sigmoid()

@@ -1,0 +1,67 @@
+"""The tokens of all feature levels in one row, and where they lie in the image."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Levels(NamedTuple):
+    """Geometry of the S tokens of a batch: levels finest first, row by row within a level.
+
+    Where nothing is padded, ``padding_mask`` is None and the other fields are the same for every image.
+    """
+
+    shapes: list[tuple[int, int]]  # (h, w) of each level
+    spatial_shapes: Tensor  # [L, 2] int64 (h, w)
+    start_index: Tensor  # [L] int64 first token of each level
+    masks: list[Tensor]  # per level [B, h, w] bool, True = padding
+    padding_mask: Tensor | None  # [B, S] bool, True = padding
+    valid_sizes: Tensor  # [B, L, 2] (w, h) of the part of each map that is image
+    valid_ratios: Tensor  # [B, L, 2] the same divided by the size of the map
+
+
+def make_levels(maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
+    """Geometry of feature maps.
+
+    Args:
+        maps: one [B, D, h, w] per level.
+        padding_mask: [B, H, W] bool of the images, True = padding; None where nothing is padded.
+    """
+    device = maps[0].device
+    batch = maps[0].shape[0]
+    shapes = [(m.shape[2], m.shape[3]) for m in maps]
+    if padding_mask is None:
+        masks = [torch.zeros(batch, h, w, dtype=torch.bool, device=device) for h, w in shapes]
+    else:
+        masks = [F.interpolate(padding_mask[:, None].float(), size=shape)[:, 0].bool() for shape in shapes]
+    # The image fills the upper left corner, so the first row and column tell how far it reaches.
+    valid_sizes = torch.stack([torch.stack([(~m[:, 0]).sum(1), (~m[:, :, 0]).sum(1)], -1) for m in masks], 1)
+    spatial_shapes = torch.tensor(shapes).to(device, non_blocking=True)
+    tokens_before = torch.tensor([0] + [h * w for h, w in shapes[:-1]]).cumsum(0)
+    return Levels(
+        shapes=shapes,
+        spatial_shapes=spatial_shapes,
+        start_index=tokens_before.to(device, non_blocking=True),
+        masks=masks,
+        padding_mask=None if padding_mask is None else torch.cat([m.flatten(1) for m in masks], dim=1),
+        valid_sizes=valid_sizes,
+        valid_ratios=valid_sizes / spatial_shapes.flip(-1),
+    )
+
+
+def flatten_maps(maps: list[Tensor]) -> Tensor:
+    """One [B, D, h, w] per level -> tokens [B, S, D]."""
+    return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+
+
+def pixel_centres(levels: Levels) -> Tensor:
+    """Where each token lies in its image: [B, S, 2] (x, y), 0..1 over the un-padded image, beyond 1 in padding."""
+    centres = []
+    for i, (h, w) in enumerate(levels.shapes):
+        y = torch.arange(h, dtype=torch.float32, device=levels.valid_sizes.device) + 0.5
+        x = torch.arange(w, dtype=torch.float32, device=levels.valid_sizes.device) + 0.5
+        grid = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], dim=-1).flatten(0, 1)  # [h * w, 2]
+        centres.append(grid / levels.valid_sizes[:, None, i])
+    return torch.cat(centres, dim=1)
