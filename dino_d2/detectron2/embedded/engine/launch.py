@@ -1,0 +1,87 @@
+"""One process per GPU, as in `detectron2.engine.launch`."""
+
+import logging
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ..utils import comm
+
+__all__ = ["DEFAULT_TIMEOUT", "launch"]
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+def launch(
+    main_func: Callable,
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
+) -> None:
+    """Call `main_func(*args)` in `num_gpus_per_machine` new processes here, or in this one if that is all.
+
+    The ranks talk over NCCL where there is CUDA, else over gloo. Every machine calls this itself.
+
+    Args:
+        num_gpus_per_machine: processes per machine, not more than it has GPUs if it has any.
+        machine_rank: this machine's number, 0 .. num_machines - 1.
+        dist_url: where the ranks meet, such as "tcp://host:port"; "auto" is a free port on one machine.
+        timeout: how long ranks wait for each other.
+    """
+    world_size = num_machines * num_gpus_per_machine
+    if world_size == 1:
+        main_func(*args)
+        return
+    if dist_url == "auto":
+        if num_machines != 1:
+            raise AssertionError("dist_url='auto' works on one machine only; give the address of machine 0.")
+        dist_url = f"tcp://127.0.0.1:{_find_free_port()}"
+    mp.start_processes(
+        _distributed_worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+    )
+
+
+def _find_free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("", 0))
+        return sock.getsockname()[1]
+
+
+def _distributed_worker(
+    local_rank: int,
+    main_func: Callable,
+    world_size: int,
+    num_gpus_per_machine: int,
+    machine_rank: int,
+    dist_url: str,
+    args: tuple,
+    timeout: timedelta,
+) -> None:
+    has_gpu = torch.cuda.is_available()
+    if has_gpu and num_gpus_per_machine > torch.cuda.device_count():
+        raise AssertionError(f"{num_gpus_per_machine} GPUs wanted, this machine has {torch.cuda.device_count()}.")
+    try:
+        dist.init_process_group(
+            backend="nccl" if has_gpu else "gloo",
+            init_method=dist_url,
+            world_size=world_size,
+            rank=machine_rank * num_gpus_per_machine + local_rank,
+            timeout=timeout,
+        )
+    except Exception:
+        logging.getLogger("detectron2.engine.launch").error("Process group URL: %s", dist_url)
+        raise
+    comm.create_local_process_group(num_gpus_per_machine)
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    comm.synchronize()
+    main_func(*args)

@@ -1,0 +1,268 @@
+"""The training loop, as in `detectron2.engine.train_loop`."""
+
+import logging
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..utils import comm
+from ..utils.events import EventStorage, get_event_storage
+
+__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
+
+logger = logging.getLogger("detectron2.engine.train_loop")
+
+
+class HookBase:
+    """Something that is done at fixed points of the training loop; `self.trainer` is the trainer."""
+
+    trainer: "TrainerBase" = None
+
+    def before_train(self) -> None:
+        """Before the first iteration."""
+
+    def after_train(self) -> None:
+        """After the last iteration, also when training stops with an error."""
+
+    def before_step(self) -> None:
+        """Before each iteration; must be quick, or timing is wrong."""
+
+    def after_backward(self) -> None:
+        """After the backward pass, before the optimiser's step."""
+
+    def after_step(self) -> None:
+        """After each iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What of the hook belongs into a checkpoint; if anything, `load_state_dict` takes it back."""
+        return {}
+
+
+class TrainerBase:
+    """A loop with hooks; `run_step` is one iteration.
+
+    Attributes:
+        iter: the current iteration; the number of iterations once training has ended.
+        start_iter, max_iter: training runs over the iterations `start_iter .. max_iter - 1`.
+        storage: the `EventStorage` of the running training.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter = 0
+        self.start_iter = 0
+        self.max_iter: int
+        self.storage: EventStorage
+
+    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+        """Add hooks, which run in this order; None is skipped."""
+        for hook in hooks:
+            if hook is not None:
+                hook.trainer = weakref.proxy(self)  # hook and trainer must not keep each other alive
+                self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter += 1  # hooks see by this that training was not cut short
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self) -> None:
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self) -> None:
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"iteration": self.iter}
+        hooks: dict[str, Any] = {}
+        for hook in self._hooks:
+            hook_state = hook.state_dict()
+            if hook_state:
+                hooks.setdefault(type(hook).__qualname__, hook_state)
+        return state | ({"hooks": hooks} if hooks else {})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.iter = state_dict["iteration"]
+        for name, hook_state in state_dict.get("hooks", {}).items():
+            hook = next((h for h in self._hooks if type(h).__qualname__ == name), None)
+            if hook is None:
+                logger.warning("The checkpoint has the state of a hook '%s', and there is none.", name)
+            else:
+                hook.load_state_dict(hook_state)
+
+
+class SimpleTrainer(TrainerBase):
+    """One model that returns a dict of losses, one optimiser, one data loader.
+
+    Each step takes a batch, sums the losses, goes back and steps the optimiser.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+    ) -> None:
+        """
+        Args:
+            gather_metric_period: losses are averaged over the ranks and stored every so many iterations.
+            zero_grad_before_forward: when to clear the gradients: before the forward pass or after it.
+        """
+        super().__init__()
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._data_loader_iter_obj = None
+
+    @property
+    def _data_loader_iter(self):
+        # made at first use, so that the workers start when training does
+        if self._data_loader_iter_obj is None:
+            self._data_loader_iter_obj = iter(self.data_loader)
+        return self._data_loader_iter_obj
+
+    def run_step(self) -> None:
+        self._check_mode()
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        losses, loss_dict = self._losses(data)
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        losses.backward()
+        self.after_backward()
+        self._write_metrics(loss_dict, data_time)
+        self.optimizer.step()
+
+    def _check_mode(self) -> None:
+        if not self.model.training:
+            raise AssertionError("The model was put into eval mode during training.")
+
+    def _losses(self, data: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        loss_dict = self.model(data)
+        if isinstance(loss_dict, Tensor):
+            return loss_dict, {"total_loss": loss_dict}
+        return sum(loss_dict.values()), loss_dict
+
+    def _write_metrics(self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "") -> None:
+        if (self.iter + 1) % self.gather_metric_period == 0:
+            self.write_metrics(loss_dict, data_time, self.iter, prefix)
+
+    @staticmethod
+    def write_metrics(loss_dict: Mapping[str, Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
+        """Store the losses averaged over the ranks, their sum, and the longest data time.
+
+        Raises:
+            FloatingPointError: on rank 0, if the sum is infinite or NaN.
+        """
+        storage = get_event_storage()
+        storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
+        metrics = {name: loss.detach().cpu().item() for name, loss in loss_dict.items()}
+        gathered = comm.gather({**metrics, "data_time": data_time})
+        if not comm.is_main_process():
+            return
+        storage.put_scalar("data_time", max(rank.pop("data_time") for rank in gathered), cur_iter=cur_iter)
+        averages = {name: np.mean([rank[name] for rank in gathered]) for name in gathered[0]}
+        total = sum(averages.values())
+        if not np.isfinite(total):
+            raise FloatingPointError(f"The loss is infinite or NaN at iteration {cur_iter}: {averages}")
+        storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
+        if len(averages) > 1:
+            storage.put_scalars(cur_iter=cur_iter, **averages)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+class AMPTrainer(SimpleTrainer):
+    """`SimpleTrainer` with automatic mixed precision on a CUDA device."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        precision: torch.dtype = torch.float16,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
+        self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
+        self.precision = precision
+
+    def run_step(self) -> None:
+        self._check_mode()
+        if not torch.cuda.is_available():
+            raise AssertionError("AMPTrainer needs CUDA.")
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        with torch.autocast("cuda", dtype=self.precision):
+            losses, loss_dict = self._losses(data)
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self.grad_scaler.scale(losses).backward()
+        self.after_backward()
+        self._write_metrics(loss_dict, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,165 @@
+"""COCO box AP, as in `detectron2.evaluation.coco_evaluation`; pycocotools is the judge."""
+
+import contextlib
+import copy
+import io
+import itertools
+import json
+import logging
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
+
+from ..data import MetadataCatalog
+from ..data.datasets.coco import convert_to_coco_json
+from ..structures import BoxMode, Instances
+from ..utils import comm
+from ..utils.file_io import PathManager
+from ..utils.logger import create_small_table
+from .evaluator import DatasetEvaluator
+
+_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+class COCOEvaluator(DatasetEvaluator):
+    """Average precision of boxes on a dataset, by COCO's rules, in percent; NaN where it is not defined."""
+
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: tuple[str, ...] | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        use_fast_impl: bool = True,
+        allow_cached_coco: bool = True,
+    ) -> None:
+        """
+        Args:
+            dataset_name: its metadata has "json_file", or it is written as one to `output_dir`.
+            tasks: `("bbox",)` or None.
+            distributed: whether to gather the predictions of all ranks on rank 0.
+            output_dir: if given, `coco_instances_results.json` and `instances_predictions.pth` go there.
+            use_fast_impl: accepted, for Detectron2's sake; this is always the official implementation.
+            allow_cached_coco: see `convert_to_coco_json`.
+        """
+        if tasks is not None and tuple(tasks) != ("bbox",):
+            raise ValueError(f"The embedded engine evaluates boxes only: tasks=('bbox',), not {tasks}.")
+        self._logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if not hasattr(self._metadata, "json_file"):
+            if output_dir is None:
+                raise ValueError(f"Dataset '{dataset_name}' has no json_file: an output_dir is needed to write one.")
+            self._metadata.json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, self._metadata.json_file, allow_cached=allow_cached_coco)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
+
+    def reset(self) -> None:
+        self._predictions: list[dict[str, Any]] = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take the "image_id" of each input and the "instances" of each output."""
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            detections = instances_to_coco_json(instances, image["image_id"])
+            self._predictions.append({"image_id": image["image_id"], "instances": detections})
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
+        """`{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}}`; empty on ranks above 0.
+
+        Args:
+            img_ids: the images to count, by default all.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain.from_iterable(comm.gather(predictions, dst=0)))
+            if not comm.is_main_process():
+                return {}
+        if not predictions:
+            self._logger.warning("[COCOEvaluator] Did not receive valid predictions.")
+            return {}
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
+                torch.save(predictions, file)
+
+        detections = copy.deepcopy([d for image in predictions for d in image["instances"]])
+        self._to_dataset_ids(detections)
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            self._logger.info("Saving results to %s", path)
+            with PathManager.open(path, "w") as file:
+                json.dump(detections, file)
+        if "annotations" not in self._coco_api.dataset:
+            self._logger.info("Annotations are not available for evaluation.")
+            return {}
+        return {"bbox": self._box_metrics(detections, img_ids)}
+
+    def _to_dataset_ids(self, detections: list[dict[str, Any]]) -> None:
+        id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        if id_map is None:
+            return
+        dataset_ids = {index: dataset_id for dataset_id, index in id_map.items()}
+        for detection in detections:
+            if detection["category_id"] not in dataset_ids:
+                raise AssertionError(
+                    f"A detection in image {detection['image_id']} has class {detection['category_id']}, but "
+                    f"the dataset's classes are 0..{len(dataset_ids) - 1}."
+                )
+            detection["category_id"] = dataset_ids[detection["category_id"]]
+
+    def _box_metrics(self, detections: list[dict[str, Any]], img_ids: list[int] | None) -> dict[str, float]:
+        if not detections:
+            self._logger.warning("No predictions from the model!")
+            return dict.fromkeys(_METRICS, float("nan"))
+        judge = COCOeval(self._coco_api, self._coco_api.loadRes(detections), "bbox")
+        if img_ids is not None:
+            judge.params.imgIds = img_ids
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+
+        stats = zip(_METRICS, judge.stats, strict=False)
+        results = {name: float(value * 100) if value >= 0 else float("nan") for name, value in stats}
+        self._logger.info("Evaluation results for bbox: \n%s", create_small_table(results))
+        if not np.isfinite(list(results.values())).all():
+            self._logger.info("Some metrics cannot be computed and is shown as NaN.")
+        names = self._metadata.get("thing_classes")
+        if names is None or len(names) <= 1:
+            return results
+        per_class = dict(zip(names, _class_ap(judge.eval["precision"]), strict=True))
+        self._logger.info("Per-category bbox AP: \n%s", _table(per_class))
+        return results | {f"AP-{name}": value for name, value in per_class.items()}
+
+
+def _class_ap(precision: np.ndarray) -> list[float]:
+    """AP of each class, from pycocotools' array (IoU threshold, recall, class, area range, detections)."""
+    per_class = (values[values > -1] for values in precision[:, :, :, 0, -1].transpose(2, 0, 1))
+    return [float(np.mean(values) * 100) if values.size else float("nan") for values in per_class]
+
+
+def _table(per_class: dict[str, float]) -> str:
+    cells = list(itertools.chain.from_iterable(per_class.items()))
+    columns = min(6, len(cells))
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    headers = ["category", "AP"] * (columns // 2)
+    return tabulate(rows, headers=headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
+
+
+def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
+    """The detections of one image (on the CPU) as COCO results, classes as the model numbers them."""
+    boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
+    scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
+    return [
+        {"image_id": img_id, "category_id": category, "bbox": box, "score": score}
+        for box, score, category in zip(boxes, scores, classes, strict=True)
+    ]

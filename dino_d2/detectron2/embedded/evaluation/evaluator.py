@@ -1,0 +1,119 @@
+"""Running a model over a dataset, as in `detectron2.evaluation.evaluator`."""
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..utils.comm import get_world_size, is_main_process
+from ..utils.logger import log_every_n_seconds
+
+logger = logging.getLogger("detectron2.evaluation.evaluator")
+
+
+class DatasetEvaluator:
+    """Collects what a model makes of a dataset, batch by batch, and judges it in the end."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Take one batch: what went into the model and what came out."""
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """The results as `{task: {metric: value}}`, on rank 0."""
+
+
+class DatasetEvaluators(DatasetEvaluator):
+    """Several evaluators as one; their results are joined and must have different keys."""
+
+    def __init__(self, evaluators: list[DatasetEvaluator]) -> None:
+        self._evaluators = evaluators
+
+    def reset(self) -> None:
+        for evaluator in self._evaluators:
+            evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for evaluator in self._evaluators:
+            evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict[str, Any]:
+        joined: dict[str, Any] = {}
+        for evaluator in self._evaluators:
+            result = evaluator.evaluate()  # on all ranks, for evaluators gather
+            if not is_main_process() or result is None:
+                continue
+            if twice := joined.keys() & result.keys():
+                raise AssertionError(f"Two evaluators have results called {sorted(twice)}.")
+            joined |= result
+        return joined
+
+
+def inference_on_dataset(
+    model: Callable[[Any], Any],
+    data_loader: Any,
+    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+) -> dict[str, Any]:
+    """Run the model over a loader without gradients, a module in eval mode, and return what the evaluator says.
+
+    The log tells the time per iteration for data, model and evaluator, the first iterations not counted.
+    """
+    total = len(data_loader)
+    logger.info("Start inference on %d batches", total)
+    if evaluator is None or isinstance(evaluator, list):
+        evaluator = DatasetEvaluators(evaluator or [])
+    evaluator.reset()
+
+    warmup = min(5, total - 1)
+    times = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
+    start = mark = time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal mark
+        now = time.perf_counter()
+        times[part] += now - mark
+        mark = now
+
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(inference_context(model))
+        stack.enter_context(torch.no_grad())
+        for idx, inputs in enumerate(data_loader):
+            lap("Dataloading")
+            if idx == warmup:
+                start = mark
+                times = dict.fromkeys(times, 0.0)
+            outputs = model(inputs)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            lap("Inference")
+            evaluator.process(inputs, outputs)
+            lap("Eval")
+            done = idx + 1 - (warmup if idx >= warmup else 0)
+            if idx >= warmup * 2 or times["Inference"] / done > 5:
+                per_iter = (mark - start) / done
+                parts = " ".join(f"{part}: {seconds / done:.4f} s/iter." for part, seconds in times.items())
+                eta = datetime.timedelta(seconds=int(per_iter * (total - idx - 1)))
+                message = f"Inference done {idx + 1}/{total}. {parts} Total: {per_iter:.4f} s/iter. ETA={eta}"
+                log_every_n_seconds(logging.INFO, message, n=5, name=logger.name)
+
+    for what, seconds in (("", time.perf_counter() - start), ("pure compute ", times["Inference"])):
+        logger.info("Total inference %stime: %s (%.6f s / iter per device, on %d devices)",
+                    what, datetime.timedelta(seconds=int(seconds)), seconds / (total - warmup),
+                    get_world_size())  # fmt: skip
+    return evaluator.evaluate() or {}
+
+
+@contextmanager
+def inference_context(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode inside, as before outside."""
+    training = model.training
+    model.eval()
+    yield
+    model.train(training)
