@@ -33,8 +33,8 @@ class Shape:
 def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Shape]]:
     """Draws an image of `size` x `size` pixels with up to five shapes.
 
-    The box of a shape is the extent of the whole shape, also of parts under other shapes, clipped to the
-    image. A shape that would hide more than 40 % of another one is not drawn.
+    The box of a shape is the extent of its part in the image, also where another shape lies over it. A shape
+    that would hide more than 40 % of another one is not drawn.
 
     Returns:
         the image, uint8 [size, size, 3] in RGB, and its annotations (none for some images).
@@ -158,10 +158,23 @@ def _rasterise(rings: list[np.ndarray], size: int) -> tuple[np.ndarray, float]:
 
 
 def _box(points: np.ndarray, size: int) -> tuple[float, float, float, float]:
-    """COCO box around points [n, 2], clipped to the image, in hundredths of a pixel as COCO's own."""
-    x0, y0 = points.min(axis=0).clip(0, size).round(2)
-    x1, y1 = points.max(axis=0).clip(0, size).round(2)
+    """COCO box around the part of a polygon [n, 2] that is in the image, in hundredths of a pixel."""
+    for axis in (0, 1):
+        points = _cut(points, axis, 0, keep_above=True)
+        points = _cut(points, axis, size, keep_above=False)
+    (x0, y0), (x1, y1) = points.min(axis=0).round(2), points.max(axis=0).round(2)
     return float(x0), float(y0), round(float(x1 - x0), 2), round(float(y1 - y0), 2)
+
+
+def _cut(points: np.ndarray, axis: int, limit: float, keep_above: bool) -> np.ndarray:
+    """The polygon on one side of a vertical or horizontal line (Sutherland and Hodgman's clipping)."""
+    distance = points[:, axis] - limit if keep_above else limit - points[:, axis]
+    following, distance_following = np.roll(points, -1, axis=0), np.roll(distance, -1)
+    crosses = (distance < 0) != (distance_following < 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # edges that do not cross are not looked at
+        crossings = points + (distance / (distance - distance_following))[:, None] * (following - points)
+    in_turn = np.stack([points, crossings], axis=1).reshape(-1, 2)
+    return in_turn[np.stack([distance >= 0, crosses], axis=1).reshape(-1)]
 
 
 def _contrasting_colour(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
