@@ -118,4 +118,4 @@ def _broken(engine: str, served: str, error: Exception) -> str:
     cause = f"{type(error).__name__}: {error}"
     if engine == "detectron2":
         return f"Detectron2 is installed but '{served}' cannot be imported ({cause}). {WAY_OUT}"
-    return f"'{served}' cannot be imported ({cause}). Install the requirements of dino_d2 again."
+    return f"The embedded engine's '{served}' cannot be imported ({cause})."

@@ -6,8 +6,6 @@ from fvcore.common.config import CfgNode as _CfgNode
 
 from ..utils.file_io import PathManager
 
-__all__ = ["CfgNode", "get_cfg"]
-
 
 class CfgNode(_CfgNode):
     """fvcore's `CfgNode`, reading its files through the path manager."""

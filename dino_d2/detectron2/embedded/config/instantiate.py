@@ -1,15 +1,12 @@
 """Build the objects that a lazy config describes, as in `detectron2.config.instantiate`."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import ListConfig
 
 from ..utils.registry import locate
-
-__all__ = ["instantiate"]
 
 
 def instantiate(cfg: Any) -> Any:
@@ -26,8 +23,6 @@ def instantiate(cfg: Any) -> Any:
         return ListConfig([instantiate(item) for item in cfg], flags={"allow_objects": True})
     if isinstance(cfg, list):
         return [instantiate(item) for item in cfg]
-    if isinstance(cfg, DictConfig) and dataclasses.is_dataclass(cfg._metadata.object_type):
-        return OmegaConf.to_object(cfg)
     if not isinstance(cfg, Mapping) or "_target_" not in cfg:
         return cfg
 

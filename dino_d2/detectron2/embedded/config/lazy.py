@@ -20,8 +20,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from ..utils.file_io import PathManager
 from ..utils.registry import _convert_target_to_string
 
-__all__ = ["LazyCall", "LazyConfig"]
-
 _ALLOW_OBJECTS = {"allow_objects": True}
 
 

@@ -6,27 +6,17 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from tabulate import tabulate
 from termcolor import colored
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
-from ..utils.logger import log_first_n
 from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, TrainingSampler
-
-__all__ = [
-    "build_batch_data_loader",
-    "build_detection_test_loader",
-    "build_detection_train_loader",
-    "get_detection_dataset_dicts",
-    "print_instances_class_histogram",
-]
 
 logger = logging.getLogger("detectron2.data.build")
 
@@ -41,32 +31,20 @@ def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list
 
 def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list[str]) -> None:
     """Log how many objects (crowds not counted) each class has."""
-    counts = np.zeros(len(class_names), dtype=int)
+    counts = dict.fromkeys(range(len(class_names)), 0)
     for image in dataset_dicts:
-        classes = [a["category_id"] for a in image["annotations"] if not a.get("iscrowd", 0)]
-        if classes and not 0 <= min(classes) <= max(classes) < len(class_names):
-            raise AssertionError(
-                f"Image {image.get('image_id', image.get('file_name'))} has a category_id outside "
-                f"0..{len(class_names) - 1}: {sorted(set(classes))}."
-            )
-        np.add.at(counts, classes, 1)
-
+        for category in (a["category_id"] for a in image["annotations"] if not a.get("iscrowd", 0)):
+            if category not in counts:
+                raise AssertionError(
+                    f"Image {image.get('image_id', image.get('file_name'))} has category_id {category}; "
+                    f"the dataset's classes are 0..{len(class_names) - 1}."
+                )
+            counts[category] += 1
     cells: list[Any] = []
-    for name, count in zip(class_names, counts.tolist(), strict=True):
+    for name, count in [*zip(class_names, counts.values(), strict=True), ("total", sum(counts.values()))]:
         cells += [name if len(name) <= 13 else f"{name[:11]}..", count]
-    columns = min(6, len(cells))
-    cells += [None] * (columns - len(cells) % columns)
-    if len(class_names) > 1:
-        cells += ["total", int(counts.sum())]
-    table = tabulate(
-        [cells[i : i + columns] for i in range(0, len(cells), columns)],
-        headers=["category", "#instances"] * (columns // 2),
-        tablefmt="pipe",
-        numalign="left",
-        stralign="center",
-    )
-    message = f"Distribution of instances among all {len(class_names)} categories:\n{colored(table, 'cyan')}"
-    log_first_n(logging.INFO, message, name=logger.name, key="message")
+    table = tabulate([cells[i : i + 6] for i in range(0, len(cells), 6)], ["category", "#instances"] * 3, "pipe")
+    logger.info("Distribution of instances among all %d categories:\n%s", len(class_names), colored(table, "cyan"))
 
 
 def get_detection_dataset_dicts(
@@ -80,8 +58,6 @@ def get_detection_dataset_dicts(
         check_consistency: whether to check that all datasets have the same classes.
     """
     names = [names] if isinstance(names, str) else list(names)
-    if not names:
-        raise AssertionError("At least one dataset must be named.")
     per_dataset = [DatasetCatalog.get(name) for name in names]
     for name, dicts in zip(names, per_dataset, strict=True):
         if not dicts:
@@ -100,50 +76,6 @@ def get_detection_dataset_dicts(
     return dataset_dicts
 
 
-def build_batch_data_loader(
-    dataset: Dataset,
-    sampler: Sampler | None,
-    total_batch_size: int,
-    *,
-    aspect_ratio_grouping: bool = False,
-    num_workers: int = 0,
-    collate_fn: Callable[[list], Any] | None = None,
-    drop_last: bool = True,
-    prefetch_factor: int = 2,
-    seed: int | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Batches of `total_batch_size / world size` elements, as lists unless `collate_fn` is given.
-
-    Args:
-        sampler: the order of a map-style dataset; None for an iterable one.
-        aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
-        seed: of the generator that seeds the workers.
-        kwargs: further arguments of `torch.utils.data.DataLoader`.
-    """
-    world_size = get_world_size()
-    if total_batch_size <= 0 or total_batch_size % world_size:
-        raise AssertionError(f"A total batch size of {total_batch_size} cannot be shared by {world_size} ranks.")
-    batch_size = total_batch_size // world_size
-    logger.info("Making batched data loader with batch_size=%d", batch_size)
-    if not isinstance(dataset, IterableDataset):
-        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
-    kwargs |= {
-        "num_workers": num_workers,
-        "worker_init_fn": worker_init_reset_seed,
-        "prefetch_factor": prefetch_factor if num_workers > 0 else None,
-        "generator": None if seed is None else torch.Generator().manual_seed(seed),
-    }
-    if not aspect_ratio_grouping:
-        collate_fn = collate_fn or trivial_batch_collator
-        return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, collate_fn=collate_fn, **kwargs)
-    if not drop_last:
-        raise AssertionError("Grouping by aspect ratio drops incomplete batches, so drop_last must be True.")
-    one_by_one = DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
-    batches = AspectRatioGroupedDataset(one_by_one, batch_size)
-    return batches if collate_fn is None else MapDataset(batches, collate_fn)
-
-
 def build_detection_train_loader(
     dataset: list[dict] | Dataset,
     *,
@@ -152,27 +84,35 @@ def build_detection_train_loader(
     total_batch_size: int,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
-    collate_fn: Callable[[list], Any] | None = None,
+    seed: int | None = None,
     **kwargs: Any,
 ) -> Any:
-    """An endless loader of training batches; see `build_batch_data_loader`.
+    """An endless loader of lists of `total_batch_size / world size` elements.
 
     Args:
         mapper: from a dataset dict to what the model takes.
         sampler: by default a `TrainingSampler` with a random seed.
+        total_batch_size: over all ranks.
+        aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
+        seed: of the generator that seeds the workers; by default torch's own generator does.
+        kwargs: further arguments of `torch.utils.data.DataLoader`.
     """
-    dataset = _mapped(dataset, mapper)
-    if sampler is None and not isinstance(dataset, IterableDataset):
-        sampler = TrainingSampler(len(dataset))
-    return build_batch_data_loader(
-        dataset,
-        sampler,
-        total_batch_size,
-        aspect_ratio_grouping=aspect_ratio_grouping,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        **kwargs,
-    )
+    world_size = get_world_size()
+    if total_batch_size <= 0 or total_batch_size % world_size:
+        raise AssertionError(f"A total batch size of {total_batch_size} cannot be shared by {world_size} ranks.")
+    batch_size = total_batch_size // world_size
+    logger.info("Making batched data loader with batch_size=%d", batch_size)
+    mapped = _mapped(dataset, mapper)
+    in_order = ToIterableDataset(mapped, sampler or TrainingSampler(len(mapped)), shard_chunk_size=batch_size)
+    kwargs |= {
+        "num_workers": num_workers,
+        "worker_init_fn": worker_init_reset_seed,
+        "generator": None if seed is None else torch.Generator().manual_seed(seed),
+    }
+    if aspect_ratio_grouping:
+        one_by_one = DataLoader(in_order, collate_fn=operator.itemgetter(0), **kwargs)
+        return AspectRatioGroupedDataset(one_by_one, batch_size)
+    return DataLoader(in_order, batch_size, drop_last=True, collate_fn=trivial_batch_collator, **kwargs)
 
 
 def build_detection_test_loader(
@@ -182,18 +122,15 @@ def build_detection_test_loader(
     sampler: Sampler | None = None,
     batch_size: int = 1,
     num_workers: int = 0,
-    collate_fn: Callable[[list], Any] | None = None,
 ) -> DataLoader:
     """A loader that gives each image once over all ranks, `batch_size` at a time on each rank."""
-    dataset = _mapped(dataset, mapper)
-    if sampler is None and not isinstance(dataset, IterableDataset):
-        sampler = InferenceSampler(len(dataset))
+    mapped = _mapped(dataset, mapper)
     return DataLoader(
-        dataset,
+        mapped,
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=sampler or InferenceSampler(len(mapped)),
         num_workers=num_workers,
-        collate_fn=collate_fn or trivial_batch_collator,
+        collate_fn=trivial_batch_collator,
     )
 
 

@@ -5,8 +5,6 @@ from collections import UserDict
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
-
 
 class _Catalog(UserDict):
     def list(self) -> list[str]:
@@ -60,9 +58,6 @@ class Metadata(types.SimpleNamespace):
                 f"{self.__dict__[key]} != {value}"
             )
         self.__dict__.setdefault(key, value)
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
 
     def set(self, **kwargs: Any) -> "Metadata":
         for key, value in kwargs.items():

@@ -13,37 +13,14 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..utils.serialize import PicklableWrapper
 
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
-
 logger = logging.getLogger("detectron2.data.common")
-
-
-class _MapIterableDataset(IterableDataset):
-    def __init__(self, dataset: IterableDataset, map_func: Callable) -> None:
-        self._dataset = dataset
-        self._map_func = PicklableWrapper(map_func)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (item for item in map(self._map_func, self._dataset) if item is not None)
 
 
 class MapDataset(Dataset):
     """A dataset with a function applied to each element.
 
-    Where the function returns None (say, for a bad image), an iterable dataset skips the element and a map-style
-    one tries another, drawn at random with a fixed seed.
+    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed.
     """
-
-    def __new__(cls, dataset: Dataset, map_func: Callable) -> Any:
-        if isinstance(dataset, IterableDataset):
-            return _MapIterableDataset(dataset, map_func)
-        return super().__new__(cls)
-
-    def __getnewargs__(self) -> tuple:
-        return self._dataset, self._map_func
 
     def __init__(self, dataset: Dataset, map_func: Callable) -> None:
         self._dataset = dataset

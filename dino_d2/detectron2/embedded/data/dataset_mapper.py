@@ -10,8 +10,6 @@ import torch
 from . import detection_utils as utils
 from . import transforms as T
 
-__all__ = ["DatasetMapper"]
-
 
 class DatasetMapper:
     """Read the image, augment it and its boxes, and make tensors and `Instances` of them."""

@@ -11,17 +11,6 @@ from ..utils.file_io import PathManager
 from . import transforms as T
 from .catalog import MetadataCatalog
 
-__all__ = [
-    "SizeMismatchError",
-    "annotations_to_instances",
-    "check_image_size",
-    "check_metadata_consistency",
-    "convert_PIL_to_numpy",
-    "filter_empty_instances",
-    "read_image",
-    "transform_instance_annotations",
-]
-
 
 class SizeMismatchError(ValueError):
     """An image is not as wide and high as its dataset dict says."""

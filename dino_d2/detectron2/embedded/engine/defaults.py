@@ -23,14 +23,6 @@ from ..utils.events import CommonMetricPrinter, EventWriter, JSONWriter, Tensorb
 from ..utils.file_io import PathManager
 from ..utils.logger import setup_logger
 
-__all__ = [
-    "DefaultPredictor",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
-
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
     """The model in `DistributedDataParallel` if there are several ranks, else the model.

@@ -20,55 +20,20 @@ from ..solver import LRMultiplier
 from ..solver import LRScheduler as _LRScheduler
 from ..utils import comm
 from ..utils.events import EventWriter
-from .train_loop import HookBase
-
-__all__ = [
-    "BestCheckpointer",
-    "CallbackHook",
-    "EvalHook",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-]
+from .train_loop import HookBase, TrainerBase
 
 logger = logging.getLogger("detectron2.engine.hooks")
 
 
 class CallbackHook(HookBase):
-    """A hook made of functions, each called with the trainer."""
+    """A hook made of functions (`before_train`, `after_train`, `before_step`, `after_step`) of the trainer."""
 
-    def __init__(
-        self,
-        *,
-        before_train: Callable | None = None,
-        after_train: Callable | None = None,
-        before_step: Callable | None = None,
-        after_step: Callable | None = None,
-    ) -> None:
-        self._functions = {
-            "before_train": before_train,
-            "after_train": after_train,
-            "before_step": before_step,
-            "after_step": after_step,
-        }
-
-    def _call(self, when: str) -> None:
-        if self._functions[when] is not None:
-            self._functions[when](self.trainer)
-
-    def before_train(self) -> None:
-        self._call("before_train")
-
-    def after_train(self) -> None:
-        self._call("after_train")
-        self._functions.clear()  # they may be closures over the trainer
-
-    def before_step(self) -> None:
-        self._call("before_step")
-
-    def after_step(self) -> None:
-        self._call("after_step")
+    def __init__(self, **functions: Callable[[TrainerBase], None] | None) -> None:
+        for when, function in functions.items():
+            if when not in ("before_train", "after_train", "before_step", "after_step"):
+                raise TypeError(f"CallbackHook has no '{when}'.")
+            if function is not None:
+                setattr(self, when, lambda function=function: function(self.trainer))
 
 
 class IterationTimer(HookBase):

@@ -11,8 +11,6 @@ import torch.multiprocessing as mp
 
 from ..utils import comm
 
-__all__ = ["DEFAULT_TIMEOUT", "launch"]
-
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ..utils import comm
 from ..utils.events import EventStorage, get_event_storage
 
-__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
-
 logger = logging.getLogger("detectron2.engine.train_loop")
 
 
@@ -164,7 +162,8 @@ class SimpleTrainer(TrainerBase):
         return self._data_loader_iter_obj
 
     def run_step(self) -> None:
-        self._check_mode()
+        if not self.model.training:
+            raise AssertionError("The model was put into eval mode during training.")
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -174,14 +173,16 @@ class SimpleTrainer(TrainerBase):
         losses, loss_dict = self._losses(data)
         if not self.zero_grad_before_forward:
             self.optimizer.zero_grad()
-        losses.backward()
+        self._backward(losses)
         self.after_backward()
         self._write_metrics(loss_dict, data_time)
-        self.optimizer.step()
+        self._step_optimizer()
 
-    def _check_mode(self) -> None:
-        if not self.model.training:
-            raise AssertionError("The model was put into eval mode during training.")
+    def _backward(self, losses: Tensor) -> None:
+        losses.backward()
+
+    def _step_optimizer(self) -> None:
+        self.optimizer.step()
 
     def _losses(self, data: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         loss_dict = self.model(data)
@@ -241,22 +242,18 @@ class AMPTrainer(SimpleTrainer):
         self.precision = precision
 
     def run_step(self) -> None:
-        self._check_mode()
         if not torch.cuda.is_available():
             raise AssertionError("AMPTrainer needs CUDA.")
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
+        super().run_step()
 
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
+    def _losses(self, data: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         with torch.autocast("cuda", dtype=self.precision):
-            losses, loss_dict = self._losses(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
+            return super()._losses(data)
+
+    def _backward(self, losses: Tensor) -> None:
         self.grad_scaler.scale(losses).backward()
-        self.after_backward()
-        self._write_metrics(loss_dict, data_time)
+
+    def _step_optimizer(self) -> None:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -16,7 +16,6 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from ..data import MetadataCatalog
-from ..data.datasets.coco import convert_to_coco_json
 from ..structures import BoxMode, Instances
 from ..utils import comm
 from ..utils.file_io import PathManager
@@ -37,16 +36,14 @@ class COCOEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         use_fast_impl: bool = True,
-        allow_cached_coco: bool = True,
     ) -> None:
         """
         Args:
-            dataset_name: its metadata has "json_file", or it is written as one to `output_dir`.
+            dataset_name: its metadata has "json_file", a COCO json file.
             tasks: `("bbox",)` or None.
             distributed: whether to gather the predictions of all ranks on rank 0.
             output_dir: if given, `coco_instances_results.json` and `instances_predictions.pth` go there.
             use_fast_impl: accepted, for Detectron2's sake; this is always the official implementation.
-            allow_cached_coco: see `convert_to_coco_json`.
         """
         if tasks is not None and tuple(tasks) != ("bbox",):
             raise ValueError(f"The embedded engine evaluates boxes only: tasks=('bbox',), not {tasks}.")
@@ -54,11 +51,8 @@ class COCOEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._metadata = MetadataCatalog.get(dataset_name)
-        if not hasattr(self._metadata, "json_file"):
-            if output_dir is None:
-                raise ValueError(f"Dataset '{dataset_name}' has no json_file: an output_dir is needed to write one.")
-            self._metadata.json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
-            convert_to_coco_json(dataset_name, self._metadata.json_file, allow_cached=allow_cached_coco)
+        if "json_file" not in vars(self._metadata):
+            raise ValueError(f"Dataset '{dataset_name}' has no json_file: register it from a COCO json file.")
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
 

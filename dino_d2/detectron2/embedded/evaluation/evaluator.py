@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..utils.comm import get_world_size, is_main_process
-from ..utils.logger import log_every_n_seconds
 
 logger = logging.getLogger("detectron2.evaluation.evaluator")
 
@@ -72,7 +71,7 @@ def inference_on_dataset(
 
     warmup = min(5, total - 1)
     times = {"Dataloading": 0.0, "Inference": 0.0, "Eval": 0.0}
-    start = mark = time.perf_counter()
+    start = mark = last_log = time.perf_counter()
 
     def lap(part: str) -> None:
         nonlocal mark
@@ -96,12 +95,14 @@ def inference_on_dataset(
             evaluator.process(inputs, outputs)
             lap("Eval")
             done = idx + 1 - (warmup if idx >= warmup else 0)
-            if idx >= warmup * 2 or times["Inference"] / done > 5:
+            settled = idx >= warmup * 2 or times["Inference"] / done > 5
+            if settled and mark - last_log >= 5:  # seconds between two lines
                 per_iter = (mark - start) / done
                 parts = " ".join(f"{part}: {seconds / done:.4f} s/iter." for part, seconds in times.items())
                 eta = datetime.timedelta(seconds=int(per_iter * (total - idx - 1)))
+                last_log = mark
                 message = f"Inference done {idx + 1}/{total}. {parts} Total: {per_iter:.4f} s/iter. ETA={eta}"
-                log_every_n_seconds(logging.INFO, message, n=5, name=logger.name)
+                logger.info(message)
 
     for what, seconds in (("", time.perf_counter() - start), ("pure compute ", times["Inference"])):
         logger.info("Total inference %stime: %s (%.6f s / iter per device, on %d devices)",

@@ -9,8 +9,6 @@ from fvcore.common.param_scheduler import (
 )
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["LRMultiplier", "LRScheduler", "WarmupParamScheduler"]
-
 
 class WarmupParamScheduler(CompositeParamScheduler):
     """A warm-up in front of another scheduler."""

@@ -1,7 +1,5 @@
-"""Boxes, instances and batches of images, as in `detectron2.structures`."""
+"""Boxes and instances, as in `detectron2.structures`."""
+# ruff: noqa: F401
 
 from .boxes import Boxes, BoxMode, pairwise_iou
-from .image_list import ImageList
 from .instances import Instances
-
-__all__ = ["BoxMode", "Boxes", "ImageList", "Instances", "pairwise_iou"]

@@ -1,15 +1,11 @@
 """What a bug report needs to know, as in `detectron2.utils.collect_env`."""
 
-import importlib.metadata
-import os
 import sys
 
+import numpy as np
 import torch
+import torchvision
 from tabulate import tabulate
-
-__all__ = ["collect_env_info"]
-
-_PACKAGES = ("numpy", "pillow", "torchvision", "timm", "fvcore", "iopath", "omegaconf", "pycocotools")
 
 
 def collect_env_info() -> str:
@@ -17,17 +13,11 @@ def collect_env_info() -> str:
     rows = [
         ("sys.platform", sys.platform),
         ("Python", sys.version.replace("\n", "")),
-        ("detectron2", f"embedded in dino_d2 {importlib.import_module('dino_d2').__version__}"),
-        ("PyTorch", f"{torch.__version__} @{os.path.dirname(torch.__file__)}"),
+        ("detectron2", "embedded in dino_d2"),
+        ("numpy", np.__version__),
+        ("PyTorch", torch.__version__),
+        ("torchvision", torchvision.__version__),
         ("GPU available", torch.cuda.is_available()),
         *((f"GPU {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())),
-        *((package, _version(package)) for package in _PACKAGES),
     ]
     return f"{tabulate(rows)}\n{torch.__config__.show()}"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not found"

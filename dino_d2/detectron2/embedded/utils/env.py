@@ -8,8 +8,6 @@ from datetime import datetime
 import numpy as np
 import torch
 
-__all__ = ["seed_all_rng"]
-
 
 def seed_all_rng(seed: int | None = None) -> None:
     """Seed Python, NumPy and torch (CPU and all CUDA devices); without a seed, by process, clock and chance."""

@@ -6,8 +6,6 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,21 +14,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from .file_io import PathManager
 
-__all__ = [
-    "CommonMetricPrinter",
-    "EventStorage",
-    "EventWriter",
-    "JSONWriter",
-    "TensorboardXWriter",
-    "get_event_storage",
-    "has_event_storage",
-]
-
 _storages: "list[EventStorage]" = []
-
-
-def has_event_storage() -> bool:
-    return bool(_storages)
 
 
 def get_event_storage() -> "EventStorage":
@@ -41,15 +25,13 @@ def get_event_storage() -> "EventStorage":
 
 
 class EventStorage:
-    """The scalars and images of a training run, by name and iteration. Used as a context manager."""
+    """The scalars of a training run, by name and iteration. Used as a context manager."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._latest: dict[str, tuple[float, int]] = {}
         self._smoothing: dict[str, bool] = {}
-        self._images: list[tuple[str, Any, int]] = []
-        self._prefix = ""
 
     @property
     def iter(self) -> int:
@@ -60,9 +42,6 @@ class EventStorage:
     def iter(self, value: int) -> None:
         self._iter = int(value)
 
-    def step(self) -> None:
-        self._iter += 1
-
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Add one value.
 
@@ -70,7 +49,6 @@ class EventStorage:
             smoothing_hint: whether writers should show the median of recent values; one answer per name.
             cur_iter: the iteration it belongs to, by default the current one.
         """
-        name = self._prefix + name
         if self._smoothing.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"Scalar {name} was put with smoothing_hint={not smoothing_hint} before.")
         iteration = self._iter if cur_iter is None else cur_iter
@@ -82,13 +60,6 @@ class EventStorage:
         """`put_scalar` for each keyword argument."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
-
-    def put_image(self, img_name: str, img_tensor: Any) -> None:
-        """Add an RGB image `[3, H, W]`, uint8 or float in 0..1, for TensorBoard."""
-        self._images.append((img_name, img_tensor, self._iter))
-
-    def clear_images(self) -> None:
-        self._images = []
 
     def history(self, name: str) -> HistoryBuffer:
         if name not in self._history:
@@ -119,16 +90,6 @@ class EventStorage:
         while count < len(iterations) and iterations[-1 - count] > iterations[-1] - window_size:
             count += 1
         return count
-
-    def smoothing_hints(self) -> dict[str, bool]:
-        return self._smoothing
-
-    @contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Inside this context, names get the prefix `name/`."""
-        outer, self._prefix = self._prefix, f"{name.rstrip('/')}/"
-        yield
-        self._prefix = outer
 
     def __enter__(self) -> "EventStorage":
         _storages.append(self)
@@ -173,7 +134,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """All scalars and images as TensorBoard events in a folder."""
+    """All scalars as TensorBoard events in a folder."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         """`kwargs` go to `torch.utils.tensorboard.SummaryWriter`."""
@@ -195,9 +156,6 @@ class TensorboardXWriter(EventWriter):
                 self._writer.add_scalar(name, value, iteration)
                 newest = max(newest, iteration)
         self._last_write = newest
-        for name, image, iteration in storage._images:
-            self._writer.add_image(name, image, iteration)
-        storage.clear_images()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:

@@ -9,8 +9,6 @@ import functools
 import logging
 import os
 import sys
-import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -18,8 +16,6 @@ from tabulate import tabulate
 from termcolor import colored
 
 from .file_io import PathManager
-
-__all__ = ["create_small_table", "log_every_n_seconds", "log_first_n", "setup_logger"]
 
 
 class _ColourFormatter(logging.Formatter):
@@ -83,46 +79,6 @@ def _open_once(path: str) -> IO[str]:
     stream = PathManager.open(path, "a")
     atexit.register(stream.close)
     return stream
-
-
-_times_logged: Counter = Counter()
-_last_logged: dict[Any, float] = {}
-
-
-def _find_caller() -> tuple[str, tuple]:
-    """The module and the place of the code that called a function of this module."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    module = frame.f_globals["__name__"]
-    place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-    return "detectron2" if module == "__main__" else module, place
-
-
-def log_first_n(
-    lvl: int, msg: str, n: int = 1, *, name: str | None = None, key: str | tuple[str, ...] = "caller"
-) -> None:
-    """Log the first `n` times only.
-
-    Args:
-        key: what makes two calls the same: "caller" (the place in the code), "message", or both.
-        name: the logger, by default the caller's module.
-    """
-    module, place = _find_caller()
-    keys = (key,) if isinstance(key, str) else key
-    identity = (place if "caller" in keys else (), msg if "message" in keys else "")
-    _times_logged[identity] += 1
-    if _times_logged[identity] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: str | None = None) -> None:
-    """Log from one place in the code at most once in `n` seconds."""
-    module, place = _find_caller()
-    now = time.time()
-    if place not in _last_logged or now - _last_logged[place] >= n:
-        logging.getLogger(name or module).log(lvl, msg)
-        _last_logged[place] = now
 
 
 def create_small_table(small_dict: Mapping[str, Any]) -> str:

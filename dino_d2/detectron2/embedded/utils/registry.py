@@ -3,9 +3,7 @@
 import importlib
 from typing import Any
 
-from fvcore.common.registry import Registry
-
-__all__ = ["Registry", "locate"]
+from fvcore.common.registry import Registry  # noqa: F401 it is found here in Detectron2
 
 _DOOR = "dino_d2.detectron2."
 _EMBEDDED = f"{_DOOR}embedded."

@@ -1,24 +1,17 @@
 """COCO json files, as in `detectron2.data.datasets.coco`."""
 
 import contextlib
-import datetime
 import io
-import json
 import logging
 import os
-import shutil
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
-from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
 
 from ...structures import BoxMode
 from ...utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
-
-__all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
 logger = logging.getLogger("detectron2.data.datasets.coco")
 
@@ -124,75 +117,3 @@ def _to_object(
             raise KeyError(f"{where} has category_id={obj['category_id']}, which is not in 'categories'.")
         obj["category_id"] = id_map[obj["category_id"]]
     return obj
-
-
-def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
-    """Write a registered dataset as a COCO json file.
-
-    Args:
-        allow_cached: whether an existing file is taken for good, with a warning.
-    """
-    PathManager.mkdirs(os.path.dirname(output_file))
-    with file_lock(output_file):
-        if PathManager.exists(output_file) and allow_cached:
-            logger.warning("Using the annotations in '%s' from an earlier run; remove it if the dataset has "
-                           "changed.", output_file)  # fmt: skip
-            return
-        content = _to_coco_dict(dataset_name)
-        with PathManager.open(f"{output_file}.tmp", "w") as file:
-            json.dump(content, file)
-        shutil.move(f"{output_file}.tmp", output_file)
-
-
-def _to_coco_dict(dataset_name: str) -> dict[str, Any]:
-    metadata = MetadataCatalog.get(dataset_name)
-    id_map = metadata.get("thing_dataset_id_to_contiguous_id")
-    category_ids = list(range(len(metadata.thing_classes)))
-    if id_map is not None:
-        category_ids = sorted(id_map, key=id_map.get)
-    images, annotations = [], []
-    for index, image in enumerate(DatasetCatalog.get(dataset_name)):
-        images.append(
-            {
-                "id": image.get("image_id", index),
-                "width": int(image["width"]),
-                "height": int(image["height"]),
-                "file_name": str(image["file_name"]),
-            }
-        )
-        for obj in image.get("annotations", []):
-            box = BoxMode.convert(list(obj["bbox"]), obj["bbox_mode"], BoxMode.XYWH_ABS)
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": images[-1]["id"],
-                "bbox": [round(float(x), 3) for x in box],
-                "area": float(box[2] * box[3]),
-                "iscrowd": int(obj.get("iscrowd", 0)),
-                "category_id": category_ids[obj["category_id"]],
-            }
-            if "segmentation" in obj:
-                annotation |= _segmentation_and_area(obj["segmentation"])
-            annotations.append(annotation)
-    content = {
-        "info": {"date_created": str(datetime.datetime.now()), "description": f"{dataset_name} as COCO json"},
-        "images": images,
-        "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(category_ids, metadata.thing_classes, strict=True)
-        ],
-        "licenses": None,
-    }
-    return content | ({"annotations": annotations} if annotations else {})
-
-
-def _segmentation_and_area(segmentation: list | dict) -> dict[str, Any]:
-    """Size counts by the pixels or polygons of an object where it has them, not by its box."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        text = counts if isinstance(counts, str) else counts.decode("ascii")
-        return {"segmentation": {**segmentation, "counts": text}, "area": float(mask_util.area(segmentation))}
-    area = 0.0
-    for polygon in segmentation:
-        x, y = np.asarray(polygon).reshape(-1, 2).T
-        area += 0.5 * abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
-    return {"segmentation": segmentation, "area": float(area)}

@@ -1,3 +1,4 @@
-from .distributed_sampler import InferenceSampler, TrainingSampler
+"""Samplers."""
+# ruff: noqa: F401
 
-__all__ = ["InferenceSampler", "TrainingSampler"]
+from .distributed_sampler import InferenceSampler, TrainingSampler

@@ -1,4 +1,5 @@
 """Image transforms and augmentation, as in `detectron2.data.transforms`."""
+# ruff: noqa: F401
 
 from fvcore.transforms.transform import (
     BlendTransform,
@@ -12,25 +13,5 @@ from fvcore.transforms.transform import (
 )
 
 from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import RandomApply, RandomCrop, RandomFlip, Resize, ResizeShortestEdge
+from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
 from .transform import ResizeTransform
-
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "BlendTransform",
-    "CropTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "PadTransform",
-    "RandomApply",
-    "RandomCrop",
-    "RandomFlip",
-    "Resize",
-    "ResizeShortestEdge",
-    "ResizeTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-]

@@ -1,38 +1,29 @@
 """Random policies that choose transforms, as in `detectron2.data.transforms.augmentation`."""
 
 import inspect
-import pprint
 from typing import Any
 
 import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 
-__all__ = ["AugInput", "Augmentation", "AugmentationList"]
-
 
 class AugInput:
-    """What an augmentation looks at and changes: an image and, optionally, boxes and a label map.
+    """What an augmentation looks at and changes.
 
     Attributes:
-        image: `[H, W]` or `[H, W, C]`, uint8 or floating point.
+        image: `[H, W]` or `[H, W, C]`, uint8.
         boxes: float32 `[n, 4]`, (x1, y1, x2, y2) in pixels, or None.
-        sem_seg: uint8 `[H, W]`, or None.
     """
 
-    def __init__(
-        self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, image: np.ndarray, *, boxes: np.ndarray | None = None) -> None:
         self.image = image
         self.boxes = boxes
-        self.sem_seg = sem_seg
 
     def transform(self, tfm: Transform) -> None:
         """Apply a transform to everything in here, in place."""
         self.image = tfm.apply_image(self.image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
-        if self.sem_seg is not None:
-            self.sem_seg = tfm.apply_segmentation(self.sem_seg)
 
 
 class Augmentation:
@@ -56,8 +47,6 @@ class Augmentation:
         wanted = list(inspect.signature(self.get_transform).parameters)
         wanted = ["image"] if len(wanted) == 1 else wanted
         tfm = self.get_transform(*(getattr(aug_input, name) for name in wanted))
-        if not isinstance(tfm, Transform):
-            raise AssertionError(f"{type(self).__name__}.get_transform gave no Transform but {tfm!r}.")
         aug_input.transform(tfm)
         return tfm
 
@@ -66,13 +55,8 @@ class Augmentation:
         return np.random.uniform(low, high)  # noqa: NPY002 each worker seeds the global generator
 
     def __repr__(self) -> str:
-        shown = []
-        for name, parameter in inspect.signature(self.__init__).parameters.items():
-            value = getattr(self, name, None)
-            if value is not parameter.default:
-                text = pprint.pformat(value)
-                shown.append(f"{name}={'...' if chr(10) in text else text}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
 
 
 class _TransformToAug(Augmentation):
@@ -82,22 +66,12 @@ class _TransformToAug(Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         return self.tfm
 
-    def __repr__(self) -> str:
-        return repr(self.tfm)
-
-
-def _transform_to_aug(tfm_or_aug: Transform | Augmentation) -> Augmentation:
-    return tfm_or_aug if isinstance(tfm_or_aug, Augmentation) else _TransformToAug(tfm_or_aug)
-
 
 class AugmentationList(Augmentation):
     """Augmentations one after the other, each seeing what the ones before it made."""
 
     def __init__(self, augs: list[Transform | Augmentation]) -> None:
-        self.augs = [_transform_to_aug(aug) for aug in augs]
+        self.augs = [aug if isinstance(aug, Augmentation) else _TransformToAug(aug) for aug in augs]
 
     def __call__(self, aug_input: AugInput) -> TransformList:
         return TransformList([aug(aug_input) for aug in self.augs])
-
-    def __repr__(self) -> str:
-        return f"AugmentationList[{', '.join(map(str, self.augs))}]"

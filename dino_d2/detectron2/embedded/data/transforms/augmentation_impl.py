@@ -16,26 +16,8 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from .augmentation import AugInput, Augmentation, _transform_to_aug
+from .augmentation import Augmentation
 from .transform import ResizeTransform
-
-__all__ = ["RandomApply", "RandomCrop", "RandomFlip", "Resize", "ResizeShortestEdge"]
-
-
-class RandomApply(Augmentation):
-    """Apply an augmentation or a transform with probability `prob`."""
-
-    def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
-        if not 0.0 <= prob <= 1.0:
-            raise AssertionError(f"A probability lies between 0 and 1, {prob} does not.")
-        self.aug = _transform_to_aug(tfm_or_aug)
-        self.prob = prob
-
-    def __call__(self, aug_input: AugInput) -> Transform:
-        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
-
-    def __repr__(self) -> str:
-        return f"RandomApply({self.aug}, prob={self.prob})"
 
 
 class RandomFlip(Augmentation):
@@ -51,17 +33,6 @@ class RandomFlip(Augmentation):
         if self._rand_range() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
-
-
-class Resize(Augmentation):
-    """Resize to a fixed (height, width), or to a square."""
-
-    def __init__(self, shape: int | tuple[int, int], interp: int = Image.BILINEAR) -> None:
-        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
-        self._init(locals())
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):

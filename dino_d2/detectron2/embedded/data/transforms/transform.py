@@ -1,18 +1,12 @@
 """Resizing, as in `detectron2.data.transforms.transform`; the other transforms are fvcore's."""
 
 import numpy as np
-import torch
 from fvcore.transforms.transform import Transform
 from PIL import Image
-from torch.nn import functional as F
-
-__all__ = ["ResizeTransform"]
-
-_TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
 
 class ResizeTransform(Transform):
-    """Resize an image `[H, W]` or `[H, W, C]`: uint8 with Pillow, which smooths, other types with torch."""
+    """Resize a uint8 image `[H, W]` or `[H, W, C]` with Pillow, which smooths when it makes smaller."""
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         """
@@ -25,18 +19,12 @@ class ResizeTransform(Transform):
         self.interp = Image.BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
-        if img.shape[:2] != (self.h, self.w):
-            raise AssertionError(f"Image is {img.shape[:2]}, but the resizing is for {(self.h, self.w)}.")
-        interp = self.interp if interp is None else interp
-        if img.dtype == np.uint8:
-            one_channel = img.ndim == 3 and img.shape[2] == 1
-            resized = Image.fromarray(img[:, :, 0] if one_channel else img).resize((self.new_w, self.new_h), interp)
-            return np.asarray(resized)[:, :, None] if one_channel else np.asarray(resized)
-        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(self.h, self.w, -1).permute(2, 0, 1)
-        mode = _TORCH_MODES[interp]
-        align = None if mode == "nearest" else False
-        planes = F.interpolate(planes[None], (self.new_h, self.new_w), mode=mode, align_corners=align)[0]
-        return planes.permute(1, 2, 0).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
+        if img.shape[:2] != (self.h, self.w) or img.dtype != np.uint8:
+            raise AssertionError(f"{img.dtype} image of size {img.shape[:2]}, expected uint8 of {(self.h, self.w)}.")
+        one_channel = img.ndim == 3 and img.shape[2] == 1
+        image = Image.fromarray(img[:, :, 0] if one_channel else img)
+        resized = np.asarray(image.resize((self.new_w, self.new_h), self.interp if interp is None else interp))
+        return resized[:, :, None] if one_channel else resized
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         coords[:, 0] = coords[:, 0] * (self.new_w * 1.0 / self.w)

@@ -1,3 +1,4 @@
-from .build import META_ARCH_REGISTRY, build_model
+"""Meta-architectures."""
+# ruff: noqa: F401
 
-__all__ = ["META_ARCH_REGISTRY", "build_model"]
+from .build import META_ARCH_REGISTRY, build_model
