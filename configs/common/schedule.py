@@ -11,7 +11,7 @@ from dino_d2.detectron2.solver import WarmupParamScheduler
 ITERATIONS_PER_EPOCH = 7500
 
 
-def drop_at(drop_epoch: float, epochs: float, warmup: float = 0.0):
+def drop_at(drop_epoch: int, epochs: int, warmup: float = 0.0):
     """Multiplier 1 until ``drop_epoch`` of ``epochs``, then 0.1; ``warmup`` is the share of all iterations."""
     return L(WarmupParamScheduler)(
         scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[drop_epoch, epochs]),

@@ -1,0 +1,41 @@
+"""A live line on a terminal; elsewhere the log lines say the same."""
+
+import contextlib
+import logging
+import sys
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dino_d2.detectron2.engine import HookBase
+
+
+class LiveLine(HookBase):
+    """Iteration, speed, remaining time, loss and learning rate on one line that is rewritten.
+
+    Args:
+        max_iter: iterations in all.
+    """
+
+    def __init__(self, max_iter: int):
+        self.max_iter = max_iter
+
+    def before_train(self) -> None:
+        self.resources = contextlib.ExitStack()
+        live = sys.stderr.isatty()
+        if live:
+            # Log lines go above the live line instead of through it.
+            loggers = [logging.getLogger(name) for name in ("detectron2", "dino_d2", "fvcore")]
+            self.resources.enter_context(logging_redirect_tqdm(loggers))
+        bar = tqdm(total=self.max_iter, initial=self.trainer.iter, unit="it", disable=not live, dynamic_ncols=True)
+        self.bar = self.resources.enter_context(bar)
+
+    def after_step(self) -> None:
+        if not self.bar.disable:
+            latest = self.trainer.storage.latest()
+            values = {name: f"{latest[name][0]:.4g}" for name in ("total_loss", "lr") if name in latest}
+            self.bar.set_postfix(values, refresh=False)
+            self.bar.update()
+
+    def after_train(self) -> None:
+        self.resources.close()

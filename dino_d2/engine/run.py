@@ -1,0 +1,145 @@
+"""A run from its config: set-up, training, evaluation, and what it leaves in the output folder."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from dino_d2.detectron2.checkpoint import DetectionCheckpointer
+from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.engine import default_setup, default_writers, hooks
+from dino_d2.detectron2.engine.defaults import create_ddp_model
+from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
+from dino_d2.detectron2.utils import comm
+from dino_d2.visualize import picture_of_predictions
+
+from .errors import UserError
+from .progress import LiveLine
+from .trainer import Trainer, make_ema
+
+logger = logging.getLogger("dino_d2")
+
+
+def load_config(args) -> DictConfig:
+    """The config file with the command line's overrides, written to the output folder as config.yaml.
+
+    Raises:
+        UserError: no such config file.
+    """
+    if not Path(args.config_file).is_file():
+        raise UserError(
+            f"there is no config file {args.config_file!r} (looked from {Path.cwd()}). "
+            "Recipes lie in configs/, e.g. --config-file configs/dino/dino_tiny_shapes.py"
+        )
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    if cfg.train.device == "auto":
+        cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.eval_only or args.resume:
+        # The weights come from a checkpoint; fetching the backbone's ImageNet weights first would be for nothing.
+        cfg.model.detector.backbone.pretrained = False
+    default_setup(cfg, args)
+    return cfg
+
+
+def train(cfg: DictConfig, resume: bool) -> dict:
+    """Train, evaluate, and leave weights, logs and pictures in ``cfg.train.output_dir``; returns the last metrics."""
+    start = time.perf_counter()
+    model = instantiate(cfg.model).to(cfg.train.device)
+    logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
+    ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    ddp_model = create_ddp_model(model, **cfg.train.ddp)
+    trainer = Trainer(
+        ddp_model,
+        instantiate(cfg.dataloader.train),
+        optimizer,
+        clip_grad_norm=cfg.train.clip_grad_norm,
+        accumulate=cfg.train.accumulate,
+        precision=getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None,
+        ema=ema,
+    )
+    checkpointer = DetectionCheckpointer(ddp_model, cfg.train.output_dir, trainer=trainer)
+    evaluated = model if ema is None else ema.module
+    main_process = comm.is_main_process()
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
+            hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            hooks.PeriodicWriter(
+                default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
+            )
+            if main_process
+            else None,
+            LiveLine(cfg.train.max_iter) if main_process else None,
+        ]
+    )
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    trainer.train(start_iter, cfg.train.max_iter)
+    if main_process:
+        metrics = {k: v for k, (v, _) in trainer.storage.latest().items()}
+        if cfg.train.num_pictures:
+            picture_of_predictions(
+                evaluated,
+                instantiate(cfg.dataloader.test.dataset.names),
+                instantiate(cfg.dataloader.test.mapper),
+                picture_path(cfg),
+                cfg.train.num_pictures,
+            )
+        logger.info(summary(cfg, metrics, time.perf_counter() - start))
+        return metrics
+    return {}
+
+
+def evaluate(cfg: DictConfig) -> dict:
+    """Evaluate ``cfg.train.init_checkpoint`` on the config's test set; returns {"bbox": {"AP": ...}}.
+
+    Raises:
+        UserError: no checkpoint was named.
+    """
+    if not cfg.train.init_checkpoint:
+        raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
+    model = instantiate(cfg.model).to(cfg.train.device)
+    model = create_ddp_model(model)
+    DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
+    return test(cfg, model)
+
+
+def test(cfg: DictConfig, model: nn.Module) -> dict:
+    """Run the config's evaluator over its test set."""
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    print_csv_format(results)
+    return results
+
+
+def picture_path(cfg: DictConfig) -> Path:
+    return Path(cfg.train.output_dir) / "predictions.png"
+
+
+def summary(cfg: DictConfig, metrics: dict, seconds: float) -> str:
+    """What a user wants to know after training."""
+    folder = Path(cfg.train.output_dir)
+    scores = ", ".join(f"{name} {metrics[f'bbox/{name}']:.1f}" for name in ("AP", "AP50", "AP75"))
+    return (
+        f"finished: {scores} in {seconds / 60:.1f} minutes\n"
+        f"  picture     {picture_path(cfg)}\n"
+        f"  logs        {folder / 'metrics.json'}, {folder / 'log.txt'}, tensorboard --logdir {folder}\n"
+        f"  checkpoint  {folder / 'model_final.pth'}"
+    )
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def count(parameters) -> float:
+    """Millions of parameters."""
+    return sum(p.numel() for p in parameters) / 1e6

@@ -1,0 +1,127 @@
+"""One training step: mixed precision, gradient accumulation and clipping, a running mean of the weights."""
+
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dino_d2.detectron2.engine import SimpleTrainer
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss became infinite or not a number; the message names the images and the losses."""
+
+
+class Trainer(SimpleTrainer):
+    """Detectron2's trainer with what DETR-like detectors need in a step.
+
+    Args:
+        model: gives a dict of losses; may be wrapped for distributed training.
+        data_loader: iterable of batches, each a list of dicts with an "image_id".
+        optimizer: of the model's parameters.
+        clip_grad_norm: largest L2 norm of all gradients together (Table 8: 0.1).
+        accumulate: batches whose gradients are averaged before a step.
+        precision: dtype of autocast around the model; None computes in float32. Losses are float32 in any case.
+        ema: running mean of the weights, updated after every step; None keeps none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: torch.optim.Optimizer,
+        clip_grad_norm: float = 0.1,
+        accumulate: int = 1,
+        precision: torch.dtype | None = None,
+        ema: AveragedModel | None = None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.clip_grad_norm = clip_grad_norm
+        self.accumulate = accumulate
+        self.precision = precision
+        self.ema = ema
+        # Only float16 has too narrow a range for unscaled gradients.
+        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
+
+    def run_step(self) -> None:
+        """Forward, backward, step.
+
+        Raises:
+            NonFiniteLossError: on every rank, before the weights are touched.
+        """
+        self.optimizer.zero_grad()
+        data_time = 0.0
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.accumulate):
+            start = time.perf_counter()
+            batch = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            device_type = next(self.model.parameters()).device.type
+            with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
+                losses = self.model(batch)
+            total = sum(losses.values())
+            self.grad_scaler.scale(total / self.accumulate).backward()
+            losses = to_host(losses)
+            check_finite(losses, batch, self.iter)
+            sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(unwrap(self.model))
+        self._write_metrics(sums, data_time)
+        self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
+
+    def state_dict(self) -> dict:
+        state = super().state_dict()
+        state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state_dict["ema"])
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DistributedDataParallel``, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def make_ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Running mean of weights and buffers: mean = decay · mean + (1 - decay) · weights."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy all losses with one wait for the device."""
+    values = torch.stack([value.detach().float() for value in losses.values()]).cpu()
+    return dict(zip(losses, values.unbind(), strict=True))
+
+
+def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -> None:
+    """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
+    bad = [name for name, value in losses.items() if not value.isfinite()]
+    report = (
+        f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
+    )
+    reports = [report]
+    if dist.is_available() and dist.is_initialized():
+        # One number a step; the words travel only when there is something to say.
+        flag = torch.tensor(float(bool(bad)), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(flag)
+        if flag > 0:
+            reports = [None] * dist.get_world_size()
+            dist.all_gather_object(reports, report)
+    reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
+    if reports:
+        raise NonFiniteLossError(
+            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(reports)}.\n"
+            "Look at these images and their boxes, lower the learning rate, or switch train.amp off."
+        )

@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Train, resume or evaluate any config of this project.
+
+    python train_net.py --config-file configs/dino/dino_tiny_shapes.py
+    python train_net.py --config-file ... --num-gpus 8
+    python train_net.py --config-file ... --resume
+    python train_net.py --config-file ... --eval-only train.init_checkpoint=output/.../model_final.pth
+
+Any value of the config can be given as ``path.to.key=value`` at the end of the line.
+"""
+
+import sys
+
+from dino_d2.data.check import DatasetError
+from dino_d2.detectron2.engine import default_argument_parser, launch
+from dino_d2.engine.errors import UserError
+from dino_d2.engine.run import evaluate, load_config, train
+from dino_d2.engine.trainer import NonFiniteLossError
+
+
+def main(args) -> None:
+    try:
+        cfg = load_config(args)
+        if args.eval_only:
+            evaluate(cfg)
+        else:
+            train(cfg, resume=args.resume)
+    except (UserError, DatasetError, NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
