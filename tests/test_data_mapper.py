@@ -1,5 +1,6 @@
 """DetrDatasetMapper and the augmentations of DETR."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_detr_sizes():
     """The sizes of DETR's augmentation on a COCO-sized image, and how often it crops."""
     augmentation = T.AugmentationList(detr_augmentation())
     np.random.seed(0)  # noqa: NPY002
-    short, cropped, crop_sides = set(), 0, []
+    short, cropped, crop_sides, before_crop = set(), 0, [], set()
     for _ in range(400):
         aug_input = T.AugInput(np.zeros((480, 640, 3), dtype=np.uint8))
         transforms = augmentation(aug_input)
@@ -136,11 +137,14 @@ def test_detr_sizes():
         assert max(height, width) <= 1333
         if max(height, width) < 1333:
             short.add(min(height, width))
-        crops = [t for t in _flat(transforms) if isinstance(t, T.CropTransform)]
+        steps = list(_flat(transforms))
+        crops = [t for t in steps if isinstance(t, T.CropTransform)]
+        before_crop |= {min(a.new_h, a.new_w) for a, b in pairwise(steps) if isinstance(b, T.CropTransform)}
         cropped += len(crops)
         crop_sides += [side for crop in crops for side in (crop.w, crop.h)]
     assert short == set(range(480, 801, 32))
     assert 160 < cropped < 240
+    assert before_crop == {400, 500, 600}
     assert 384 <= min(crop_sides) < 390
     assert 590 < max(crop_sides) <= 600
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -131,6 +132,23 @@ def test_several_at_once_draw_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: generate(tmp_path / "s", SMALL), range(4)))
     assert written == ["train", "val"]
+
+
+def test_another_machine_was_first(tmp_path, monkeypatch):
+    """Without locks, the folder may appear while one's own is being drawn."""
+    write_split = shapes_module._write_split
+
+    def overtaken(root, split, recipe):
+        write_split(root, split, recipe)
+        if not (tmp_path / "s").exists():
+            with monkeypatch.context() as context:
+                context.setattr(shapes_module, "_write_split", write_split)
+                context.setattr(shapes_module, "file_lock", lambda _: nullcontext())
+                generate(tmp_path / "s", SMALL)
+
+    monkeypatch.setattr(shapes_module, "_write_split", overtaken)
+    generate(tmp_path / "s", SMALL)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["s"]
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):

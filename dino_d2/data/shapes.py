@@ -82,7 +82,11 @@ def generate(root: Path, recipe: Recipe) -> None:
             for split in _SPLITS:
                 _write_split(drawn, split, recipe)
             (drawn / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
-            os.replace(drawn, root)
+            try:
+                os.replace(drawn, root)
+            except OSError:  # some network drives know no locks: another machine may have been first
+                if not _is_there(root, recipe):
+                    raise
 
 
 def _is_there(root: Path, recipe: Recipe) -> bool:
