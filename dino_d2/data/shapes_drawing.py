@@ -209,5 +209,7 @@ def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
 def _waves(rng: np.random.Generator, size: int, wavelength: tuple[float, float]) -> np.ndarray:
     """A plane wave in [-1, 1] of random direction and phase; wavelength as a fraction of the image's side."""
     angle, phase = rng.uniform(0, 2 * pi, size=2)
-    y, x = np.mgrid[:size, :size] / size
-    return np.sin(2 * pi * (x * cos(angle) + y * sin(angle)) / rng.uniform(*wavelength) + phase)
+    steps = 2 * pi * np.arange(size) / size / rng.uniform(*wavelength)
+    x, y = steps * cos(angle) + phase, steps * sin(angle)
+    # sin(x + y) from a row and a column: a sine for every pixel took a fifth of the whole drawing.
+    return np.outer(np.cos(y), np.sin(x)) + np.outer(np.sin(y), np.cos(x))
