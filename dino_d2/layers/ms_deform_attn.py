@@ -9,44 +9,22 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_fused_reference, ms_deform_attn_reference
+from dino_d2.layers.ms_deform_attn_op import (
+    ms_deform_attn,
+    ms_deform_attn_fused,
+    op_is_built,
+    use_reference_op,
+)
+from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_reference
 
 __all__ = [
     "MultiScaleDeformableAttention",
     "ms_deform_attn",
     "ms_deform_attn_fused",
     "ms_deform_attn_reference",
+    "op_is_built",
+    "use_reference_op",
 ]
-
-
-def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """Bilinear samples of all levels, summed with the attention weights (Deformable DETR, equation 3).
-
-    Args and result as in `ms_deform_attn_reference`.
-    """
-    return ms_deform_attn_reference(
-        value, spatial_shapes, level_start_index, sampling_locations, attention_weights
-    )
-
-
-def ms_deform_attn_fused(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-) -> Tensor:
-    """The same from reference points, offsets and logits. Args as in `ms_deform_attn_fused_reference`."""
-    return ms_deform_attn_fused_reference(
-        value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits
-    )
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -123,9 +101,7 @@ class MultiScaleDeformableAttention(nn.Module):
         points_shape = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*points_shape, 2)
         logits = self.attention_weights(query).view(points_shape)
-        sampled = ms_deform_attn_fused(
-            value, spatial_shapes, level_start_index, reference_points, offsets, logits
-        )
+        sampled = ms_deform_attn_fused(value, spatial_shapes, level_start_index, reference_points, offsets, logits)
         return self.output_proj(sampled)
 
     def extra_repr(self) -> str:

@@ -1,0 +1,140 @@
+// The backward pass of one (batch, head, level). These triples own disjoint parts of all three gradients: the rows of
+// their level and channels of their head in grad_value, their own points in the others. So there is nothing to lock, the
+// order of every sum is the order of the queries, and B * M * L items keep many cores busy at batch 1.
+// Included by kernels_impl.h, inside its unnamed namespace.
+
+// The gradient of the value is summed in the compute type: in grad_value itself where it has that type, else in a
+// buffer for one level that is rounded once at the end.
+template <typename T> struct GradRows {
+  using C = typename compute<T>::type;
+  C* base;         // row of token 0 of the level
+  int64_t stride;  // from row to row
+};
+
+// Sub-block of up to N points (one vector lane each): scatters into grad rows and leaves the products of grad_output
+// with the corners' values, one vector per (corner, point), in `products`.
+template <int NV, bool partial, bool first, typename T, typename C>
+DINO_D2_INLINE void scatter_points(const T* value, int64_t value_stride, const T* zeros, C* grad, int64_t grad_stride,
+                                   C* dump, const T* grad_output, int64_t query_stride, int64_t first_point,
+                                   int64_t points, int count, const typename vec<C>::I* index, const F<C>* weight,
+                                   F<C> (*products)[vec<C>::N], int lanes) {
+  constexpr int N = vec<C>::N;
+  const auto* rows = reinterpret_cast<const typename compute_index<C>::type*>(index);
+  const C* weights = reinterpret_cast<const C*>(weight);
+  F<C> go[NV];
+  int64_t query = first_point / points, next = (query + 1) * points - first_point;
+  for (int i = 0; i < count; i++) {
+    if (i == 0 || i == next) {
+      if (i == next) {
+        query++;
+        next += points;
+      }
+      const T* g = grad_output + query * query_stride;
+      for (int v = 0; v < NV; v++) go[v] = partial ? load_first(g, lanes) : load(g + v * N);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+      const int64_t row = rows[c * N + i];
+      const T* x = row < 0 ? zeros : value + row * value_stride;
+      C* d = row < 0 ? dump : grad + row * grad_stride;
+      const F<C> w = weights[c * N + i] - F<C>{};
+      F<C> product = {};
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) {
+        product += (partial ? load_first(x, lanes) : load(x + v * N)) * go[v];
+        if (partial) store_first(d, load_first(d, lanes) + w * go[v], lanes);
+        else store(d + v * N, load(d + v * N) + w * go[v]);
+      }
+      products[c][i] = first ? product : products[c][i] + product;
+    }
+  }
+}
+
+template <typename T> void backward_item(const Backward& p, int64_t item, const GradRows<T>& grad) {
+  using C = typename compute<T>::type;
+  constexpr int N = vec<C>::N;
+  const Sizes& s = p.sizes;
+  const int64_t level = item % s.levels, head = item / s.levels % s.heads, batch = item / s.levels / s.heads;
+  const int64_t row = s.heads * s.channels, n = s.levels * s.points, tokens_before = s.starts[level];
+  const C width = static_cast<C>(s.shapes[2 * level + 1]), height = static_cast<C>(s.shapes[2 * level]);
+  const T* value = static_cast<const T*>(p.value) + (batch * s.tokens + tokens_before) * row + head * s.channels;
+  const T* grad_output = static_cast<const T*>(p.grad_output) + batch * s.queries * row + head * s.channels;
+  // First point of query 0; from query to query M * L * P points on.
+  const int64_t first = (batch * s.queries * s.heads + head) * n + level * s.points, step = s.heads * n;
+  C* locations = static_cast<C*>(p.locations) + 2 * first;
+  C* weights = static_cast<C*>(p.weights) + first;
+
+  // N queries at a time: their N * P points fill whole vectors.
+  Scratch<C> xy(2 * N * s.points), a(N * s.points), dump(s.channels);
+  Scratch<T> zeros(s.channels);
+  F<C> products[4][N] = {};
+  for (int64_t q = 0; q < s.queries; q += N) {
+    const int64_t queries = s.queries - q < N ? s.queries - q : N, count = queries * s.points;
+    for (int64_t i = 0; i < queries; i++) {
+      memcpy(xy.data + 2 * i * s.points, locations + 2 * (q + i) * step, 2 * s.points * sizeof(C));
+      memcpy(a.data + i * s.points, weights + (q + i) * step, s.points * sizeof(C));
+    }
+    for (int64_t i = 0; i < count; i += N) {
+      const F<C> even = load(xy.data + 2 * i), odd = load(xy.data + 2 * i + N), attention = load(a.data + i);
+      I<C> index[4], inside[4];
+      F<C> fx, fy, w[4];
+      find_corners<C>(even_lanes(even, odd), odd_lanes(even, odd), F<C>{} + width, F<C>{} + height, index, inside, fx,
+                      fy);
+      corner_weights<C>(fx, fy, attention, w);
+      for (int c = 0; c < 4; c++) index[c] = inside[c] ? index[c] : I<C>{} - 1;
+      const int lanes = count - i < N ? static_cast<int>(count - i) : N;
+      const T* go = grad_output + q * row;
+      int64_t c = 0;
+      auto scatter = [&](auto vectors, auto partial, auto is_first, int tail) __attribute__((always_inline)) {
+        scatter_points<vectors.value, partial.value, is_first.value>(
+            value + c, row, zeros.data, grad.base + c, grad.stride, dump.data, go + c, row, i, s.points, lanes, index, w,
+            products, tail);
+        c += vectors.value * N;
+      };
+      // The first block of channels sets the products, the others add to them.
+      if (s.channels >= 4 * N) scatter(constant<4>{}, constant<0>{}, constant<1>{}, 0);
+      else if (s.channels >= 2 * N) scatter(constant<2>{}, constant<0>{}, constant<1>{}, 0);
+      else if (s.channels >= N) scatter(constant<1>{}, constant<0>{}, constant<1>{}, 0);
+      else scatter(constant<1>{}, constant<1>{}, constant<1>{}, static_cast<int>(s.channels));
+      while (c + N <= s.channels) scatter(constant<1>{}, constant<0>{}, constant<0>{}, 0);
+      if (c < s.channels) scatter(constant<1>{}, constant<1>{}, constant<0>{}, static_cast<int>(s.channels - c));
+
+      F<C> d[4];
+      for (int k = 0; k < 4; k++) d[k] = sum_each(products[k]);
+      const F<C> top = d[0] + fx * (d[1] - d[0]), bottom = d[2] + fx * (d[3] - d[2]);
+      const F<C> dx = (d[1] - d[0]) + fy * ((d[3] - d[2]) - (d[1] - d[0]));
+      store(a.data + i, top + fy * (bottom - top));
+      interleave(xy.data + 2 * i, dx * attention * width, (bottom - top) * attention * height);
+    }
+    for (int64_t i = 0; i < queries; i++) {
+      memcpy(locations + 2 * (q + i) * step, xy.data + 2 * i * s.points, 2 * s.points * sizeof(C));
+      memcpy(weights + (q + i) * step, a.data + i * s.points, s.points * sizeof(C));
+    }
+  }
+}
+
+template <typename T> void backward_range(const Backward& p, int64_t begin, int64_t end) {
+  using C = typename compute<T>::type;
+  const Sizes& s = p.sizes;
+  const int64_t row = s.heads * s.channels;
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t level = item % s.levels, head = item / s.levels % s.heads, batch = item / s.levels / s.heads;
+    T* out = static_cast<T*>(p.grad_value) + (batch * s.tokens + s.starts[level]) * row + head * s.channels;
+    if constexpr (sizeof(T) == sizeof(C)) {
+      backward_item<T>(p, item, {out, row});
+    } else {
+      const int64_t tokens = s.shapes[2 * level] * s.shapes[2 * level + 1];
+      Scratch<C> sums(tokens * s.channels);
+      backward_item<T>(p, item, {sums.data, s.channels});
+      for (int64_t t = 0; t < tokens; t++) {
+        const C* in = sums.data + t * s.channels;
+        int64_t c = 0;
+        for (; c + vec<C>::N <= s.channels; c += vec<C>::N) store(out + t * row + c, load(in + c));
+        if (c < s.channels) {
+          const int n = static_cast<int>(s.channels - c);
+          store_first(out + t * row + c, load_first(in + c, n), n);
+        }
+      }
+    }
+  }
+}

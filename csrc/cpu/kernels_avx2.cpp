@@ -1,0 +1,15 @@
+// The kernels for processors with AVX2, FMA and F16C. Chosen at run time; see kernels_for_this_cpu in ../ms_deform_attn.cpp.
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#endif
+#define DINO_D2_VECTOR_BYTES 32
+#define DINO_D2_KERNELS kernels_avx2
+#define DINO_D2_KERNELS_NAME "avx2"
+#include "kernels_impl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,181 @@
+"""Loads the compiled op and completes it: fake kernels, autograd and the autocast rule of `torch.ops.dino_d2`.
+
+The schema and the kernels are in `csrc/`. Where the extension is not built, or `use_reference_op()` is active, the
+functions here are the plain PyTorch version; the missing extension is said once in the log.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_fused_reference, ms_deform_attn_reference
+
+logger = logging.getLogger(__name__)
+
+LIBRARY = Path(__file__).resolve().parents[1] / "_C.abi3.so"
+REFERENCE_VARIABLE = "DINO_D2_REFERENCE_OP"
+
+
+def _load_library() -> str | None:
+    """None when the op is ready, else why it is not."""
+    if not LIBRARY.exists():
+        return f"{LIBRARY.name} is not built"
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"{LIBRARY.name} does not load: {error}"
+    return None
+
+
+_missing = _load_library()
+_reference_depth = 0
+_warned = False
+
+
+def op_is_built() -> bool:
+    """Whether the compiled op is loaded (on this machine, for this PyTorch)."""
+    return _missing is None
+
+
+@contextlib.contextmanager
+def use_reference_op() -> Iterator[None]:
+    """Everything inside runs on the plain PyTorch composite; for comparisons and measurements.
+
+    The environment variable DINO_D2_REFERENCE_OP=1 does the same for a whole process.
+    """
+    global _reference_depth
+    _reference_depth += 1
+    try:
+        yield
+    finally:
+        _reference_depth -= 1
+
+
+def _use_reference() -> bool:
+    global _warned
+    if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1":
+        return True
+    if _missing is None:
+        return False
+    if not _warned and not torch.compiler.is_compiling():
+        _warned = True
+        logger.warning(
+            "Multi-scale deformable attention runs on plain PyTorch, which is many times slower: %s. "
+            "docs/install.md says how to build it.",
+            _missing,
+        )
+    return True
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Bilinear samples of all levels, summed with the attention weights (Deformable DETR, equation 3).
+
+    Args:
+        value: [B, S, M, D], levels one after the other, row-major inside a level; float32, float64, float16, bfloat16.
+        spatial_shapes: [L, 2] int64 (H, W) of each level, on the device of `value`.
+        level_start_index: [L] int64, first token of each level.
+        sampling_locations: [B, Q, M, L, P, 2] (x, y) of any of the dtypes; 0..1 spans the whole map from edge to edge.
+            What lies outside the map counts as zero; a NaN location gives NaN.
+        attention_weights: [B, Q, M, L, P] of any of the dtypes, used as they are (no softmax here).
+
+    Returns:
+        [B, Q, M * D] in the dtype of `value`. Sums are kept in float32 (float64 for float64).
+
+    Raises:
+        RuntimeError: a shape, dtype or device does not fit; the message names the argument. On second derivatives.
+    """
+    function = ms_deform_attn_reference if _use_reference() else torch.ops.dino_d2.ms_deform_attn
+    return function(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+
+
+def ms_deform_attn_fused(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """`ms_deform_attn` with softmax and location arithmetic inside: locations and weights are never written to memory.
+
+    Args:
+        reference_points: [B, Q, L, 2] points (x, y): an offset counts pixels of its level; or [B, Q, L, 4] boxes
+            (cx, cy, w, h): P offsets span half the box.
+        sampling_offsets: [B, Q, M, L, P, 2].
+        attention_logits: [B, Q, M, L, P], softmax over the L * P points of a head.
+
+    The others, the result and the errors are those of `ms_deform_attn`.
+    """
+    function = ms_deform_attn_fused_reference if _use_reference() else torch.ops.dino_d2.ms_deform_attn_fused
+    return function(value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits)
+
+
+def _fake_forward(value, spatial_shapes, level_start_index, *rest):
+    batch, _, heads, channels = value.shape
+    return value.new_empty(batch, rest[-2].shape[1], heads * channels)
+
+
+def _fake_backward(grad_output, value, spatial_shapes, level_start_index, *rest):
+    return tuple(
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, *rest[:-1])
+    )  # rest ends with `deterministic`
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _make_autograd(name: str) -> Callable:
+    def backward(ctx, grad_output):
+        op = getattr(torch.ops.dino_d2, f"{name}_backward")
+        gradients = op(grad_output, *ctx.saved_tensors, torch.are_deterministic_algorithms_enabled())
+        return gradients[0], None, None, *gradients[1:]
+
+    return backward
+
+
+def _refuse_double_backward(ctx, *grads):
+    raise RuntimeError(
+        "ms_deform_attn has no second derivatives: call backward without create_graph=True, "
+        "or compute under dino_d2.layers.ms_deform_attn.use_reference_op()"
+    )
+
+
+def _autocast_rule(library: torch.library.Library, name: str, device: str) -> None:
+    """`value` follows the autocast dtype; locations and weights keep theirs, as places need more than 8 bits."""
+    key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}[device]
+    without_autocast = torch._C.DispatchKeySet(key)
+
+    def kernel(value, *rest):
+        with torch._C._ExcludeDispatchKeyGuard(without_autocast):
+            if value.dtype != torch.float64:
+                value = value.to(torch.get_autocast_dtype(device))
+            return getattr(torch.ops.dino_d2, name)(value, *rest)
+
+    library.impl(name, kernel, key.name)
+
+
+def _register() -> torch.library.Library:
+    library = torch.library.Library("dino_d2", "IMPL")
+    for name in ("ms_deform_attn", "ms_deform_attn_fused"):
+        torch.library.register_fake(f"dino_d2::{name}", _fake_forward)
+        torch.library.register_fake(f"dino_d2::{name}_backward", _fake_backward)
+        torch.library.register_autograd(f"dino_d2::{name}", _make_autograd(name), setup_context=_setup_context)
+        torch.library.register_autograd(f"dino_d2::{name}_backward", _refuse_double_backward)
+        for device in ("cpu", "cuda"):
+            _autocast_rule(library, name, device)
+    return library
+
+
+_library = _register() if _missing is None else None
