@@ -4,6 +4,8 @@ import timm
 from timm.layers import Format, freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from .swin import admit_any_size
+
 STAGE_NAME = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
@@ -43,6 +45,7 @@ class TimmBackbone(nn.Module):
                 "Without a network, set model.detector.backbone.pretrained=False and, if you have them as a file, "
                 "give the weights with train.init_checkpoint."
             ) from error
+        admit_any_size(body)
         stages = [STAGE_NAME[stride] for stride in body.feature_info.reduction()]
         for feature in out_features:
             if feature not in stages:
