@@ -1,0 +1,50 @@
+"""Checkpoints and models with different class counts."""
+
+import re
+
+import torch
+from torch import Tensor
+
+#: The 80 of the numbers 1..90 that are COCO categories, in order: class c of an 80-class model is COCO_CATEGORY_IDS[c].
+COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+
+#: The tensors whose first dimension counts classes.
+CLASS_TENSOR = re.compile(r"(.*\.)?class_head\.(\d+\.)?(weight|bias)|label_embedding\.weight")
+
+
+def num_classes(tensors: dict[str, Tensor]) -> int | None:
+    """Classes of a detector's state dict, or None where it has no class head."""
+    return next((len(t) for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n)), None)
+
+
+def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], str]:
+    """Bring class heads and label embedding to ``wanted`` classes, where that has a meaning.
+
+    Between 91 classes, numbered by raw COCO category id, and COCO's 80 contiguous ones, rows are moved by COCO's
+    category list. Between any other class counts the classes are different ones; their tensors are left out, so that
+    the model keeps its own fresh ones.
+
+    Args:
+        tensors: by the model's names, "detector." taken off, with another class count than ``wanted``.
+
+    Returns:
+        the tensors, and what was done in a few words.
+    """
+    found = num_classes(tensors)
+    names = [name for name in tensors if CLASS_TENSOR.fullmatch(name)]
+    others = {name: tensor for name, tensor in tensors.items() if name not in names}
+    if (found, wanted) == (91, 80):
+        index = torch.tensor(COCO_CATEGORY_IDS)
+        mapped = {name: tensors[name][index] for name in names}
+        return others | mapped, "91 raw COCO category ids mapped to the 80 COCO classes"
+    if (found, wanted) == (80, 91):
+        mapped = {name: spread(tensors[name], name.endswith("bias")) for name in names}
+        return others | mapped, "80 COCO classes mapped to the 91 raw COCO category ids"
+    return others, f"the checkpoint has {found} classes, the model {wanted}: class heads and label embedding are new"
+
+
+def spread(tensor: Tensor, is_bias: bool) -> Tensor:
+    """80 rows to 91; the ids that are no category get zeros, and a bias so low that they are never predicted."""
+    rows = tensor.new_full((91, *tensor.shape[1:]), -100.0 if is_bias else 0.0)
+    rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor
+    return rows

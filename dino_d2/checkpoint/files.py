@@ -1,0 +1,98 @@
+"""Tensors out of checkpoint files, without running anything that a file says."""
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dino_d2.detectron2.utils.file_io import PathManager
+
+#: Where the tensors lie in the dictionaries that trainers save.
+CONTAINERS = ("model", "state_dict", "model_state_dict")
+
+#: What wrappers put in front of every name.
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_tensors(path: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name, on the CPU.
+
+    Args:
+        path: .pth or .pt (PyTorch), or .pkl (Detectron2's model zoo: NumPy arrays); anything that iopath can open.
+
+    Raises:
+        ValueError: the file holds more than tensors and plain values, or no tensors.
+    """
+    local_path = PathManager.get_local_path(path)
+    content = read_numpy_pickle(local_path) if Path(path).suffix == ".pkl" else read_torch(local_path)
+    for container in CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(container), dict):
+            content = content[container]
+            break
+    tensors = {}
+    for name, value in (content if isinstance(content, dict) else {}).items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        if isinstance(value, Tensor):
+            tensors[strip_wrappers(name)] = value
+    if not tensors:
+        raise ValueError(f"{path}: no tensors in it; a checkpoint is a dictionary of tensors, or has one as 'model'")
+    return tensors
+
+
+def strip_wrappers(name: str) -> str:
+    """A tensor's name without what DistributedDataParallel and torch.compile put in front."""
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def read_torch(path: str) -> Any:
+    """Content of a PyTorch file: tensors, plain values and the authors' ``argparse.Namespace``, nothing else."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: not read, because it holds more than tensors and plain values, and such a file can run any code "
+            "when it is read. If you trust it, write its state dict to a new file: "
+            'torch.save({"model": torch.load(OLD, weights_only=False)["model"]}, NEW).\n'
+            f"PyTorch says: {error}"
+        ) from error
+
+
+class NumpyUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays, plain values and nothing that could act."""
+
+    ADMITTED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(
+                f"a model pickle may hold NumPy arrays only, this one asks for {module}.{name}"
+            )
+        return super().find_class(module, name)
+
+
+def read_numpy_pickle(path: str) -> Any:
+    """Content of a pickle of NumPy arrays, as Detectron2's model zoo has them."""
+    with open(path, "rb") as file:
+        try:
+            return NumpyUnpickler(file, encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path}: not read: {error}") from error

@@ -1,0 +1,96 @@
+"""Reference vectors: files with the inputs and outputs of the authors' code, and the weights it ran with."""
+
+import json
+import zlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+def rule_tensor(name: str, shape: list[int], seed: int) -> np.ndarray:
+    """The weight that a tensor of this (rule) name has in all reference vectors; no weights are stored."""
+    rng = np.random.Generator(np.random.PCG64((zlib.crc32(name.encode()) + 1000003 * seed) % 2**32))
+    x = rng.standard_normal(shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return np.exp(0.1 * x)
+    if name.endswith("running_mean"):
+        return 0.1 * x
+    if "sampling_offsets.bias" in name:
+        return 2.0 * x
+    if len(shape) <= 1:
+        return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    scale = np.float32(0.3 if "bbox_embed" in name else 1.0)
+    # In float64 and then rounded, whatever the NumPy version.
+    return ((scale * x).astype(np.float64) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+class Vector:
+    """One file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file = np.load(path)
+        self.names = set(self.file.files)
+        self.meta: dict = json.loads(str(self.file["meta"])) if "meta" in self.names else {}
+        self.args: dict = self.meta.get("args", {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.from_numpy(np.array(self.file[name]))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    @property
+    def kind(self) -> str:
+        """What is to be done with the file: the name that a test module gives as its KIND."""
+        if "sampling_locations" in self.names:
+            return "ms_deform_attn"
+        system = self.meta.get("system", "unknown system")
+        part = self.meta.get("part", self.meta.get("mode", "unknown part"))
+        return f"{system} {part}"
+
+    @cached_property
+    def state_dict(self) -> dict[str, Tensor]:
+        """The authors' state dict, made by the rule."""
+        made: dict[str, Tensor] = {}
+        seed = self.meta["weight_seed"]
+        for _, shape, rule_name in self.meta["keys"]:
+            if rule_name not in made:
+                made[rule_name] = torch.from_numpy(np.array(rule_tensor(rule_name, shape, seed)))
+        return {name: made[rule_name] for name, _, rule_name in self.meta["keys"]}
+
+    @property
+    def images(self) -> list[Tensor]:
+        """[3, H, W] uint8 RGB."""
+        return [self[f"image{i}"].permute(2, 0, 1) for i in range(len(self.meta["image_sizes"]))]
+
+    @property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The normalised, padded images [B, 3, H, W] and their padding mask [B, H, W]."""
+        mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
+        mask = self["mask"].bool()
+        images = torch.zeros(len(mask), 3, *mask.shape[1:])
+        for padded, image in zip(images, self.images, strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = (image / 255 - mean) / std
+        return images, mask
+
+    @property
+    def targets(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Labels [n] and boxes [n, 4] (cxcywh in [0, 1]) of each image."""
+        count = len(self.meta["target_counts"])
+        return [self[f"target{i}.labels"] for i in range(count)], [self[f"target{i}.boxes"] for i in range(count)]
+
+    @property
+    def num_classes(self) -> int:
+        return self.args["num_classes"]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the decoder layers' outputs, first layer first; full-size files store the last one alone."""
+        return [f"aux{k}" for k in range(self.args["dec_layers"] - 1)] + ["out"]
