@@ -14,6 +14,7 @@ from dino_d2.detectron2.engine import default_setup, default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
+from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.visualize import picture_of_predictions
 
 from .errors import UserError
@@ -27,13 +28,16 @@ def load_config(args) -> DictConfig:
     """The config file with the command line's overrides, written to the output folder as config.yaml.
 
     Raises:
-        UserError: no such config file.
+        UserError: no such config file, or a flag among the overrides.
     """
     if not Path(args.config_file).is_file():
         raise UserError(
             f"there is no config file {args.config_file!r} (looked from {Path.cwd()}). "
             "Recipes lie in configs/, e.g. --config-file configs/dino/dino_tiny_shapes.py"
         )
+    for argument in args.opts:
+        if argument.startswith("--"):
+            raise UserError(f"{argument} stands behind the first key=value; flags go before all of them")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     if cfg.train.device == "auto":
         cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,6 +45,7 @@ def load_config(args) -> DictConfig:
         # The weights come from a checkpoint; fetching the backbone's ImageNet weights first would be for nothing.
         cfg.model.detector.backbone.pretrained = False
     default_setup(cfg, args)
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     return cfg
 
 
@@ -71,9 +76,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
             hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
-            hooks.PeriodicWriter(
-                default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period
-            )
+            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
             else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
@@ -113,9 +116,7 @@ def evaluate(cfg: DictConfig) -> dict:
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
     """Run the config's evaluator over its test set."""
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
     print_csv_format(results)
     return results
 

@@ -108,9 +108,7 @@ def to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -> None:
     """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
     bad = [name for name, value in losses.items() if not value.isfinite()]
-    report = (
-        f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
-    )
+    report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
     reports = [report]
     if dist.is_available() and dist.is_initialized():
         # One number a step; the words travel only when there is something to say.

@@ -1,0 +1,38 @@
+# Every target stands alone on a fresh clone: it makes .venv and installs what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint cuda-build test-detectron2 clean
+
+help:
+	@echo "make train            install, then train a small DINO on generated images, evaluate and draw (minutes on a CPU)"
+	@echo "make test             install, then run the whole test suite"
+	@echo "make install          make $(VENV) and install the project and its op into it"
+	@echo "make lint             check style"
+	@echo "make clean            remove $(VENV), build results and output/"
+
+install: $(INSTALLED)
+
+# Build isolation would download a second PyTorch only to compile the op, so PyTorch comes first.
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade --quiet pip "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install --quiet "torch>=2.11" torchvision
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+train: $(INSTALLED)
+	$(BIN)/python train_net.py --config-file configs/dino/dino_tiny_shapes.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build output *.egg-info

@@ -1,0 +1,60 @@
+"""Every recipe builds, and the full-size one trains and detects at the size COCO has."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dino_d2.detectron2.config import LazyConfig, instantiate
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("*/*.py") if p.parent.name != "common")
+
+
+def load(recipe):
+    cfg = LazyConfig.load(str(ROOT / recipe))
+    cfg.model.detector.backbone.pretrained = False
+    return cfg
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_builds_model_optimizer_and_schedule(recipe):
+    cfg = load(recipe)
+    with torch.device("meta"):  # the shapes alone: full-size models in milliseconds
+        model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) > 0
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert multiplier(0.5) == pytest.approx(1.0)
+    assert multiplier(0.999) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_writes_to_a_folder_of_its_own_name(recipe):
+    assert Path(load(recipe).train.output_dir).name == Path(recipe).stem
+
+
+def test_the_backbone_learns_at_a_tenth_of_the_rate():
+    cfg = load("configs/dino/dino_r50_4scale_12ep.py")
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    rate = {id(p): group["lr"] for group in instantiate(cfg.optimizer).param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rate[id(parameter)] == pytest.approx(1e-5 if "backbone" in name else 1e-4), name
+
+
+@pytest.mark.slow
+def test_full_size_training_step_and_detection(make_input):
+    torch.manual_seed(0)
+    model = instantiate(load("configs/dino/dino_r50_4scale_12ep.py").model).train()
+    image = make_input(800, 1216, objects=3)
+    losses = model([image])
+    assert len(losses) == 3 * (6 + 1 + 6)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    instances = model.eval()([image])[0]["instances"]
+    assert len(instances) == 300
+    assert instances.image_size == (800, 1216)

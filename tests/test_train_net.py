@@ -1,0 +1,123 @@
+"""The command line as a user meets it, on a handful of generated images."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECIPE = "configs/dino/dino_tiny_shapes.py"
+
+
+def train_net(*arguments: str, recipe: str = RECIPE) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "train_net.py", "--config-file", recipe, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def losses(folder: Path) -> dict[int, dict]:
+    """The training lines of metrics.json by iteration, without times."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    timed = ("time", "data_time", "rank_data_time", "eta_seconds")
+    return {
+        line["iteration"]: {k: v for k, v in line.items() if not k.startswith("bbox/") and k not in timed}
+        for line in lines
+        if "total_loss" in line
+    }
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory):
+    """Overrides for a run of seconds: eight tiny images and a tiny model."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    generate = [sys.executable, "-m", "dino_d2.data.shapes", "--root", str(root), "--train", "8", "--val", "4"]
+    subprocess.run([*generate, "--size", "64"], cwd=ROOT, check=True, capture_output=True)
+    size = ["train=8", "val=4", "size=64"]
+    return [
+        f"dataloader.train.dataset.names.root={root}",
+        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        "dataloader.train.total_batch_size=2",
+        "dataloader.train.num_workers=0",
+        "model.detector.encoder.num_layers=1",
+        "model.detector.decoder.num_layers=2",
+        "train.log_period=1",
+        "train.num_pictures=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished_run(small_data, tmp_path_factory):
+    """Six iterations, evaluated."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    run = train_net(*small_data, "train.max_iter=6", "train.eval_period=3", f"train.output_dir={folder}")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder, run.stdout
+
+
+def test_a_run_leaves_what_the_readme_says(finished_run):
+    folder, _ = finished_run
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.json", "model_final.pth", "last_checkpoint", "predictions.png", "log.txt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    assert 0 <= last["bbox/AP"] <= 100
+
+
+def test_a_run_ends_with_the_scores_and_where_things_lie(finished_run):
+    folder, output = finished_run
+    end = "\n".join(output.splitlines()[-4:])
+    for word in ("AP ", "AP50", "AP75", "minutes", "predictions.png", "metrics.json", "model_final.pth", str(folder)):
+        assert word in end, f"{word} is missing in:\n{end}"
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(small_data, finished_run, tmp_path):
+    folder, _ = finished_run
+    again = tmp_path / "again"
+    run = train_net(*small_data, "train.max_iter=6", "train.eval_period=3", f"train.output_dir={again}")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert losses(again) == losses(folder)
+    other = tmp_path / "other"
+    train_net(*small_data, "train.max_iter=2", "train.eval_period=0", f"train.output_dir={other}", "train.seed=1")
+    assert losses(other)[0]["total_loss"] != losses(folder)[0]["total_loss"]
+
+
+def test_evaluation_of_the_checkpoint_gives_the_ap_of_training(small_data, finished_run, tmp_path):
+    folder, _ = finished_run
+    weights = f"train.init_checkpoint={folder}/model_final.pth"
+    run = train_net("--eval-only", *small_data, weights, f"train.output_dir={tmp_path}")
+    assert run.returncode == 0, run.stdout + run.stderr
+    table = [line for line in run.stdout.splitlines() if "copypaste: " in line][-1]
+    ap = float(table.split("copypaste: ")[1].split(",")[0])
+    last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    assert ap == pytest.approx(last["bbox/AP"], abs=1e-3)
+
+
+def test_resume_goes_on_where_the_checkpoint_was_written(small_data, tmp_path):
+    common = [*small_data, f"train.output_dir={tmp_path}", "train.eval_period=0"]
+    assert train_net(*common, "train.max_iter=2").returncode == 0
+    run = train_net("--resume", *common, "train.max_iter=4")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "Starting training from iteration 2" in run.stdout
+    assert list(losses(tmp_path)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "configs/dino/nothing.py"], "there is no config file 'configs/dino/nothing.py'"),
+        (["--eval-only"], "--eval-only needs weights"),
+        (["train.seed=1", "--resume"], "--resume stands behind the first key=value"),
+    ],
+)
+def test_mistakes_are_met_with_one_message(arguments, message, tmp_path):
+    run = train_net(*arguments, f"train.output_dir={tmp_path}")
+    assert run.returncode != 0
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
