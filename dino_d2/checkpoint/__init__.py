@@ -1,3 +1,7 @@
-from .load import LoadReport, load_checkpoint, load_tensors
+"""Checkpoints: those of this project, published ones recognised by their tensors, and conversion between them."""
 
-__all__ = ["LoadReport", "load_checkpoint", "load_tensors"]
+from .load import load_checkpoint, load_tensors
+from .report import LoadReport
+from .write import convert, to_authors, to_ours
+
+__all__ = ["LoadReport", "convert", "load_checkpoint", "load_tensors", "to_authors", "to_ours"]

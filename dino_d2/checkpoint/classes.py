@@ -31,20 +31,19 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
         the tensors, and what was done in a few words.
     """
     found = num_classes(tensors)
-    names = [name for name in tensors if CLASS_TENSOR.fullmatch(name)]
-    others = {name: tensor for name, tensor in tensors.items() if name not in names}
+    of_classes = {name: tensor for name, tensor in tensors.items() if CLASS_TENSOR.fullmatch(name)}
+    others = {name: tensor for name, tensor in tensors.items() if name not in of_classes}
     if (found, wanted) == (91, 80):
         index = torch.tensor(COCO_CATEGORY_IDS)
-        mapped = {name: tensors[name][index] for name in names}
-        return others | mapped, "91 raw COCO category ids mapped to the 80 COCO classes"
+        return others | {n: t[index] for n, t in of_classes.items()}, "91 COCO category ids mapped to the 80 classes"
     if (found, wanted) == (80, 91):
-        mapped = {name: spread(tensors[name], name.endswith("bias")) for name in names}
-        return others | mapped, "80 COCO classes mapped to the 91 raw COCO category ids"
-    return others, f"the checkpoint has {found} classes, the model {wanted}: class heads and label embedding are new"
+        mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
+        return others | mapped, "80 COCO classes mapped to the 91 category ids"
+    return others, f"the checkpoint has {found} classes, the model {wanted}: class heads and label embedding stay new"
 
 
 def spread(tensor: Tensor, is_bias: bool) -> Tensor:
-    """80 rows to 91; the ids that are no category get zeros, and a bias so low that they are never predicted."""
+    """80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
     rows = tensor.new_full((91, *tensor.shape[1:]), -100.0 if is_bias else 0.0)
     rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor
     return rows

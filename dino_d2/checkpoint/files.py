@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dino_d2.detectron2.utils.file_io import PathManager
@@ -22,13 +23,14 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name, on the CPU.
 
     Args:
-        path: .pth or .pt (PyTorch), or .pkl (Detectron2's model zoo: NumPy arrays); anything that iopath can open.
+        path: .pth or .pt (PyTorch), .safetensors (timm), or .pkl (Detectron2's model zoo: NumPy arrays); a local path
+            or anything that iopath can fetch.
 
     Raises:
         ValueError: the file holds more than tensors and plain values, or no tensors.
     """
-    local_path = PathManager.get_local_path(path)
-    content = read_numpy_pickle(local_path) if Path(path).suffix == ".pkl" else read_torch(local_path)
+    readers = {".pkl": read_numpy_pickle, ".safetensors": load_file}
+    content = readers.get(Path(path).suffix, read_torch)(PathManager.get_local_path(path))
     for container in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
             content = content[container]

@@ -17,6 +17,7 @@ class Format(NamedTuple):
     signature: tuple[str, ...]  # recognised where every one of these tensors is there
     rules: tuple[Rule, ...]
     not_needed: dict[str, str]  # regular expression: why its tensors have no place here
+    settings: dict[str, float]  # of our detector, which the weights were trained with and no tensor tells
 
 
 SWIN_BLOCKS: tuple[Rule, ...] = (  # the original Swin layout; timm merges patches at the start of the next stage
@@ -63,11 +64,11 @@ def below(prefix: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 BUFFERS = {
-    r"(.*\.)?num_batches_tracked": "batch norms are fixed",
+    r"(.*\.)?num_batches_tracked": "the batch norms are fixed",
     r"(.*\.)?relative_position_index": "computed from the window size",
     r"(.*\.)?attn_mask": "computed from the image size",
 }
-CLASSIFIER = {r"(stem\.)?fc\..*|head\..*|norm\..*": "ImageNet classifier"}
+CLASSIFIER = {r"(stem\.)?fc\..*|head\..*|norm\..*": "of the ImageNet classifier"}
 
 DINO = Format(
     name="IDEA-Research/DINO",
@@ -99,13 +100,84 @@ DINO = Format(
         ("transformer.decoder.class_embed.{}.", "decoder.class_head.{}."),
         ("transformer.decoder.bbox_embed.{}.", "decoder.box_head.{}."),
         ("label_enc.weight", "label_embedding.weight"),
-        ("input_proj.{}.0.", "neck.levels.{}.0."),
-        ("input_proj.{}.1.", "neck.levels.{}.1."),
-        ("backbone.0.body.", "backbone.body."),
+        ("input_proj.{}.", "neck.levels.{}."),
+        *below("backbone.0.body.", PLAIN_RESNET),
         *below("backbone.0.", SWIN_BLOCKS),
         *below("backbone.0.", SWIN_NORMS),
     ),
     not_needed=BUFFERS,
+    settings={"position_encoding.temperature": 20, "position_encoding.offset": 0},
 )
 
-FORMATS = (DINO,)
+DETREX = Format(
+    name="detrex DINO",
+    signature=("transformer.level_embeds", "neck.convs.0.conv.weight", "label_enc.weight"),
+    rules=(
+        ("transformer.level_embeds", "level_embedding.weight"),
+        ("transformer.encoder.layers.{}.attentions.0.", "encoder.layers.{}.self_attention."),
+        ("transformer.encoder.layers.{}.norms.0.", "encoder.layers.{}.norm."),
+        ("transformer.encoder.layers.{}.ffns.0.layers.0.0.", "encoder.layers.{}.feed_forward.linear1."),
+        ("transformer.encoder.layers.{}.ffns.0.layers.1.", "encoder.layers.{}.feed_forward.linear2."),
+        ("transformer.encoder.layers.{}.norms.1.", "encoder.layers.{}.feed_forward.norm."),
+        ("transformer.enc_output.", "queries.proposal_head.project."),
+        ("transformer.enc_output_norm.", "queries.proposal_head.norm."),
+        ("transformer.tgt_embed.weight", "queries.content.weight"),
+        ("transformer.decoder.layers.{}.attentions.0.attn.", "decoder.layers.{}.self_attention."),
+        ("transformer.decoder.layers.{}.norms.0.", "decoder.layers.{}.self_norm."),
+        ("transformer.decoder.layers.{}.attentions.1.", "decoder.layers.{}.cross_attention."),
+        ("transformer.decoder.layers.{}.norms.1.", "decoder.layers.{}.cross_norm."),
+        ("transformer.decoder.layers.{}.ffns.0.layers.0.0.", "decoder.layers.{}.feed_forward.linear1."),
+        ("transformer.decoder.layers.{}.ffns.0.layers.1.", "decoder.layers.{}.feed_forward.linear2."),
+        ("transformer.decoder.layers.{}.norms.2.", "decoder.layers.{}.feed_forward.norm."),
+        ("transformer.decoder.norm.", "decoder.norm."),
+        ("transformer.decoder.ref_point_head.", "decoder.position_head."),
+        ("class_embed.{}.", "decoder.class_head.{}."),
+        ("bbox_embed.{}.", "decoder.box_head.{}."),
+        ("transformer.decoder.class_embed.{}.", "decoder.class_head.{}."),
+        ("transformer.decoder.bbox_embed.{}.", "decoder.box_head.{}."),
+        ("label_enc.weight", "label_embedding.weight"),
+        ("neck.convs.{}.conv.", "neck.projections.{}.0."),
+        ("neck.convs.{}.norm.", "neck.projections.{}.1."),
+        ("neck.extra_convs.{}.conv.", "neck.extra_levels.{}.0."),
+        ("neck.extra_convs.{}.norm.", "neck.extra_levels.{}.1."),
+        *below("backbone.", DETECTRON2_RESNET),
+        *below("backbone.", SWIN_BLOCKS),
+        *below("backbone.", SWIN_NORMS),
+    ),
+    not_needed=BUFFERS,
+    settings={"position_encoding.temperature": 10000, "position_encoding.offset": -0.5},
+)
+
+
+def backbone(name: str, signature: tuple[str, ...], rules: tuple[Rule, ...]) -> Format:
+    """Format of a file that holds an ImageNet model alone."""
+    return Format(name, signature, rules, BUFFERS | CLASSIFIER, settings={})
+
+
+RELATIVE_BIAS = "layers.0.blocks.0.attn.relative_position_bias_table"
+
+BACKBONES = (
+    backbone("Detectron2 ResNet", ("stem.conv1.weight", "res2.0.conv1.weight"), DETECTRON2_RESNET),
+    backbone("torchvision or timm ResNet", ("conv1.weight", "layer1.0.conv1.weight"), PLAIN_RESNET),
+    backbone("Swin as published", (RELATIVE_BIAS, "layers.0.downsample.reduction.weight"), SWIN_BLOCKS),
+    backbone(
+        "timm Swin",
+        (RELATIVE_BIAS, "layers.1.downsample.reduction.weight"),
+        (("patch_embed.", "backbone.body.patch_embed."), ("layers.{}.", "backbone.body.layers_{}.")),
+    ),
+    backbone(
+        "timm ConvNeXt",
+        ("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"),
+        (("stem.{}.", "backbone.body.stem_{}."), ("stages.{}.", "backbone.body.stages_{}.")),
+    ),
+)
+
+#: Recognised, and not read: {tensor: why}.
+REFUSED = {
+    "res2_0_branch2a_w": (
+        "a Caffe2 ResNet (Detectron2's ImageNetPretrained/MSRA), trained on BGR pixels of unit scale and with its "
+        "strides in other convolutions than timm's ResNets. Use Detectron2's ImageNetPretrained/torchvision/R-50.pkl"
+    ),
+}
+
+FORMATS = (DINO, DETREX, *BACKBONES)

@@ -2,50 +2,25 @@
 
 import logging
 import re
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
 from .classes import fit_classes, num_classes
 from .files import read_tensors
-from .formats import FORMATS, Format
+from .formats import FORMATS, REFUSED, Format
 from .layout import to_model
+from .report import LoadReport
 from .rules import rename
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "detector."  # the meta-architecture's name for the tensor core
-
-
-@dataclass
-class LoadReport:
-    """What became of every tensor of the checkpoint and of the model."""
-
-    path: str
-    format: str
-    loaded: list[str] = field(default_factory=list)  # the model's names
-    missing: list[str] = field(default_factory=list)  # the model's names, left as they were
-    misshapen: dict[str, str] = field(default_factory=dict)  # {the model's name: both shapes}, left as they were
-    unused: dict[str, str] = field(default_factory=dict)  # {the checkpoint's name: why}
-    classes: str = ""  # what was done about another class count
-
-    def __str__(self) -> str:
-        lines = [f"{self.path}: {self.format}, {len(self.loaded)} tensors loaded"]
-        if self.classes:
-            lines.append(f"  {self.classes}")
-        if self.missing:
-            lines.append(f"  not in the checkpoint: {summary(self.missing)}")
-        lines += [f"  other shape: {name}: {shapes}" for name, shapes in self.misshapen.items()]
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.unused.items():
-            by_reason.setdefault(reason, []).append(name)
-        lines += [f"  not used ({reason}): {summary(names)}" for reason, names in by_reason.items()]
-        return "\n".join(lines)
+OWN = Format("dino_d2", signature=(), rules=(), not_needed={}, settings={})
 
 
 def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
-    """Load a checkpoint of any format in `formats`, recognised by its tensors, or one of our own.
+    """Load a checkpoint of our own or of any format in `formats`, recognised by its tensors.
 
     Tensors that the checkpoint does not have, or has in another shape, stay as they are in the model. The report,
     which is also logged, names each of them.
@@ -58,84 +33,107 @@ def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
         ValueError: the file is of no known format, or not one tensor of it fits the model.
     """
     report = load_tensors(model, read_tensors(path), path)
-    level = logging.WARNING if report.misshapen else logging.INFO
-    logger.log(level, "%s", report)
+    logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
     return report
 
 
-def load_tensors(model: nn.Module, tensors: dict[str, Tensor], path: str = "checkpoint") -> LoadReport:
-    """The same for tensors by name that have been read already; ``path`` names them in the report."""
-    own = {name.removeprefix(PREFIX): tensor for name, tensor in model.state_dict().items()}
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in model.state_dict()) else ""
-    checkpoint_format = recognise(tensors, own, path)
-    report = LoadReport(path, checkpoint_format.name)
-    renamed, names, report.unused = convert(tensors, checkpoint_format)
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "checkpoint") -> LoadReport:
+    """The same for tensors by name that have been read already; ``source`` names them in the report."""
+    state = model.state_dict()
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in state) else ""
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    checkpoint_format = recognise(tensors, source)
+    report = LoadReport(source, checkpoint_format.name)
+    renamed, names, report.unused = to_our_names(tensors, checkpoint_format)
     placed, differing = to_model(renamed, own)
     report.unused |= {names[name]: why for name, why in differing.items()}
+    report.separate_heads = bool(differing)
+    report.settings = differing_settings(model.get_submodule("detector") if prefix else model, checkpoint_format)
 
     found, wanted = num_classes(placed), num_classes(own)
     if found and wanted:
-        embedding = placed.get("label_embedding.weight")
-        if embedding is not None and len(embedding) > found:  # the authors keep a row more, which nothing uses
-            placed["label_embedding.weight"] = embedding[:found]
+        trim_label_embedding(placed, found)
         if found != wanted:
+            before = placed
             placed, report.classes = fit_classes(placed, wanted)
+            report.remade = [prefix + name for name in own if name in before and name not in placed]
 
     fitting = {}
     for name, tensor in placed.items():
         if name not in own:
-            report.unused[names.get(name, name)] = "the model has nothing of this name"
+            report.unused[names.get(name, name)] = "the model has no such tensor"
         elif tensor.shape != own[name].shape:
             report.misshapen[prefix + name] = f"{tuple(tensor.shape)} there, {tuple(own[name].shape)} here"
         else:
             fitting[prefix + name] = tensor
     if not fitting:
-        raise ValueError(f"{path}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
+        raise ValueError(f"{source}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
     model.load_state_dict(fitting, strict=False)
     report.loaded = list(fitting)
-    report.missing = [prefix + n for n in own if prefix + n not in fitting and prefix + n not in report.misshapen]
+    accounted = {*fitting, *report.misshapen, *report.remade}
+    report.missing = [name for name in state if name not in accounted]
     return report
 
 
-def convert(tensors: dict[str, Tensor], checkpoint_format: Format) -> tuple[dict[str, Tensor], dict, dict[str, str]]:
-    """Rename: tensors by the formats' names, {that name: the checkpoint's}, and {the checkpoint's: why not used}."""
-    renamed: dict[str, Tensor] = {}
-    names: dict[str, str] = {}
-    unused: dict[str, str] = {}
+def recognise(tensors: Collection[str], source: str) -> Format:
+    """The format whose signature the tensors have.
+
+    Raises:
+        ValueError: none has.
+    """
+    if any(name.startswith((PREFIX, "backbone.body.")) for name in tensors):
+        return OWN
+    for checkpoint_format in FORMATS:
+        if all(name in tensors for name in checkpoint_format.signature):
+            return checkpoint_format
+    for name, reason in REFUSED.items():
+        if name in tensors:
+            raise ValueError(f"{source}: this is {reason}.")
+    known = ", ".join(f.name for f in FORMATS)
+    raise ValueError(
+        f"{source}: no checkpoint of a known format. Its first tensors are {', '.join(list(tensors)[:5])}; "
+        f"known are this project's own checkpoints and those of: {known}."
+    )
+
+
+def to_our_names(
+    tensors: dict[str, Tensor], checkpoint_format: Format
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Rename.
+
+    Returns:
+        tensors by the names of `formats`, {that name: the checkpoint's name}, and {the checkpoint's name: why} of
+        those that are not used.
+    """
+    if checkpoint_format is OWN:
+        renamed = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        return renamed, {name.removeprefix(PREFIX): name for name in tensors}, {}
+    renamed, names, unused = {}, {}, {}
     for name, tensor in tensors.items():
         reasons = [why for pattern, why in checkpoint_format.not_needed.items() if re.fullmatch(pattern, name)]
         target = None if reasons else rename(name, checkpoint_format.rules)
         if target is None:
             unused[name] = reasons[0] if reasons else "no rule for this name"
         elif target in renamed and not tensor.equal(renamed[target]):
-            unused[name] = f"differs from {names[target]}, which should be the same tensor"
-        else:
-            renamed[target] = tensor
-            names.setdefault(target, name)
+            unused[name] = f"differs from {names[target]}, of which it should be a copy"
+        elif target not in renamed:
+            renamed[target], names[target] = tensor, name
     return renamed, names, unused
 
 
-def recognise(tensors: dict[str, Tensor], own: dict[str, Tensor], path: str) -> Format:
-    """The format whose signature the tensors have.
-
-    Raises:
-        ValueError: none has.
-    """
-    if any(name.removeprefix(PREFIX) in own for name in tensors):
-        return Format(name="dino_d2", signature=(), rules=tuple((PREFIX + name, name) for name in own), not_needed={})
-    for checkpoint_format in FORMATS:
-        if all(name in tensors for name in checkpoint_format.signature):
-            return checkpoint_format
-    known = ", ".join(f.name for f in FORMATS)
-    raise ValueError(
-        f"{path}: this is no checkpoint of a known format. Its first tensors are {', '.join(list(tensors)[:5])}; "
-        f"known formats are dino_d2's own, {known}."
-    )
+def trim_label_embedding(placed: dict[str, Tensor], classes: int) -> None:
+    """Drop rows beyond the classes, in place: the authors' label embedding has one more, which nothing uses."""
+    embedding = placed.get("label_embedding.weight")
+    if embedding is not None and len(embedding) > classes:
+        placed["label_embedding.weight"] = embedding[:classes]
 
 
-def summary(names: list[str], at_most: int = 8) -> str:
-    """Names, or how many there are of each part where there are too many to read."""
-    if len(names) <= at_most:
-        return ", ".join(names)
-    parts = Counter(".".join(name.removeprefix(PREFIX).split(".")[:2]) for name in names)
-    return ", ".join(f"{part} ({number})" for part, number in parts.items())
+def differing_settings(detector: nn.Module, checkpoint_format: Format) -> dict[str, tuple[float, float]]:
+    """{setting: (trained with, the detector's)} where the detector is not set as the weights were trained."""
+    differing = {}
+    for name, wanted in checkpoint_format.settings.items():
+        part, _, attribute = name.rpartition(".")
+        actual = getattr(getattr(detector, part, None), attribute, wanted)
+        if actual != wanted:
+            differing[name] = (wanted, actual)
+    return differing

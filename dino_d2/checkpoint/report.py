@@ -1,0 +1,57 @@
+"""The account of a checkpoint that was loaded."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor of a checkpoint and of a model. Tensors of the model go by its own names."""
+
+    source: str
+    format: str
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # not in the checkpoint, left as they were
+    misshapen: dict[str, str] = field(default_factory=dict)  # {name: both shapes}, left as they were
+    unused: dict[str, str] = field(default_factory=dict)  # {the checkpoint's name: why}
+    classes: str = ""  # what was done about another class count
+    remade: list[str] = field(default_factory=list)  # left as they were because the classes are other ones
+    separate_heads: bool = False  # the checkpoint's heads differ between layers, the model shares one
+    settings: dict[str, tuple[float, float]] = field(default_factory=dict)  # {name: (trained with, the model's)}
+
+    @property
+    def doubtful(self) -> bool:
+        """Something is there that a user should look at before trusting the model."""
+        return bool(self.misshapen or self.separate_heads or self.settings)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.format}, {len(self.loaded)} tensors loaded"]
+        if self.classes:
+            lines.append(self.classes)
+        if self.missing:
+            lines.append(f"not in the checkpoint: {summary(self.missing)}")
+        lines += [f"other shape: {name}, {shapes}" for name, shapes in self.misshapen.items()]
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.unused.items():
+            by_reason.setdefault(reason, []).append(name)
+        lines += [f"not used: {summary(names)}: {reason}" for reason, names in by_reason.items()]
+        lines += [
+            f"these weights were trained with {name}={trained:g}, the model has {own:g}: "
+            f"set model.detector.{name}={trained:g} to get their accuracy"
+            for name, (trained, own) in self.settings.items()
+        ]
+        if self.separate_heads:
+            lines.append(
+                "these weights have a head of their own for each layer: a model that shares one is less accurate"
+            )
+        return "\n  ".join(lines)
+
+
+def summary(names: list[str], at_most: int = 6) -> str:
+    """Names, or how many there are of each part where there are too many to read."""
+    if len(names) <= at_most:
+        return ", ".join(names)
+    parts = Counter(".".join(name.split(".")[:3]) for name in names)
+    if len(parts) > at_most:
+        parts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} ({number})" for part, number in parts.items())

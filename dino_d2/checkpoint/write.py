@@ -1,0 +1,86 @@
+"""Checkpoints between this project's names and those of IDEA-Research/DINO."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from .classes import num_classes
+from .files import read_tensors
+from .formats import DINO
+from .layout import from_model, to_model
+from .load import OWN, PREFIX, recognise, to_our_names, trim_label_embedding
+from .rules import rename_back
+
+
+def convert(source: str, target: str) -> str:
+    """Convert one file: our own checkpoint to the authors' names, any other to ours.
+
+    Args:
+        source: as for `files.read_tensors`.
+        target: PyTorch file to write, {"model": tensors}.
+
+    Returns:
+        what was done, for people.
+
+    Raises:
+        ValueError: a tensor has no name in the other format.
+    """
+    tensors = read_tensors(source)
+    found = recognise(tensors, source)
+    if found is OWN:
+        converted, name = to_authors(tensors), DINO.name
+    else:
+        converted, unused = to_ours(tensors, source)
+        name = OWN.name + "".join(f"\n  not used: {tensor}: {why}" for tensor, why in unused.items())
+    torch.save({"model": converted}, target)
+    return f"{source} ({found.name}, {len(tensors)} tensors) -> {target} ({len(converted)} tensors) for {name}"
+
+
+def to_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our checkpoint by the names of IDEA-Research/DINO, with everything that their strict loading asks for.
+
+    Raises:
+        ValueError: the model has parts that theirs has not.
+    """
+    ours = from_model({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        names = rename_back(name, DINO.rules)
+        if not names and not name.endswith("num_batches_tracked"):
+            raise ValueError(f"{DINO.name} has no counterpart of the tensor {name}; only DINO models can be converted")
+        theirs |= dict.fromkeys(names, tensor)
+    embedding = theirs["label_enc.weight"]
+    theirs["label_enc.weight"] = torch.cat([embedding, torch.zeros_like(embedding[:1])])  # their unused last row
+    return theirs | relative_position_indices(theirs)
+
+
+def to_ours(tensors: dict[str, Tensor], source: str = "checkpoint") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A published checkpoint by our names, for a model with its class count, and {its name: why} of unused tensors.
+
+    Heads are shared where all layers' are equal, else each layer keeps its own.
+    """
+    renamed, _, unused = to_our_names(tensors, recognise(tensors, source))
+    shared = {re.sub(r"(decoder\.(?:class|box)_head)\.\d+", r"\1", name) for name in renamed}
+    placed, differing = to_model(renamed, shared)
+    if differing:
+        placed, _ = to_model(renamed, ())
+    if classes := num_classes(placed):
+        trim_label_embedding(placed, classes)
+    return {PREFIX + name: tensor for name, tensor in placed.items()}, unused
+
+
+def relative_position_indices(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The buffers that Swin's authors save beside each relative position bias table [(2 w - 1)², heads].
+
+    Entry [i, j] of a window's w² tokens is the table's row for the offset from token j to token i.
+    """
+    indices = {}
+    for name, table in theirs.items():
+        if name.endswith(".relative_position_bias_table"):
+            side = (int(len(table) ** 0.5) + 1) // 2
+            place = torch.cartesian_prod(torch.arange(side), torch.arange(side))  # [w², 2]
+            offset = place[:, None] - place[None] + side - 1
+            index = offset[..., 0] * (2 * side - 1) + offset[..., 1]
+            indices[name.replace("bias_table", "index")] = index
+    return indices
