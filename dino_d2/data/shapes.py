@@ -37,7 +37,7 @@ class Recipe:
     val: int = 100
     size: int = 128
     seed: int = 0
-    version: int = 1
+    version: int = 2
 
 
 def shapes(

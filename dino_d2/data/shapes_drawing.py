@@ -1,5 +1,6 @@
-"""Draws one image of the shapes dataset: textured ground, shaded and rotated shapes, and their boxes."""
+"""Draws one image of the shapes dataset: textured ground, shaded and tilted shapes, and their boxes."""
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from math import cos, pi, sin
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw
 CLASSES = ("circle", "square", "triangle", "star", "ring")
 
 # Lengths are fractions of the image's side, so that an image of another size looks the same.
-_RADIUS = (0.07, 0.45)  # of an object: 18 to 115 pixels across in an image of 128, so small, medium and large
+_RADIUS = (0.08, 0.42)  # of an object: 20 to 107 pixels across in an image of 128, so small, medium and large
 _CROWD_RADIUS = (0.025, 0.035)  # of a member of a crowd
 _CROWD_SIDE = (0.3, 0.5)
 _MAX_OBJECTS = 5
@@ -17,6 +18,8 @@ _EMPTY, _CROWD = 0.05, 0.06  # shares of images without an object, and with a cr
 _INSIDE = 0.7  # at least this much of an object is inside the image ...
 _VISIBLE = 0.6  # ... and at least this much of that stays visible when others are drawn over it
 _CONTRAST = 90.0  # smallest distance in RGB (of at most 441) between an object and what is under it
+_TILT = pi / 9  # largest rotation, 20 degrees either way
+_HUE_SPREAD = 0.08  # standard deviation around the usual hue of a class; these are a fifth of the circle apart
 _NOISE = 5.0  # standard deviation, in levels of 255
 _OVERSAMPLING = 4  # for smooth edges
 
@@ -83,7 +86,7 @@ def _draw_object(rng: np.random.Generator, canvas: _Canvas, radius: float, attem
         coverage, inside = _rasterise(rings, canvas.size)
         mask = coverage > 0.5
         if inside >= _INSIDE and canvas.has_room_for(mask):
-            colour = _contrasting_colour(rng, canvas.pixels[mask].mean(axis=0))
+            colour = _colour(rng, class_index, canvas.pixels[mask].mean(axis=0))
             canvas.paint(coverage, _shading(rng, colour, canvas.size))
             canvas.claim(mask)
             return Shape(class_index, _box(rings[0], canvas.size))
@@ -96,7 +99,7 @@ def _draw_crowd(rng: np.random.Generator, canvas: _Canvas) -> Shape:
     side = canvas.size * rng.uniform(*_CROWD_SIDE, size=2)
     corner = rng.uniform(0.05 * canvas.size, 0.95 * canvas.size - side)
     around = canvas.pixels[tuple(slice(int(c), int(c + s)) for c, s in zip(corner[::-1], side[::-1], strict=True))]
-    colour = _contrasting_colour(rng, around.mean(axis=(0, 1)))
+    colour = _colour(rng, class_index, around.mean(axis=(0, 1)))
     region = np.zeros((canvas.size, canvas.size), dtype=bool)
     points = []
     for _ in range(rng.integers(14, 23)):
@@ -113,15 +116,15 @@ def _draw_crowd(rng: np.random.Generator, canvas: _Canvas) -> Shape:
 def _outline(class_index: int) -> list[np.ndarray]:
     """Corner points [n, 2] in the unit circle; a second list is a hole."""
 
-    def around(n: int, radius: float | np.ndarray = 1.0) -> np.ndarray:
-        angles = 2 * pi * np.arange(n) / n
+    def around(n: int, radius: float | np.ndarray = 1.0, start: float = -pi / 2) -> np.ndarray:
+        angles = 2 * pi * np.arange(n) / n + start
         return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.reshape(radius, (-1, 1))
 
     match CLASSES[class_index]:
         case "circle":
             return [around(96)]
         case "square":
-            return [around(4)]
+            return [around(4, start=pi / 4)]
         case "triangle":
             return [around(3)]
         case "star":
@@ -132,8 +135,8 @@ def _outline(class_index: int) -> list[np.ndarray]:
 
 def _place(rng: np.random.Generator, class_index: int, centre: np.ndarray, radius: float) -> list[np.ndarray]:
     """The outline in pixels: stretched a little, rotated, scaled and moved."""
-    stretch = np.exp(rng.uniform(-0.2, 0.2))
-    angle = rng.uniform(0, 2 * pi)
+    stretch = np.exp(rng.uniform(-0.1, 0.1))
+    angle = rng.uniform(-_TILT, _TILT)
     rotation = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
     matrix = rotation @ np.diag([stretch, 1 / stretch]) * radius
     return [ring @ matrix.T + centre for ring in _outline(class_index)]
@@ -177,28 +180,30 @@ def _cut(points: np.ndarray, axis: int, limit: float, keep_above: bool) -> np.nd
     return in_turn[np.stack([distance >= 0, crosses], axis=1).reshape(-1)]
 
 
-def _contrasting_colour(rng: np.random.Generator, other: np.ndarray) -> np.ndarray:
+def _colour(rng: np.random.Generator, class_index: int, under: np.ndarray) -> np.ndarray:
+    """A colour that stands out from `under`. Each class has a usual hue, as fruit has: a help, not a rule."""
     while True:
-        colour = rng.uniform(20, 235, size=3)
-        if np.linalg.norm(colour - other) >= _CONTRAST:
+        hue = (class_index / len(CLASSES) + rng.normal(0, _HUE_SPREAD)) % 1
+        colour = 255 * np.array(hsv_to_rgb(hue, rng.uniform(0.35, 0.9), rng.uniform(0.35, 0.95)))
+        if np.linalg.norm(colour - under) >= _CONTRAST:
             return colour
 
 
 def _shading(rng: np.random.Generator, colour: np.ndarray, size: int) -> np.ndarray:
     """A colour that grows lighter across the image and, on some shapes, has stripes: float [size, size, 3]."""
     light = rng.uniform(10, 40) * _waves(rng, size, wavelength=(1.5, 3.0))
-    stripes = rng.choice([0.0, 14.0]) * _waves(rng, size, wavelength=(0.04, 0.1))
+    stripes = rng.choice([0.0, 8.0]) * _waves(rng, size, wavelength=(0.04, 0.1))
     return colour + (light + stripes)[..., None]
 
 
 def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
     """Background, float [size, size, 3]: one colour, with cloudy patches from coarse to fine, and stripes."""
     ground = np.ones((size, size, 3)) * rng.uniform(40, 215, size=3)
-    for cells, strength in ((3, 30), (8, 16), (24, 9)):
+    for cells, strength in ((3, 26), (8, 12), (24, 6)):
         ground += strength * _clouds(rng, size, cells)[..., None]  # lightness
     for channel in range(3):
         ground[..., channel] += 14 * _clouds(rng, size, 5)  # hue
-    return ground + (rng.uniform(0, 12) * _waves(rng, size, wavelength=(0.03, 0.2)))[..., None]
+    return ground + (rng.uniform(0, 8) * _waves(rng, size, wavelength=(0.03, 0.2)))[..., None]
 
 
 def _clouds(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
