@@ -60,7 +60,8 @@ Tensor forward_cpu(const Arguments& a) {
   if (output.numel() == 0) return output;
   const Forward work{s, a.points, a.type, a.value.const_data_ptr(), output.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();
-  for_each_query(s, [&](int64_t begin, int64_t end) { kernels.forward(work, begin, end); });
+  torch::stable::parallel_for(0, s.batch * s.heads * s.queries, 1 + 2048 / (s.levels * s.points + 1),
+                              [&](int64_t begin, int64_t end) { kernels.forward(work, begin, end); });
   return output;
 }
 

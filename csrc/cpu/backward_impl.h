@@ -3,12 +3,13 @@
 // order of every sum is the order of the queries, and B * M * L items keep many cores busy at batch 1.
 // Included by kernels_impl.h, inside its unnamed namespace.
 
-// The gradient of the value is summed in the compute type: in grad_value itself where it has that type, else in a
-// buffer for one level that is rounded once at the end.
-template <typename T> struct GradRows {
+// What one item reads and writes of the maps: rows of its level and head, `stride` elements apart.
+template <typename T> struct LevelRows {
   using C = typename compute<T>::type;
-  C* base;         // row of token 0 of the level
-  int64_t stride;  // from row to row
+  const T* value;
+  int64_t value_stride;
+  C* grad;  // sums in the compute type
+  int64_t grad_stride;
 };
 
 // Sub-block of up to N points (one vector lane each): scatters into grad rows and leaves the products of grad_output
@@ -50,14 +51,13 @@ DINO_D2_INLINE void scatter_points(const T* value, int64_t value_stride, const T
   }
 }
 
-template <typename T> void backward_item(const Backward& p, int64_t item, const GradRows<T>& grad) {
+template <typename T> void backward_item(const Backward& p, int64_t item, const LevelRows<T>& rows) {
   using C = typename compute<T>::type;
   constexpr int N = vec<C>::N;
   const Sizes& s = p.sizes;
   const int64_t level = item % s.levels, head = item / s.levels % s.heads, batch = item / s.levels / s.heads;
-  const int64_t row = s.heads * s.channels, n = s.levels * s.points, tokens_before = s.starts[level];
+  const int64_t row = s.heads * s.channels, n = s.levels * s.points;
   const C width = static_cast<C>(s.shapes[2 * level + 1]), height = static_cast<C>(s.shapes[2 * level]);
-  const T* value = static_cast<const T*>(p.value) + (batch * s.tokens + tokens_before) * row + head * s.channels;
   const T* grad_output = static_cast<const T*>(p.grad_output) + batch * s.queries * row + head * s.channels;
   // First point of query 0; from query to query M * L * P points on.
   const int64_t first = (batch * s.queries * s.heads + head) * n + level * s.points, step = s.heads * n;
@@ -87,7 +87,7 @@ template <typename T> void backward_item(const Backward& p, int64_t item, const 
       int64_t c = 0;
       auto scatter = [&](auto vectors, auto partial, auto is_first, int tail) __attribute__((always_inline)) {
         scatter_points<vectors.value, partial.value, is_first.value>(
-            value + c, row, zeros.data, grad.base + c, grad.stride, dump.data, go + c, row, i, s.points, lanes, index, w,
+            rows.value + c, rows.value_stride, zeros.data, rows.grad + c, rows.grad_stride, dump.data, go + c, row, i, s.points, lanes, index, w,
             products, tail);
         c += vectors.value * N;
       };
@@ -119,21 +119,36 @@ template <typename T> void backward_range(const Backward& p, int64_t begin, int6
   const int64_t row = s.heads * s.channels;
   for (int64_t item = begin; item < end; item++) {
     const int64_t level = item % s.levels, head = item / s.levels % s.heads, batch = item / s.levels / s.heads;
-    T* out = static_cast<T*>(p.grad_value) + (batch * s.tokens + s.starts[level]) * row + head * s.channels;
+    const int64_t first = (batch * s.tokens + s.starts[level]) * row + head * s.channels;
+    const int64_t tokens = s.shapes[2 * level] * s.shapes[2 * level + 1];
+    const T* value = static_cast<const T*>(p.value) + first;
+    T* out = static_cast<T*>(p.grad_value) + first;
+    const bool pack = worth_packing(s, s.queries, s.points, tokens);
+    Scratch<T> packed(pack ? tokens * s.channels : 0);
+    LevelRows<T> rows{value, row, nullptr, s.channels};
+    if (pack) {
+      copy_rows(packed.data, s.channels, value, row, tokens, s.channels);
+      rows.value = packed.data;
+      rows.value_stride = s.channels;
+    }
     if constexpr (sizeof(T) == sizeof(C)) {
-      backward_item<T>(p, item, {out, row});
-    } else {
-      const int64_t tokens = s.shapes[2 * level] * s.shapes[2 * level + 1];
-      Scratch<C> sums(tokens * s.channels);
-      backward_item<T>(p, item, {sums.data, s.channels});
-      for (int64_t t = 0; t < tokens; t++) {
-        const C* in = sums.data + t * s.channels;
-        int64_t c = 0;
-        for (; c + vec<C>::N <= s.channels; c += vec<C>::N) store(out + t * row + c, load(in + c));
-        if (c < s.channels) {
-          const int n = static_cast<int>(s.channels - c);
-          store_first(out + t * row + c, load_first(in + c, n), n);
-        }
+      if (!pack) {  // sums go into grad_value itself, which holds zeros
+        rows.grad = out;
+        rows.grad_stride = row;
+        backward_item<T>(p, item, rows);
+        continue;
+      }
+    }
+    Scratch<C> sums(tokens * s.channels);
+    rows.grad = sums.data;
+    backward_item<T>(p, item, rows);
+    for (int64_t t = 0; t < tokens; t++) {  // rounded once, at the end
+      const C* in = sums.data + t * s.channels;
+      int64_t c = 0;
+      for (; c + vec<C>::N <= s.channels; c += vec<C>::N) store(out + t * row + c, load(in + c));
+      if (c < s.channels) {
+        const int n = static_cast<int>(s.channels - c);
+        store_first(out + t * row + c, load_first(in + c, n), n);
       }
     }
   }
