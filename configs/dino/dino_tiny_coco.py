@@ -24,7 +24,9 @@ model.detector.backbone.update(
     options={},
 )
 model.detector.neck.in_channels = {"res3": 128, "res4": 256, "res5": 512}
+model.detector.encoder.num_heads = 8
 model.detector.queries.num_queries = 100
+model.detector.decoder.num_heads = 8
 model.denoising.groups.num_objects = 50
 
 # Less than half the size DINO sees: shorter side 256 to 352, longer side at most 480.
