@@ -1,0 +1,120 @@
+"""Parameters, multiply-adds and activations of a configured model, part by part.
+
+    python tools/analyze_model.py --config-file configs/dino/dino_r50_4scale_12ep.py
+    python tools/analyze_model.py --config-file ... --size 800 1333 --json model.detector.num_classes=91
+
+GFLOPs are fvcore's: one multiply-add is one; convolutions, linear layers, matrix products and norms count, other
+element-wise work does not. Attention is counted by its two matrix products, deformable attention by four
+multiply-adds for the bilinear sample and one for its weight. Activations are fvcore's too: outputs of convolutions,
+linear layers and matrix products. One image, without denoising queries.
+"""
+
+import argparse
+import json
+import logging
+import warnings
+from math import prod
+
+import torch
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from dino_d2.detectron2.config import LazyConfig, instantiate
+
+PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
+
+
+class TensorsOut(nn.Module):
+    """A detector that returns tensors alone, which is what the tracer can follow."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.detector(images)
+        return output.logits, output.boxes
+
+
+def attention_flops(inputs: list, outputs: list) -> int:
+    """Query-key and weight-value products; query, key and value are [..., T, d]."""
+    query, key = get_shape(inputs[0]), get_shape(inputs[1])
+    return 2 * prod(query) * key[-2]
+
+
+def deformable_attention_flops(inputs: list, outputs: list) -> int:
+    """Four neighbours and one weight for every sampled channel.
+
+    The first input is the value [B, S, M, D], the last one the weights or logits [B, Q, M, L, P].
+    """
+    return 5 * get_shape(inputs[0])[-1] * prod(get_shape(inputs[-1]))
+
+
+HANDLES = {
+    "aten::scaled_dot_product_attention": attention_flops,
+    "dino_d2::ms_deform_attn": deformable_attention_flops,
+    "dino_d2::ms_deform_attn_fused": deformable_attention_flops,
+    "aten::grid_sampler": elementwise_flop_counter(0, 5),  # the op's form in plain PyTorch, where it is not built
+}
+
+
+def analyze(detector: nn.Module, height: int, width: int) -> dict[str, dict[str, float]]:
+    """Count.
+
+    Args:
+        detector: the tensor core.
+        height, width: of the one image, in pixels.
+
+    Returns:
+        {part: {"parameters", "trainable", "gflops", "activations"}}, the parts in the order of the data, then "total",
+        which has the embeddings of levels and labels too; parameters and activations in millions.
+    """
+    model = TensorsOut(detector).eval()
+    images = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        flops = FlopCountAnalysis(model, images).set_op_handle(**HANDLES)
+        activations = ActivationCountAnalysis(model, images)
+        for analysis in (flops, activations):
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        by_flops, by_activations = flops.by_module(), activations.by_module()
+    counted = {}
+    for part in (*PARTS, "total"):
+        name = "detector" if part == "total" else f"detector.{part}"
+        module = model.get_submodule(name)
+        counted[part] = {
+            "parameters": sum(p.numel() for p in module.parameters()) / 1e6,
+            "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
+            "gflops": by_flops[name] / 1e9,
+            "activations": by_activations[name] / 1e6,
+        }
+    return counted
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, help="LazyConfig file with a `model`")
+    parser.add_argument("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"), help="pixels")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("overrides", nargs="*", help="config overrides, such as model.detector.num_classes=91")
+    options = parser.parse_args(arguments)
+
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    config = LazyConfig.load(options.config_file)
+    config.model.detector.backbone.pretrained = False  # weights do not change the counts
+    config = LazyConfig.apply_overrides(config, options.overrides)
+    counted = analyze(instantiate(config.model).detector, *options.size)
+    if options.json:
+        print(json.dumps({"config": options.config_file, "size": list(options.size), "parts": counted}, indent=2))
+        return
+    rows = [[part, *values.values()] for part, values in counted.items()]
+    headers = ["part", "parameters (M)", "trainable (M)", "GFLOPs", "activations (M)"]
+    print(f"{options.config_file}, one image of {options.size[0]} x {options.size[1]}")
+    print(tabulate(rows, headers, floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()
