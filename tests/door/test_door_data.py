@@ -268,6 +268,12 @@ def test_workers_have_different_noise_and_the_same_each_time():
     assert len({n for n, _ in first}) == len({t for _, t in first}) == 8
     assert first == noise()
 
+    torch.manual_seed(11)
+    base = torch.empty((), dtype=torch.int64).random_().item()  # as the loader draws it; worker w has seed base + w
+    for worker in (0, 1):
+        expected = np.random.RandomState((base + worker) % 2**31 + worker).rand()
+        assert first[2 * worker][0] == expected
+
 
 def test_aspect_ratio_groups_are_given_out_when_full():
     wide, high = {"width": 2, "height": 1}, {"width": 1, "height": 2}

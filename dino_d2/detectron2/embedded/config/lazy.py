@@ -80,9 +80,7 @@ def _run_config_file(filename: str) -> dict[str, Any]:
 
 
 def _relative_file(importer: str, name: str, level: int) -> str:
-    folder = os.path.dirname(importer)
-    for _ in range(level - 1):
-        folder = os.path.join(folder, os.pardir) if folder in ("", os.pardir) else os.path.dirname(folder)
+    folder = os.path.normpath(os.path.join(os.path.dirname(importer), *[os.pardir] * (level - 1)))
     path = os.path.join(folder, *name.split("."))
     if not name or (PathManager.isdir(path) and not PathManager.isfile(f"{path}.py")):
         raise ImportError(f"In config {importer}: a config can import from other config files, not from folders.")

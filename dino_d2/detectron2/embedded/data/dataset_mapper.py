@@ -14,13 +14,7 @@ from . import transforms as T
 class DatasetMapper:
     """Read the image, augment it and its boxes, and make tensors and `Instances` of them."""
 
-    def __init__(
-        self,
-        is_train: bool,
-        *,
-        augmentations: list[T.Augmentation | T.Transform],
-        image_format: str,
-    ) -> None:
+    def __init__(self, is_train: bool, *, augmentations: list[T.Augmentation | T.Transform], image_format: str) -> None:
         """
         Args:
             is_train: annotations are kept in training and dropped otherwise.

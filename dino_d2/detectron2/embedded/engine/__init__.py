@@ -2,13 +2,7 @@
 # ruff: noqa: F401
 
 from . import hooks
-from .defaults import (
-    DefaultPredictor,
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    default_writers,
-)
+from .defaults import DefaultPredictor, create_ddp_model, default_argument_parser, default_setup, default_writers
 from .hooks import (
     BestCheckpointer,
     CallbackHook,

@@ -109,9 +109,7 @@ class LRScheduler(HookBase):
     """Store the learning rate as "lr" and step the scheduler, after each iteration."""
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: _LRScheduler | ParamScheduler | None = None,
+        self, optimizer: torch.optim.Optimizer | None = None, scheduler: _LRScheduler | ParamScheduler | None = None
     ) -> None:
         """
         Args:

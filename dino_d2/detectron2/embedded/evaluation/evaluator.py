@@ -55,9 +55,7 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 def inference_on_dataset(
-    model: Callable[[Any], Any],
-    data_loader: Any,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
+    model: Callable[[Any], Any], data_loader: Any, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
 ) -> dict[str, Any]:
     """Run the model over a loader without gradients, a module in eval mode, and return what the evaluator says.
 

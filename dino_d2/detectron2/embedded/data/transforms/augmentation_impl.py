@@ -7,13 +7,7 @@ Every one draws from NumPy's global generator, in Detectron2's order, so that on
 import sys
 
 import numpy as np
-from fvcore.transforms.transform import (
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    Transform,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, VFlipTransform
 from PIL import Image
 
 from .augmentation import Augmentation
