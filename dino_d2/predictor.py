@@ -50,7 +50,7 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
 
 
 @META_ARCH_REGISTRY.register()
-def LazyConfigModel(cfg: CfgNode) -> nn.Module:  # noqa: N802  registered beside classes, under its own name
+def LazyConfigModel(cfg: CfgNode) -> nn.Module:
     """The model of the LazyConfig file ``cfg.MODEL.LAZY_CONFIG.FILE`` with ``.OVERRIDES``, without weights."""
     return instantiate(_load(cfg.MODEL.LAZY_CONFIG.FILE, cfg.MODEL.LAZY_CONFIG.OVERRIDES).model)
 

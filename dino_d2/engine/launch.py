@@ -1,0 +1,69 @@
+"""The processes of a run: those that torchrun has started, or those of Detectron2's ``launch``."""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import ProcessExitedException
+
+from dino_d2.detectron2.engine import DEFAULT_TIMEOUT
+from dino_d2.detectron2.engine import launch as detectron2_launch
+from dino_d2.detectron2.utils import comm
+
+from .errors import UserError
+
+
+def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
+    """Run ``main(args)`` on every rank: one per GPU over NCCL, or one per process over gloo where there is no CUDA.
+
+    Under ``torchrun`` this process is one of the ranks already; otherwise ``args.num_gpus`` processes are started on
+    each of ``args.num_machines`` machines, which meet at ``args.dist_url``.
+
+    Args:
+        main: a function at the top level of its module.
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        UserError: more processes than GPUs, or processes from both sides.
+    """
+    if dist.is_torchelastic_launched():
+        if args.num_gpus * args.num_machines > 1:
+            raise UserError("torchrun has started the processes already: leave --num-gpus and --num-machines out")
+        _join_torchrun()
+        _run(main, args)
+        dist.destroy_process_group()
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if gpus is not None and args.num_gpus > gpus:
+        raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {gpus}")
+    try:
+        detectron2_launch(
+            _run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except ProcessExitedException as error:  # a rank has said why in its own words
+        sys.exit(error.exit_code)
+
+
+def _join_torchrun() -> None:
+    """Do for a process of torchrun what Detectron2's ``launch`` does for its own."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    comm.synchronize()
+
+
+def _run(main: Callable[[Namespace], None], args: Namespace) -> None:
+    if not torch.cuda.is_available():
+        # Each rank would otherwise take all cores of the machine, and all of them would wait for each other.
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    main(args)
