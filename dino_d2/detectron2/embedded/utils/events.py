@@ -3,7 +3,6 @@
 import datetime
 import json
 import logging
-import os
 import time
 from collections import defaultdict
 from functools import cached_property
@@ -126,8 +125,7 @@ class JSONWriter(EventWriter):
         for iteration, line in lines.items():
             self._file.write(json.dumps({**line, "iteration": iteration}, sort_keys=True) + "\n")
         self._last_write = max(lines, default=self._last_write)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.flush()  # no fsync, which can stop a training for seconds on a busy disk
 
     def close(self) -> None:
         self._file.close()
