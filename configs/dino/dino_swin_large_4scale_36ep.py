@@ -1,0 +1,7 @@
+"""DINO, Swin-L pretrained on ImageNet-22k, 4 scales, 36 epochs: 58.0 AP (the authors' model zoo)."""
+
+from ..common.schedule import lr_multiplier_36ep as lr_multiplier
+from .dino_swin_large_4scale_12ep import dataloader, model, optimizer, train
+
+train.output_dir = "./output/dino_swin_large_4scale_36ep"
+train.max_iter = 270000  # 36 epochs of 7500 iterations of 16 images

@@ -1,0 +1,7 @@
+"""DINO, Swin-L pretrained on ImageNet-22k, 5 scales, 36 epochs: 58.5 AP (the authors' model zoo)."""
+
+from ..common.schedule import lr_multiplier_36ep as lr_multiplier
+from .dino_swin_large_5scale_12ep import dataloader, model, optimizer, train
+
+train.output_dir = "./output/dino_swin_large_5scale_36ep"
+train.max_iter = 270000  # 36 epochs of 7500 iterations of 16 images
