@@ -47,6 +47,12 @@ void check_levels(const Sizes& s) {
   }
 }
 
+bool levels_cover(const Sizes& s) {
+  int64_t tokens = 0;
+  for (int64_t l = 0; l < s.levels; l++) tokens += s.shapes[2 * l] * s.shapes[2 * l + 1];
+  return tokens == s.tokens;
+}
+
 // Shares of at least a few thousand sampled points each.
 template <typename Work> void for_each_query(const Sizes& s, const Work& work) {
   const int64_t points = s.heads * s.levels * s.points;
@@ -68,12 +74,13 @@ Tensor forward_cpu(const Arguments& a) {
 // grad_value; the gradients of locations and weights replace these in place.
 Tensor backward_cpu(const Arguments& a, const Tensor& grad_output, Tensor& locations, Tensor& weights) {
   const Sizes& s = a.sizes;
-  Tensor grad_value = torch::stable::new_zeros(a.value, a.value.sizes());
-  if (locations.numel() == 0 || s.channels == 0) {
+  if (locations.numel() == 0 || a.value.numel() == 0) {
     torch::stable::zero_(locations);
     torch::stable::zero_(weights);
-    return grad_value;
+    return torch::stable::new_zeros(a.value, a.value.sizes());
   }
+  Tensor grad_value = levels_cover(s) ? torch::stable::new_empty(a.value, a.value.sizes())
+                                      : torch::stable::new_zeros(a.value, a.value.sizes());
   const Backward work{s, a.type, a.value.const_data_ptr(), grad_output.const_data_ptr(), grad_value.mutable_data_ptr(),
                       locations.mutable_data_ptr(), weights.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();

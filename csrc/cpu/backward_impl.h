@@ -64,18 +64,27 @@ template <typename T> void backward_item(const Backward& p, int64_t item, const 
   C* locations = static_cast<C*>(p.locations) + 2 * first;
   C* weights = static_cast<C*>(p.weights) + first;
 
-  // N queries at a time: their N * P points fill whole vectors.
-  Scratch<C> xy(2 * N * s.points), a(N * s.points), dump(s.channels);
+  // N queries at a time: their N * P points fill whole vectors. The next ones are copied before these are worked on, so
+  // that the small copies have left the store queue when they are read as vectors.
+  const int64_t block = N * s.points;
+  Scratch<C> all_xy(4 * block), all_a(2 * block), dump(s.channels);
   Scratch<T> zeros(s.channels);
   F<C> products[4][N] = {};
+  auto fetch = [&](int64_t q) __attribute__((always_inline)) {
+    const int64_t half = q / N % 2, end = q + N < s.queries ? q + N : s.queries;
+    C *xy = all_xy.data + 2 * half * block, *a = all_a.data + half * block;
+    for (; q < end; q++, xy += 2 * s.points, a += s.points) {
+      copy_few(xy, locations + 2 * q * step, 2 * s.points);
+      copy_few(a, weights + q * step, s.points);
+    }
+  };
+  fetch(0);
   for (int64_t q = 0; q < s.queries; q += N) {
     const int64_t queries = s.queries - q < N ? s.queries - q : N, count = queries * s.points;
-    for (int64_t i = 0; i < queries; i++) {
-      memcpy(xy.data + 2 * i * s.points, locations + 2 * (q + i) * step, 2 * s.points * sizeof(C));
-      memcpy(a.data + i * s.points, weights + (q + i) * step, s.points * sizeof(C));
-    }
+    C *xy = all_xy.data + 2 * (q / N % 2) * block, *a = all_a.data + q / N % 2 * block;
+    if (q + N < s.queries) fetch(q + N);
     for (int64_t i = 0; i < count; i += N) {
-      const F<C> even = load(xy.data + 2 * i), odd = load(xy.data + 2 * i + N), attention = load(a.data + i);
+      const F<C> even = load(xy + 2 * i), odd = load(xy + 2 * i + N), attention = load(a + i);
       I<C> index[4], inside[4];
       F<C> fx, fy, w[4];
       find_corners<C>(even_lanes(even, odd), odd_lanes(even, odd), F<C>{} + width, F<C>{} + height, index, inside, fx,
@@ -103,12 +112,12 @@ template <typename T> void backward_item(const Backward& p, int64_t item, const 
       for (int k = 0; k < 4; k++) d[k] = sum_each(products[k]);
       const F<C> top = d[0] + fx * (d[1] - d[0]), bottom = d[2] + fx * (d[3] - d[2]);
       const F<C> dx = (d[1] - d[0]) + fy * ((d[3] - d[2]) - (d[1] - d[0]));
-      store(a.data + i, top + fy * (bottom - top));
-      interleave(xy.data + 2 * i, dx * attention * width, (bottom - top) * attention * height);
+      store(a + i, top + fy * (bottom - top));
+      interleave(xy + 2 * i, dx * attention * width, (bottom - top) * attention * height);
     }
     for (int64_t i = 0; i < queries; i++) {
-      memcpy(locations + 2 * (q + i) * step, xy.data + 2 * i * s.points, 2 * s.points * sizeof(C));
-      memcpy(weights + (q + i) * step, a.data + i * s.points, s.points * sizeof(C));
+      copy_few(locations + 2 * (q + i) * step, xy + 2 * i * s.points, 2 * s.points);
+      copy_few(weights + (q + i) * step, a + i * s.points, s.points);
     }
   }
 }
@@ -132,7 +141,8 @@ template <typename T> void backward_range(const Backward& p, int64_t begin, int6
       rows.value_stride = s.channels;
     }
     if constexpr (sizeof(T) == sizeof(C)) {
-      if (!pack) {  // sums go into grad_value itself, which holds zeros
+      if (!pack) {  // sums go into grad_value itself
+        for (int64_t t = 0; t < tokens; t++) memset(out + t * row, 0, s.channels * sizeof(T));
         rows.grad = out;
         rows.grad_stride = row;
         backward_item<T>(p, item, rows);

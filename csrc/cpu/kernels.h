@@ -51,7 +51,7 @@ struct Backward {
   DType type;               // of value, grad_output and grad_value
   const void* value;        // [B, S, M, D]
   const void* grad_output;  // [B, Q, M * D]
-  void* grad_value;         // [B, S, M, D], zeros on entry
+  void* grad_value;         // [B, S, M, D]: the rows of all levels are written
   void* locations;          // [B, Q, M, L, P, 2] float32 or float64: in locations, out their gradient
   void* weights;            // [B, Q, M, L, P] likewise
 };

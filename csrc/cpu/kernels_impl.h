@@ -74,39 +74,24 @@ DINO_D2_INLINE void corner_weights(F<C> fx, F<C> fy, F<C> a, F<C> (&w)[4]) {
 }
 
 // ---- rows of locations and weights in the compute type, whatever their dtype ----
-template <typename C>
-DINO_D2_INLINE void convert_row(TensorView t, int64_t offset, int64_t n, C* out) {
+template <typename C, typename T> DINO_D2_INLINE void convert_values(C* out, const T* in, int64_t n) {
+  using S = typename compute<T>::type;
+  constexpr int N = vec<S>::N;
+  for (int64_t i = 0; i < n; i += N) {
+    const auto v = n - i < N ? load_first(in + i, static_cast<int>(n - i)) : load(in + i);
+    if constexpr (sizeof(S) == sizeof(C)) {
+      store(out + i, v);  // scratch memory reaches to the next vector border
+    } else {
+      for (int j = 0; j < N && i + j < n; j++) out[i + j] = static_cast<C>(v[j]);
+    }
+  }
+}
+template <typename C> DINO_D2_INLINE void convert_row(TensorView t, int64_t offset, int64_t n, C* out) {
   switch (t.type) {
-    case DType::f32: {
-      const float* p = static_cast<const float*>(t.data) + offset;
-      for (int64_t i = 0; i < n; i++) out[i] = static_cast<C>(p[i]);
-      return;
-    }
-    case DType::f64: {
-      const double* p = static_cast<const double*>(t.data) + offset;
-      for (int64_t i = 0; i < n; i++) out[i] = static_cast<C>(p[i]);
-      return;
-    }
-    case DType::f16: {
-      const half_t* p = static_cast<const half_t*>(t.data) + offset;
-      int64_t i = 0;
-      for (; i < n; i += vec<float>::N) {
-        const int count = n - i < vec<float>::N ? static_cast<int>(n - i) : vec<float>::N;
-        const vfloat v = load_first(p + i, count);
-        for (int j = 0; j < count; j++) out[i + j] = static_cast<C>(v[j]);
-      }
-      return;
-    }
-    case DType::bf16: {
-      const bfloat16_t* p = static_cast<const bfloat16_t*>(t.data) + offset;
-      for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = static_cast<uint32_t>(p[i].bits) << 16;
-        float x;
-        memcpy(&x, &bits, 4);
-        out[i] = static_cast<C>(x);
-      }
-      return;
-    }
+    case DType::f32: return convert_values(out, static_cast<const float*>(t.data) + offset, n);
+    case DType::f64: return convert_values(out, static_cast<const double*>(t.data) + offset, n);
+    case DType::f16: return convert_values(out, static_cast<const half_t*>(t.data) + offset, n);
+    case DType::bf16: return convert_values(out, static_cast<const bfloat16_t*>(t.data) + offset, n);
   }
 }
 
@@ -126,11 +111,23 @@ template <typename C> struct PointReader {
   const Points& p;
   const int64_t n;  // points of one head: L * P
   const bool whole_vectors;
-  Scratch<C> locations, weights, reference, scale;
+  Scratch<C> locations, weights;
+  // Fused form: location = reference[at] + offset * scale, scale = factor (* reference[at + 2] for boxes). Two entries
+  // (x, y) a point.
+  Scratch<C> reference, factor, scale;
+  Scratch<int32_t> at;
 
   PointReader(const Sizes& sizes, const Points& points)
       : s(sizes), p(points), n(sizes.levels * sizes.points), whole_vectors(n % vec<C>::N == 0),
-        locations(2 * padded<C>(n)), weights(padded<C>(n)), reference(4 * sizes.levels), scale(2 * padded<C>(n)) {}
+        locations(2 * padded<C>(n)), weights(padded<C>(n)), reference(4 * sizes.levels + 2 * vec<C>::N),
+        factor(2 * padded<C>(n)), scale(2 * padded<C>(n)), at(2 * padded<C>(n)) {
+    for (int64_t i = 0; i < 2 * n; i++) {
+      const int64_t level = i / 2 / s.points, y = i % 2;
+      at.data[i] = static_cast<int32_t>(level * p.reference_dim + y);
+      factor.data[i] = p.reference_dim == 2 ? C(1) / static_cast<C>(s.shapes[2 * level + 1 - y])
+                                            : C(0.5) / static_cast<C>(s.points);
+    }
+  }
 
   // bq = batch * Q + query. Results may be read up to the next vector border.
   DINO_D2_INLINE void read(int64_t bq, int64_t head, const C*& xy, const C*& a) {
@@ -144,47 +141,64 @@ template <typename C> struct PointReader {
     a = weights.data;
   }
 
-  // locations = reference + offset * scale of the level
   DINO_D2_INLINE void locate(int64_t bq, const C* offsets) {
-    const int64_t dim = p.reference_dim;
-    convert_row(p.reference, bq * s.levels * dim, s.levels * dim, reference.data);
-    for (int64_t l = 0; l < s.levels; l++) {
-      C sx, sy;
-      const C* r = reference.data + l * dim;
-      if (dim == 2) {
-        sx = C(1) / static_cast<C>(s.shapes[2 * l + 1]);
-        sy = C(1) / static_cast<C>(s.shapes[2 * l]);
-      } else {
-        sx = r[2] * C(0.5) / static_cast<C>(s.points);
-        sy = r[3] * C(0.5) / static_cast<C>(s.points);
+    const int64_t dim = p.reference_dim, count = s.levels * dim;
+    const C* points = row_of<C>(p.reference, bq * count, count, true, reference.data);
+    int64_t i = 0;
+#if DINO_D2_VECTOR_BYTES == 64
+    if constexpr (sizeof(C) == 4) {
+      if (count <= 32) {  // the reference points of a query fit two registers
+        const __m512 low = (__m512)load_first(points, count < 16 ? static_cast<int>(count) : 16);
+        const __m512 high = (__m512)load_first(points + 16, count > 16 ? static_cast<int>(count - 16) : 0);
+        for (; i + 16 <= 2 * n; i += 16) {
+          const __m512i index = _mm512_load_si512(at.data + i);
+          vfloat factors = load(factor.data + i);
+          if (dim == 4) {
+            const __m512i size_index = _mm512_add_epi32(index, _mm512_set1_epi32(2));
+            factors *= (vfloat)_mm512_permutex2var_ps(low, size_index, high);
+          }
+          store(scale.data + i, factors);
+          const vfloat centre = (vfloat)_mm512_permutex2var_ps(low, index, high);
+          store(locations.data + i, centre + load(offsets + i) * factors);
+        }
       }
-      const C* in = offsets + l * s.points * 2;
-      C* out = locations.data + l * s.points * 2;
-      C* factors = scale.data + l * s.points * 2;
-      for (int64_t i = 0; i < s.points; i++) {
-        out[2 * i] = r[0] + in[2 * i] * sx;
-        out[2 * i + 1] = r[1] + in[2 * i + 1] * sy;
-        factors[2 * i] = sx;
-        factors[2 * i + 1] = sy;
+    }
+#elif DINO_D2_VECTOR_BYTES == 32
+    if constexpr (sizeof(C) == 4) {
+      for (; i + 8 <= 2 * n; i += 8) {
+        const __m256i index = _mm256_load_si256(reinterpret_cast<const __m256i*>(at.data + i));
+        vfloat factors = load(factor.data + i);
+        if (dim == 4) factors *= (vfloat)_mm256_i32gather_ps(points + 2, index, 4);
+        store(scale.data + i, factors);
+        store(locations.data + i, (vfloat)_mm256_i32gather_ps(points, index, 4) + load(offsets + i) * factors);
       }
+    }
+#endif
+    for (; i < 2 * n; i++) {
+      const C* r = points + at.data[i];
+      scale.data[i] = dim == 4 ? factor.data[i] * r[2] : factor.data[i];
+      locations.data[i] = r[0] + offsets[i] * scale.data[i];
     }
   }
 
   DINO_D2_INLINE void softmax(const C* logits) {
     constexpr int N = vec<C>::N;
     C* out = weights.data;
-    if (out != logits) memcpy(out, logits, n * sizeof(C));
-    const int64_t end = padded<C>(n);
-    for (int64_t i = n; i < end; i++) out[i] = -C(INFINITY);
-    F<C> high = load(out);
-    for (int64_t i = N; i < end; i += N) {
-      const F<C> v = load(out + i);
+    const int64_t whole = n / N * N, end = padded<C>(n);
+    F<C> high = F<C>{} - C(INFINITY), tail = high;
+    for (int64_t i = 0; i < whole; i += N) {
+      const F<C> v = load(logits + i);
       high = v > high ? v : high;
+    }
+    if (whole < n) {
+      tail = load_first(logits + whole, static_cast<int>(n - whole));
+      for (int64_t i = n - whole; i < N; i++) tail[i] = -C(INFINITY);
+      high = tail > high ? tail : high;
     }
     const C top = max_lanes(high);
     F<C> total = {};
     for (int64_t i = 0; i < end; i += N) {
-      const F<C> e = exp_nonpositive(load(out + i) - top);
+      const F<C> e = exp_nonpositive((i < whole ? load(logits + i) : tail) - top);
       store(out + i, e);
       total += e;
     }
@@ -276,7 +290,7 @@ DINO_D2_INLINE bool worth_packing(const Sizes& s, int64_t queries, int64_t point
 }
 template <typename T>
 DINO_D2_INLINE void copy_rows(T* out, int64_t out_stride, const T* in, int64_t in_stride, int64_t rows, int64_t n) {
-  for (int64_t i = 0; i < rows; i++) memcpy(out + i * out_stride, in + i * in_stride, n * sizeof(T));
+  for (int64_t i = 0; i < rows; i++) copy_few(out + i * out_stride, in + i * in_stride, n);
 }
 
 // One head at a time, so that its rows stay in the cache.
@@ -333,8 +347,8 @@ template <typename C> void expand_range(const Expand& p, int64_t begin, int64_t 
       const C *xy, *a;
       reader.read(bq, head, xy, a);
       const int64_t row = (bq * s.heads + head) * n;
-      memcpy(static_cast<C*>(p.locations) + 2 * row, xy, 2 * n * sizeof(C));
-      memcpy(static_cast<C*>(p.weights) + row, a, n * sizeof(C));
+      copy_few(static_cast<C*>(p.locations) + 2 * row, xy, 2 * n);
+      copy_few(static_cast<C*>(p.weights) + row, a, n);
     }
   }
 }

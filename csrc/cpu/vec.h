@@ -135,18 +135,34 @@ DINO_D2_INLINE void store(bfloat16_t* p, vfloat v) {  // round to nearest even; 
   store_narrowed(p, (v == v) ? rounded : (vint)(bits >> 16 | 0x40));
 }
 
-template <typename T> DINO_D2_INLINE auto load_first(const T* p, int n) {  // the first n lanes, the others zero
+// The first n lanes; the others are zero when read, untouched when written. Masks rather than a padded copy: a vector read
+// from memory that was just written in smaller pieces waits for all of it to leave the store queue.
+#if DINO_D2_VECTOR_BYTES == 64
+DINO_D2_INLINE vfloat load_first(const float* p, int n) {
+  return (vfloat)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+DINO_D2_INLINE vdouble load_first(const double* p, int n) {
+  return (vdouble)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+DINO_D2_INLINE vfloat load_first(const half_t* p, int n) {
+  return (vfloat)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
+}
+DINO_D2_INLINE vfloat load_first(const bfloat16_t* p, int n) {
+  const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+}
+#else
+template <typename T> DINO_D2_INLINE auto load_first(const T* p, int n) {
   T padded[vec<typename compute<T>::type>::N] = {};
   memcpy(padded, p, n * sizeof(T));
   return load(padded);
 }
+#endif
 template <typename T, typename F> DINO_D2_INLINE void store_first(T* p, F v, int n) {
   T padded[vec<typename compute<T>::type>::N];
   store(padded, v);
   memcpy(p, padded, n * sizeof(T));
 }
-
-template <typename T> DINO_D2_INLINE typename compute<T>::type to_compute(const T* p) { return load_first(p, 1)[0]; }
 
 // ---- shuffles ----
 #if DINO_D2_VECTOR_BYTES == 64
@@ -231,6 +247,21 @@ DINO_D2_INLINE vfloat exp_nonpositive(vfloat x) {
 DINO_D2_INLINE vdouble exp_nonpositive(vdouble x) {
   for (int i = 0; i < vec<double>::N; i++) x[i] = exp(x[i]);
   return x;
+}
+
+// Copies a few values. The empty statement keeps the compiler from calling memcpy, whose start costs more than such a copy:
+// with it, the backward pass of the encoder spent a third of its time there.
+template <typename T> DINO_D2_INLINE void copy_few(T* out, const T* in, int64_t n) {
+  constexpr int64_t step = 16 / sizeof(T);
+  int64_t i = 0;
+  for (; i + step <= n; i += step) {
+    memcpy(out + i, in + i, 16);
+    __asm__ volatile("");
+  }
+  for (; i < n; i++) {
+    out[i] = in[i];
+    __asm__ volatile("");
+  }
 }
 
 // Memory that lives as long as one call of a kernel.
