@@ -39,6 +39,9 @@ class DETR(nn.Module):
         self.detector = detector
         self.criterion = criterion
         self.denoising = denoising
+        if denoising is None:
+            # Nothing reads it then, and DistributedDataParallel waits for a gradient of every trained parameter.
+            detector.label_embedding.requires_grad_(False)
         self.top_k = top_k
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
