@@ -29,7 +29,7 @@ def run(model: DETR, vector: Vector, denoising: DenoisingQueries | None = None) 
     stored = vector["topk_index"].long()
     if not torch.equal(output.proposals.index, stored):
         check_near_ties(output.proposals.logits.amax(-1), vector["topk_score"])
-        recorder.__init__(model)
+        recorder.clear()
         with stored_selection(model, stored):
             output = model.detector(images, padding_mask, denoising)
     return output, recorder
@@ -51,10 +51,13 @@ def stored_selection(model: DETR, index: Tensor):
     def patch(*_) -> None:
         patcher.start()
 
+    def restore(*_) -> None:
+        patcher.stop()
+
     patcher = mock.patch.object(Tensor, "topk", take_stored)
     handles = [
         model.detector.queries.register_forward_pre_hook(patch),
-        model.detector.queries.register_forward_hook(lambda *_: patcher.stop()),
+        model.detector.queries.register_forward_hook(restore),
     ]
     yield
     for handle in handles:

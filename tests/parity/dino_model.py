@@ -81,6 +81,8 @@ def model_config(vector: Vector):
     detector.backbone.name = timm_name
     detector.backbone.pretrained = False
     detector.backbone.out_features = stages
+    if "options" in detector.backbone:
+        detector.backbone.options.drop_path_rate = 0.0  # the vectors are made without dropout of any kind
     detector.neck.in_channels = {stage: channels[int(stage[3]) - 2] for stage in stages}
     detector.position_encoding.temperature = args["pe_temperatureH"]
     for part, name in ((detector.encoder, "enc"), (detector.decoder, "dec")):
@@ -171,16 +173,10 @@ def parameters_by_rule_name(vector: Vector, model: DETR) -> dict[str, nn.Paramet
 
 
 class Recorder:
-    """Takes down what passes through a model's parts in one forward pass."""
+    """Takes down what passes through a model's parts in a forward pass."""
 
     def __init__(self, model: DETR):
-        self.features: dict[str, Tensor] = {}
-        self.maps: list[Tensor] = []
-        self.positions: list[Tensor] = []
-        self.memory = torch.empty(0)
-        self.levels = None
-        self.layer_anchors: list[Tensor] = []  # per layer [B, T, L, 4] in the padded maps
-        self.last_state = torch.empty(0)
+        self.clear()
         detector = model.detector
         detector.backbone.register_forward_hook(lambda _, __, out: self.features.update(out))
         detector.neck.register_forward_hook(lambda _, __, out: self.maps.extend(out))
@@ -188,6 +184,16 @@ class Recorder:
         detector.encoder.register_forward_hook(self.take_memory)
         for layer in detector.decoder.layers:
             layer.register_forward_hook(self.take_layer)
+
+    def clear(self) -> None:
+        """Forget, before another pass."""
+        self.features: dict[str, Tensor] = {}
+        self.maps: list[Tensor] = []
+        self.positions: list[Tensor] = []
+        self.memory = torch.empty(0)
+        self.levels = None
+        self.layer_anchors: list[Tensor] = []  # per layer [B, T, L, 4] in the padded maps
+        self.last_state = torch.empty(0)
 
     def take_memory(self, _: nn.Module, inputs: tuple, memory: Tensor) -> None:
         self.memory, self.levels = memory, inputs[2]
