@@ -28,7 +28,7 @@ model.top_k = 100
 
 optimizer.lr = 1e-3
 optimizer.params.lr_factor_func.factors = {}  # nothing is pretrained, so everything learns at one rate
-lr_multiplier = drop_at(80, 100, warmup=0.03)
+lr_multiplier = drop_at(75, 100, warmup=0.03)
 
 train.output_dir = "./output/dino_tiny_shapes"
 train.max_iter = 2000
