@@ -26,6 +26,15 @@ def test_generalized_iou_of_all_pairs_agrees_with_torchvision():
     assert torch.allclose(generalized_iou(a[:, None], b[None], eps=0.0), expected, atol=1e-6)
 
 
+def test_eps_stands_in_both_denominators():
+    tiny = cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 1e-3, 1e-3]))  # area 1e-6, as large as eps
+    assert generalized_iou(tiny, tiny).item() == pytest.approx(0.5, rel=1e-3)
+    apart = cxcywh_to_xyxy(torch.tensor([0.501, 0.5, 1e-3, 1e-3]))  # touching: no overlap, the hull is the union
+    further = cxcywh_to_xyxy(torch.tensor([0.502, 0.5, 1e-3, 1e-3]))  # hull 3e-6, union 2e-6 -> -1 / (3 + 1)
+    assert generalized_iou(tiny, apart).item() == pytest.approx(0.0, abs=1e-3)
+    assert generalized_iou(tiny, further).item() == pytest.approx(-0.25, rel=1e-3)
+
+
 def test_inverse_sigmoid_undoes_the_sigmoid_and_stays_finite():
     x = torch.linspace(-6, 6, 50)
     assert torch.allclose(inverse_sigmoid(x.sigmoid()), x, atol=1e-4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dino_d2.modeling import BoxHead, ClassHead, DeformableDecoder, LookForwardOnce, LookForwardTwice
+from dino_d2.modeling import BoxHead, ClassHead, DeformableDecoder, LookForwardOnce, LookForwardTwice, PerLayer
 from dino_d2.modeling.levels import flatten_maps, make_levels
 
 DIM, CLASSES, LAYERS = 32, 5, 3
@@ -86,3 +86,24 @@ def test_with_heads_at_zero_every_layer_predicts_the_anchors():
     maps = [torch.rand(1, DIM, 8, 8), torch.rand(1, DIM, 4, 4)]
     _, boxes = decoder(torch.rand(1, 6, DIM), anchors, flatten_maps(maps), make_levels(maps, None), None)
     assert torch.allclose(boxes, anchors.expand_as(boxes), atol=1e-5)
+
+
+def test_heads_of_their_own_serve_their_layer_alone():
+    """Equal copies change nothing; another head in one layer changes its prediction and the anchors after it."""
+    shared = decode(LookForwardTwice())
+    decoder = shared[0]
+    maps = [torch.rand(1, DIM, 8, 8), torch.rand(1, DIM, 4, 4)]
+    arguments = (torch.rand(1, 6, DIM), shared[1], flatten_maps(maps), make_levels(maps, None), None)
+    expected = decoder(*arguments)
+    decoder.class_head = PerLayer(decoder.class_head, LAYERS)
+    decoder.box_head = PerLayer(decoder.box_head, LAYERS)
+    logits, boxes = decoder(*arguments)
+    assert torch.allclose(logits, expected[0], atol=1e-6)
+    assert torch.allclose(boxes, expected[1], atol=1e-6)
+    torch.nn.init.normal_(decoder.box_head[1].layers[-1].weight)
+    torch.nn.init.normal_(decoder.class_head[2].weight)
+    other_logits, other_boxes = decoder(*arguments)
+    assert torch.equal(other_boxes[0], boxes[0])
+    assert not torch.allclose(other_boxes[1], boxes[1], atol=1e-3)
+    assert torch.equal(other_logits[:2], logits[:2])
+    assert not torch.allclose(other_logits[2], logits[2], atol=1e-3)

@@ -4,7 +4,7 @@ from .decoder import DeformableDecoder, LookForwardOnce, LookForwardTwice
 from .detector import Detector, DetectorOutput
 from .detr import DETR
 from .encoder import DeformableEncoder
-from .heads import BoxHead, ClassHead
+from .heads import BoxHead, ClassHead, PerLayer
 from .matcher import HungarianMatcher
 from .neck import ChannelMapper
 from .queries import MixedQuerySelection, ProposalHead, PureQuerySelection, StaticQueries
@@ -22,6 +22,7 @@ __all__ = [
     "LookForwardOnce",
     "LookForwardTwice",
     "MixedQuerySelection",
+    "PerLayer",
     "ProposalHead",
     "PureQuerySelection",
     "SetCriterion",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dino_d2.layers import MLP, MultiScaleDeformableAttention, SelfAttention, anchor_embedding
 
 from .encoder import FeedForward
-from .heads import refine
+from .heads import head_of_layer, refine
 from .levels import Levels
 
 
@@ -60,8 +60,8 @@ class DeformableDecoder(nn.Module):
     """Decoder layers, each of which refines the anchors it was given.
 
     Args:
-        class_head: shared by all layers (section D.3).
-        box_head: shared by all layers.
+        class_head: shared by all layers (section D.3), or :class:`~dino_d2.modeling.heads.PerLayer`.
+        box_head: likewise.
         box_update: :class:`LookForwardOnce` or :class:`LookForwardTwice`.
         num_layers: 6 in the paper (Table 8); Table 6 studies fewer.
         embed_dim: D.
@@ -119,16 +119,16 @@ class DeformableDecoder(nn.Module):
         bases, states = [], []
         base = anchors
         x = content
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            if i > 0:
+                # The layer before moved these anchors, from its state before the norm; it predicts from the one after.
+                refined = refine(anchors, head_of_layer(self.box_head, i - 1)(x))
+                base, anchors = self.box_update(refined), refined.detach()
             map_anchors = anchors[:, :, None] * map_scale  # [B, T, L, 4]
             position = self.position_head(anchor_embedding(map_anchors[:, :, 0], self.embed_dim // 2))
             x = layer(x, position, map_anchors, memory, levels, mask)
             bases.append(base)
             states.append(self.norm(x))
-            # The next layer's anchors come from the state before the norm, this layer's prediction from the one after.
-            refined = refine(anchors, self.box_head(x))
-            base = self.box_update(refined)
-            anchors = refined.detach()
         states = torch.stack(states)  # [L, B, T, D]
         boxes = refine(torch.stack(bases), self.box_head(states))
         return self.class_head(states), boxes

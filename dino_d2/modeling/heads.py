@@ -1,7 +1,9 @@
 """Prediction heads: class scores and box corrections."""
 
+import copy
 import math
 
+import torch
 from torch import Tensor, nn
 
 from dino_d2.layers import MLP, inverse_sigmoid
@@ -26,6 +28,28 @@ class BoxHead(MLP):
         super().__init__(embed_dim, embed_dim, output_dim, num_layers=3)
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
+
+
+class PerLayer(nn.ModuleList):
+    """A head of its own for every decoder layer, as Deformable DETR and detrex have; DINO shares one (section D.3).
+
+    [L, ..., D] -> [L, ..., outputs of the head].
+
+    Args:
+        head: copied for each layer.
+        num_layers: L.
+    """
+
+    def __init__(self, head: nn.Module, num_layers: int):
+        super().__init__(copy.deepcopy(head) for _ in range(num_layers))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return torch.stack([head(x) for head, x in zip(self, states, strict=True)])
+
+
+def head_of_layer(head: nn.Module, layer: int) -> nn.Module:
+    """The head that serves one layer."""
+    return head[layer] if isinstance(head, PerLayer) else head
 
 
 def refine(anchors: Tensor, correction: Tensor) -> Tensor:

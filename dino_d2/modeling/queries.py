@@ -89,7 +89,8 @@ class StaticQueries(nn.Module):
         self.num_queries = num_queries
         self.content = nn.Embedding(num_queries, embed_dim)
         self.anchor_logits = nn.Embedding(num_queries, 4)
-        nn.init.xavier_uniform_(self.content.weight)
+        for embedding in (self.content, self.anchor_logits):  # so all anchors start near the middle of the image
+            nn.init.xavier_uniform_(embedding.weight)
 
     def forward(self, memory: Tensor, levels: Levels) -> Queries:
         """memory [B, S, D] gives the batch size alone."""
