@@ -155,8 +155,8 @@ def test_use_reference_op_takes_the_composite(monkeypatch):
 
 
 def test_a_missing_op_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(ms_deform_attn_op, "_missing", "_C.abi3.so is not built")
-    monkeypatch.setattr(ms_deform_attn_op, "_warned", False)
+    monkeypatch.setattr(ms_deform_attn_op, "_missing", {"cpu": "_C.abi3.so is not built"})
+    monkeypatch.setattr(ms_deform_attn_op, "_warned", set())
     arguments = to_dtype(plain_case(), torch.float32)
     with caplog.at_level(logging.WARNING):
         first, second = ms_deform_attn(*arguments), ms_deform_attn(*arguments)

@@ -17,29 +17,36 @@ from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_fused_referen
 
 logger = logging.getLogger(__name__)
 
-LIBRARY = Path(__file__).resolve().parents[1] / "_C.abi3.so"
+LIBRARIES = {"cpu": "_C.abi3.so", "cuda": "_C_cuda.abi3.so"}  # the first holds the schema too
 REFERENCE_VARIABLE = "DINO_D2_REFERENCE_OP"
 
 
-def _load_library() -> str | None:
-    """None when the op is ready, else why it is not."""
-    if not LIBRARY.exists():
-        return f"{LIBRARY.name} is not built"
+def _load_library(name: str) -> str | None:
+    """None when the library is ready, else why it is not."""
+    path = Path(__file__).resolve().parents[1] / name
+    if not path.exists():
+        return f"{name} is not built"
     try:
-        torch.ops.load_library(LIBRARY)
+        torch.ops.load_library(path)
     except OSError as error:
-        return f"{LIBRARY.name} does not load: {error}"
+        return f"{name} does not load: {error}"
     return None
 
 
-_missing = _load_library()
+def _load_libraries() -> dict[str, str | None]:
+    missing = {"cpu": _load_library(LIBRARIES["cpu"])}
+    missing["cuda"] = missing["cpu"] or _load_library(LIBRARIES["cuda"])
+    return missing
+
+
+_missing = _load_libraries()
 _reference_depth = 0
-_warned = False
+_warned: set[str] = set()
 
 
-def op_is_built() -> bool:
-    """Whether the compiled op is loaded (on this machine, for this PyTorch)."""
-    return _missing is None
+def op_is_built(device_type: str = "cpu") -> bool:
+    """Whether the compiled op is loaded for "cpu" or "cuda" (on this machine, for this PyTorch)."""
+    return device_type in _missing and _missing[device_type] is None
 
 
 @contextlib.contextmanager
@@ -56,18 +63,17 @@ def use_reference_op() -> Iterator[None]:
         _reference_depth -= 1
 
 
-def _use_reference() -> bool:
-    global _warned
+def _use_reference(device_type: str) -> bool:
     if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1":
         return True
-    if _missing is None:
+    if op_is_built(device_type):
         return False
-    if not _warned and not torch.compiler.is_compiling():
-        _warned = True
+    if device_type not in _warned and not torch.compiler.is_compiling():
+        _warned.add(device_type)
         logger.warning(
             "Multi-scale deformable attention runs on plain PyTorch, which is many times slower: %s. "
-            "docs/install.md says how to build it.",
-            _missing,
+            "docs/install.md says how to build the op.",
+            _missing.get(device_type, f"there is no kernel for {device_type}"),
         )
     return True
 
@@ -95,7 +101,7 @@ def ms_deform_attn(
     Raises:
         RuntimeError: a shape, dtype or device does not fit; the message names the argument. On second derivatives.
     """
-    function = ms_deform_attn_reference if _use_reference() else torch.ops.dino_d2.ms_deform_attn
+    function = ms_deform_attn_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn
     return function(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
 
 
@@ -117,7 +123,9 @@ def ms_deform_attn_fused(
 
     The others, the result and the errors are those of `ms_deform_attn`.
     """
-    function = ms_deform_attn_fused_reference if _use_reference() else torch.ops.dino_d2.ms_deform_attn_fused
+    function = (
+        ms_deform_attn_fused_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn_fused
+    )
     return function(value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits)
 
 
@@ -178,4 +186,4 @@ def _register() -> torch.library.Library:
     return library
 
 
-_library = _register() if _missing is None else None
+_library = _register() if op_is_built() else None
