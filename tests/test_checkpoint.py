@@ -295,6 +295,22 @@ def test_detrex_with_separate_heads_gives_the_last_layers():
     assert not report.missing
 
 
+def test_detrex_with_separate_heads_is_whole_in_the_detrex_recipe():
+    source, config = make_model(num_classes=80), small_config(num_classes=80)
+    recipe = LazyConfig.load(str(ROOT / "configs" / "dino" / "dino_r50_4scale_12ep_detrex.py")).model.detector
+    config.detector.decoder.class_head = recipe.decoder.class_head
+    config.detector.decoder.box_head = recipe.decoder.box_head
+    config.detector.position_encoding = recipe.position_encoding
+    model = instantiate(config)
+    report = load_tensors(model, detrex_state(source, separate_heads=True))
+    for layer in range(2):
+        head = source.detector.decoder.class_head
+        assert model.detector.decoder.class_head[layer].weight.equal(head.weight + layer)
+    assert not report.unused
+    assert not report.missing
+    assert not report.doubtful
+
+
 # Backbones
 
 
