@@ -7,18 +7,15 @@ and `.../coco/annotations/instances_{train,val}2017.json` (`./datasets/coco` if 
 from omegaconf import OmegaConf
 
 from dino_d2.data.augmentation import detr_augmentation, resize_augmentation
+from dino_d2.data.loader import build_train_loader
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from dino_d2.detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from dino_d2.detectron2.evaluation import COCOEvaluator
 
 dataloader = OmegaConf.create()
 
-dataloader.train = L(build_detection_train_loader)(
+dataloader.train = L(build_train_loader)(
     # The authors train on all 118,287 images; Detectron2's default leaves out the 1,021 without an object.
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_train", filter_empty=False),
     mapper=L(DetrDatasetMapper)(
@@ -33,6 +30,7 @@ dataloader.train = L(build_detection_train_loader)(
     total_batch_size=16,  # over all GPUs (appendix D.3)
     aspect_ratio_grouping=True,  # not in the authors' loader; wide with wide, tall with tall: less padding
     num_workers=4,
+    seed="${oc.select:train.seed,null}",  # of the order and the augmentation; a random one if there is no train.seed
 )
 
 dataloader.test = L(build_detection_test_loader)(
