@@ -18,11 +18,11 @@ FORCE_CUDA = os.environ.get("FORCE_CUDA") == "1"
 
 
 def find_cuda_home() -> Path | None:
-    """The folder of a whole toolkit: CUDA_HOME, else the usual place, else beside the nvcc that is on the path."""
+    """The folder of a whole toolkit: CUDA_HOME, else the compiler wheels beside torch, else the usual places."""
     wish = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    candidates = [Path(wish)] if wish else [Path("/usr/local/cuda")]
-    candidates += [Path(d).resolve().parent for d in os.get_exec_path() if not wish and (Path(d) / "nvcc").exists()]
-    for home in candidates:
+    wheels = sorted(Path(torch.__path__[0]).parent.glob("nvidia/cu[0-9]*"))
+    beside_nvcc = [Path(d).resolve().parent for d in os.get_exec_path() if (Path(d) / "nvcc").exists()]
+    for home in [Path(wish)] if wish else [*wheels, Path("/usr/local/cuda"), *beside_nvcc]:
         if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
             return home
     return None
@@ -55,7 +55,7 @@ class OptionalBuild(BuildExtension):
 
 def options(**compile_args: list[str]) -> dict:
     # LibTorch's stable ABI of 2.11: one build serves that and every later version.
-    common = ["-O3", "-g0", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    common = ["-O3", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     return {
         "include_dirs": [str(ROOT / "csrc")],
         "extra_compile_args": {k: common + v for k, v in compile_args.items()},
@@ -69,14 +69,17 @@ def sources(pattern: str) -> list[str]:
 
 
 def cpu_extension():
-    flags = ["-Wno-attributes", "-Wno-maybe-uninitialized"]  # both fire in headers that are not ours
+    # The two warnings fire in headers that are not ours.
+    flags = ["-g0", "-Wno-attributes", "-Wno-maybe-uninitialized"]
     return CppExtension("dino_d2._C", ["csrc/ms_deform_attn.cpp", *sources("csrc/cpu/*.cpp")], **options(cxx=flags))
 
 
 def cuda_extension():
     if not torch.cuda.is_available():  # no GPU here whose architecture could be asked for
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHS_WITHOUT_GPU)
-    extension = CUDAExtension("dino_d2._C_cuda", sources("csrc/cuda/*.cu"), **options(cxx=[], nvcc=["-DUSE_CUDA"]))
+    extension = CUDAExtension(
+        "dino_d2._C_cuda", sources("csrc/cuda/*.cu"), **options(cxx=[], nvcc=["-DUSE_CUDA", "--threads=2"])
+    )
     cccl = CUDA_HOME / "include" / "cccl"
     if cccl.is_dir():  # where CUDA 13 and the compiler wheels keep these headers
         extension.include_dirs.append(str(cccl))
