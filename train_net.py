@@ -14,6 +14,7 @@ import sys
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.engine import default_argument_parser, launch
 from dino_d2.engine.errors import UserError
+from dino_d2.engine.preemption import forward_signals
 from dino_d2.engine.run import evaluate, load_config, train
 from dino_d2.engine.trainer import NonFiniteLossError
 
@@ -31,6 +32,8 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
+    if args.num_gpus * args.num_machines > 1:
+        forward_signals()
     launch(
         main,
         args.num_gpus,

@@ -17,8 +17,11 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.visualize import picture_of_predictions
 
+from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .errors import UserError
+from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
+from .random_state import RestoreRandomState, kept_random_state
 from .trainer import Trainer, make_ema
 
 logger = logging.getLogger("dino_d2")
@@ -41,16 +44,24 @@ def load_config(args) -> DictConfig:
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
     if cfg.train.device == "auto":
         cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.eval_only or args.resume:
+    default_setup(cfg, args)
+    if args.eval_only or (args.resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()):
         # The weights come from a checkpoint; fetching the backbone's ImageNet weights first would be for nothing.
         cfg.model.detector.backbone.pretrained = False
-    default_setup(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     return cfg
 
 
 def train(cfg: DictConfig, resume: bool) -> dict:
-    """Train, evaluate, and leave weights, logs and pictures in ``cfg.train.output_dir``; returns the last metrics."""
+    """Train, evaluate, and leave weights, logs and pictures in ``cfg.train.output_dir``.
+
+    Args:
+        cfg: of the run.
+        resume: go on from the last checkpoint in ``cfg.train.output_dir``, if there is one, as if never stopped.
+
+    Returns:
+        the last metrics on rank 0; nothing on other ranks or if a signal has stopped the training.
+    """
     start = time.perf_counter()
     model = instantiate(cfg.model).to(cfg.train.device)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
@@ -67,14 +78,15 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         precision=getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None,
         ema=ema,
     )
-    checkpointer = DetectionCheckpointer(ddp_model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = AtomicCheckpointer(ddp_model, cfg.train.output_dir, trainer=trainer)
     evaluated = model if ema is None else ema.module
     main_process = comm.is_main_process()
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
-            hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if main_process else None,
+            PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+            StopOnSignal(checkpointer),
             hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
             hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
@@ -82,9 +94,13 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    trainer.train(start_iter, cfg.train.max_iter)
+    checkpoint = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    resumed = resume and checkpointer.has_checkpoint()
+    trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))] if resumed else [])
+    try:
+        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    except TrainingStopped:
+        return {}
     if main_process:
         metrics = {k: v for k, (v, _) in trainer.storage.latest().items()}
         if cfg.train.num_pictures:
@@ -115,8 +131,9 @@ def evaluate(cfg: DictConfig) -> dict:
 
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
-    """Run the config's evaluator over its test set."""
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
+    """Run the config's evaluator over its test set; training goes on as if it had not been run."""
+    with kept_random_state():
+        results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
     print_csv_format(results)
     return results
 

@@ -1,5 +1,6 @@
 """One training step: mixed precision, gradient accumulation and clipping, a running mean of the weights."""
 
+import logging
 import time
 
 import torch
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dino_d2.detectron2.engine import SimpleTrainer
+
+from .agreement import on_any_rank
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -19,7 +24,8 @@ class Trainer(SimpleTrainer):
 
     Args:
         model: gives a dict of losses; may be wrapped for distributed training.
-        data_loader: iterable of batches, each a list of dicts with an "image_id".
+        data_loader: iterable of batches, each a list of dicts with an "image_id". If it has a state, as that of
+            ``dino_d2.data.loader`` has, a resumed training goes on with the batch that would have come next.
         optimizer: of the model's parameters.
         clip_grad_norm: largest L2 norm of all gradients together (Table 8: 0.1).
         accumulate: batches whose gradients are averaged before a step.
@@ -76,17 +82,24 @@ class Trainer(SimpleTrainer):
         self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
 
     def state_dict(self) -> dict:
-        state = super().state_dict()
-        state["grad_scaler"] = self.grad_scaler.state_dict()
-        if self.ema is not None:
-            state["ema"] = self.ema.state_dict()
-        return state
+        """The state after the current iteration, but for the model and the random generators."""
+        own = {name: part.state_dict() for name, part in self._stateful_parts().items()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a state; a warning names what it lacks, as that of another trainer may."""
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state_dict["ema"])
+        for name, part in self._stateful_parts().items():
+            if state_dict.get(name):
+                part.load_state_dict(state_dict[name])
+            else:
+                logger.warning("The checkpoint has no state of '%s', which starts anew.", name)
+
+    def _stateful_parts(self) -> dict:
+        parts = {"grad_scaler": self.grad_scaler if self.grad_scaler.is_enabled() else None, "ema": self.ema}
+        if hasattr(self.data_loader, "state_dict"):
+            parts["data_loader"] = self.data_loader
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -110,13 +123,10 @@ def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -
     bad = [name for name, value in losses.items() if not value.isfinite()]
     report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
     reports = [report]
-    if dist.is_available() and dist.is_initialized():
-        # One number a step; the words travel only when there is something to say.
-        flag = torch.tensor(float(bool(bad)), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(flag)
-        if flag > 0:
-            reports = [None] * dist.get_world_size()
-            dist.all_gather_object(reports, report)
+    # One number a step; the words travel only when there is something to say.
+    if on_any_rank(bool(bad)) and dist.is_initialized():
+        reports = [None] * dist.get_world_size()
+        dist.all_gather_object(reports, report)
     reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
     if reports:
         raise NonFiniteLossError(

@@ -1,0 +1,13 @@
+"""What the ranks must decide alike."""
+
+import torch
+import torch.distributed as dist
+
+
+def on_any_rank(flag: bool) -> bool:
+    """Whether `flag` is set on any rank. All ranks must call this together; one number travels."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    count = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(count)
+    return count.item() > 0

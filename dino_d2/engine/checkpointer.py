@@ -1,0 +1,106 @@
+"""Checkpoints that are never half written and hold what an exact continuation needs."""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from dino_d2.detectron2.checkpoint import DetectionCheckpointer
+from dino_d2.detectron2.engine import hooks
+from dino_d2.detectron2.utils import comm
+
+from .errors import UserError
+from .random_state import random_state
+
+logger = logging.getLogger(__name__)
+
+_PART = ".part"  # a file being written; no reader takes it for a checkpoint
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, whose files appear whole or not at all.
+
+    A file is written under another name beside its place, brought to the disk and then renamed;
+    `last_checkpoint` names it only after that. Besides the model and the checkpointables, a file has
+    "random_states": the random generators of each rank. They travel to rank 0 (some 10 kB from each) because
+    one file can be whole or missing, while a file per rank could be there for some ranks only.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``{save_dir}/{name}.pth``. All ranks must call this together; rank 0 writes.
+
+        Args:
+            name: of the file, without folder and ending.
+            kwargs: more to save.
+        """
+        random_states = comm.gather(random_state())
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
+        content = {"model": self.model.state_dict(), **states, "random_states": random_states, **kwargs}
+        path = Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save(content, file))
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_atomically(
+            Path(self.save_dir) / "last_checkpoint", lambda file: file.write(last_filename_basename.encode())
+        )
+
+    def get_checkpoint_file(self) -> str:
+        """The file that `last_checkpoint` names.
+
+        Raises:
+            UserError: it is not there.
+        """
+        path = super().get_checkpoint_file()
+        if path and not os.path.isfile(path):
+            raise UserError(
+                f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which is not there. Put the file "
+                "back, or write the name of another checkpoint of this folder into last_checkpoint."
+            )
+        return path
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Detectron2's hook for an :class:`AtomicCheckpointer`: on all ranks, and `max_to_keep` counts across resumes."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        if not comm.is_main_process():
+            self.max_to_keep = None  # rank 0 deletes the files
+            return
+        folder = Path(self.checkpointer.save_dir)
+        for path in folder.glob(f"*{_PART}"):
+            path.unlink()  # a killed run was writing it
+        if self.max_to_keep is not None:
+            names = re.compile(re.escape(self.file_prefix) + r"_(\d{7})\.pth")
+            found = [match for path in folder.iterdir() if (match := names.fullmatch(path.name))]
+            earlier = sorted(match[0] for match in found if int(match[1]) < self.trainer.start_iter)
+            self.recent_checkpoints = [str(folder / name) for name in earlier]
+            while len(self.recent_checkpoints) > self.max_to_keep:
+                os.remove(self.recent_checkpoints.pop(0))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write`` fill a file that appears at ``path``, in place of an older one, when it is whole.
+
+    Whenever the process is killed, or the power fails, there is either the old file or the new one.
+    """
+    part = path.with_name(path.name + _PART)
+    with open(part, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    # The new name must reach the disk before `last_checkpoint` speaks of it.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

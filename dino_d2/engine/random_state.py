@@ -1,0 +1,78 @@
+"""The random generators of a process: read, put back, kept as they are."""
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from dino_d2.detectron2.engine import HookBase
+from dino_d2.detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+# Detectron2's augmentations, and with them all code that comes from there, draw from NumPy's global generator.
+# ruff: noqa: NPY002
+
+
+def random_state() -> dict[str, Any]:
+    """States of the generators of Python, NumPy and torch, as tensors and plain values.
+
+    "cuda" is that of this process's device; it is there only if CUDA is in use.
+    """
+    _, keys, *numbers = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), *numbers),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back to what :func:`random_state` gave."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys, *numbers = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *numbers))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextlib.contextmanager
+def kept_random_state() -> Iterator[None]:
+    """What is drawn inside changes nothing outside."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+class RestoreRandomState(HookBase):
+    """Puts each rank's generators back, as the last thing before the first iteration; so it must be the last hook.
+
+    Args:
+        states: one per rank, from a checkpoint; None if the checkpoint has none, as those of other programs.
+    """
+
+    def __init__(self, states: list[dict[str, Any]] | None):
+        self.states = states
+
+    def before_train(self) -> None:
+        written, ranks = len(self.states or []), comm.get_world_size()
+        if written == ranks:
+            set_random_state(self.states[comm.get_rank()])
+        else:
+            logger.warning(
+                "The checkpoint has the random generators of %d ranks, and there are %d: they start anew, so the run "
+                "does not continue exactly where it stopped.",
+                written,
+                ranks,
+            )

@@ -1,0 +1,223 @@
+"""A run that was stopped and resumed is the run that was never stopped, to the last bit.
+
+The manner of the test is that of NeMo Automodel's: one run goes through, another is killed between two
+checkpoints and resumed in a new process; a witness (resume_driver.py) writes down each iteration of both.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dino_d2.data.shapes import Recipe, generate
+from dino_d2.detectron2.engine import SimpleTrainer, hooks
+from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer, write_atomically
+from dino_d2.engine.errors import UserError
+from dino_d2.engine.preemption import StopOnSignal, TrainingStopped
+from dino_d2.engine.random_state import random_state, set_random_state
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory):
+    """A run of 30 iterations in seconds, with a running mean, that saves and evaluates after every 15."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    generate(root, Recipe(train=12, val=4, size=64))
+    size = ["train=12", "val=4", "size=64"]
+    return [
+        f"dataloader.train.dataset.names.root={root}",
+        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        "dataloader.train.total_batch_size=2",
+        "model.detector.encoder.num_layers=1",
+        "model.detector.decoder.num_layers=2",
+        "train.ema.enabled=true",
+        "train.max_iter=30",
+        "train.eval_period=15",
+        "train.checkpointer.period=15",
+        "train.num_pictures=0",
+    ]
+
+
+def start(folder: Path, last_words: str, *arguments: str) -> subprocess.CompletedProcess:
+    recipe = ["--config-file", "configs/dino/dino_tiny_shapes.py"]
+    return subprocess.run(
+        [sys.executable, "tests/resume_driver.py", str(folder / "record"), last_words, *recipe, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def record(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "record").read_text().splitlines()]
+
+
+def checkpoint(folder: Path, name: str) -> dict:
+    return torch.load(folder / name, weights_only=True)
+
+
+def differences(a, b, where: str = "") -> list[str]:
+    """The places at which two checkpoints are not the same to the last bit."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [place for key in a for place in differences(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        return [place for i, (x, y) in enumerate(zip(a, b, strict=True)) for place in differences(x, y, f"{where}/{i}")]
+    same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+    return [] if same else [where]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(overrides, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = start(folder, "none", *overrides, f"train.output_dir={folder}", "dataloader.train.num_workers=0")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def assert_same_run(uninterrupted: Path, resumed: Path, first: int, stopped: int) -> None:
+    """`resumed` did iterations 0 to stopped - 1, then first to 29; all as `uninterrupted` did them."""
+    expected, found = record(uninterrupted), record(resumed)
+    assert [line["iteration"] for line in found] == [*range(stopped), *range(first, 30)]
+    for part in ("images", "pixels", "lr", "losses"):
+        for line in found:
+            assert line[part] == expected[line["iteration"]][part], f"{part} of iteration {line['iteration']}"
+    ends = [checkpoint(folder, "model_final.pth") for folder in (uninterrupted, resumed)]
+    assert {"model", "trainer", "random_states"} <= ends[0].keys()
+    assert {"optimizer", "ema", "data_loader"} <= ends[0]["trainer"].keys()
+    assert differences(*ends) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_killed_run_goes_on_as_if_never_stopped(overrides, uninterrupted, tmp_path, num_workers):
+    options = [*overrides, f"train.output_dir={tmp_path}", f"dataloader.train.num_workers={num_workers}"]
+    killed = start(tmp_path, "kill@16", *options)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000014.pth"
+    resumed = start(tmp_path, "none", "--resume", *options)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same_run(uninterrupted, tmp_path, first=15, stopped=17)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_cleanly_and_the_log_says_how_to_go_on(overrides, uninterrupted, tmp_path):
+    options = [*overrides, f"train.output_dir={tmp_path}", "dataloader.train.num_workers=1"]
+    stopped = start(tmp_path, "SIGTERM@6", *options)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "Traceback" not in stopped.stdout + stopped.stderr
+    assert f"Stopped by SIGTERM after iteration 6 and saved {tmp_path}/model_0000006.pth" in stopped.stdout
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
+    command = shlex.split(re.search(r"To go on:\n\s+(python .*)", stopped.stdout)[1])
+    resumed = subprocess.run(
+        [sys.executable, command[1], str(tmp_path / "record"), "none", "--resume", *command[5:]],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same_run(uninterrupted, tmp_path, first=7, stopped=7)
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_writing_leaves_the_checkpoint_before(overrides, tmp_path):
+    options = [*overrides, f"train.output_dir={tmp_path}", "train.eval_period=0", "dataloader.train.num_workers=0"]
+    options += ["train.max_iter=8", "train.checkpointer.period=2"]
+    killed = start(tmp_path, "kill-writing@5", *options)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "model_0000005.pth.part").exists(), "it was not killed while writing"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert all(checkpoint(tmp_path, path.name) for path in tmp_path.glob("*.pth"))
+    resumed = start(tmp_path, "none", "--resume", *options)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Starting training from iteration 4" in resumed.stdout
+    names = sorted(path.name for path in tmp_path.glob("model_*"))
+    assert names == ["model_0000003.pth", "model_0000005.pth", "model_0000007.pth", "model_final.pth"], (
+        "max_to_keep=3 counts the files of both runs, and the half one is gone"
+    )
+
+
+def small_run(folder: Path, iterations: int, resume: bool = False, signal_at: int | None = None, **periodic):
+    """Train one weight, sending SIGUSR1 to this process during an iteration; returns the files there are then."""
+    model = nn.Linear(1, 1)
+    model.forward = lambda batch: {"loss": nn.functional.linear(batch, model.weight).sum()}
+    trainer = SimpleTrainer(model, [torch.ones(1)] * iterations, torch.optim.SGD(model.parameters(), lr=0.1))
+    checkpointer = AtomicCheckpointer(model, str(folder), trainer=trainer)
+    send = hooks.CallbackHook(
+        before_step=lambda trainer: os.kill(os.getpid(), signal.SIGUSR1) if trainer.iter == signal_at else None
+    )
+    trainer.register_hooks([send, PeriodicCheckpointer(checkpointer, **periodic), StopOnSignal(checkpointer)])
+    checkpointer.resume_or_load("", resume=resume)
+    trainer.train(trainer.iter + 1 if resume else 0, iterations)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_old_checkpoints_are_deleted_across_resumes(tmp_path):
+    assert small_run(tmp_path, 4, period=1, max_to_keep=3) == [
+        "last_checkpoint",
+        *[f"model_000000{i}.pth" for i in (1, 2, 3)],
+        "model_final.pth",
+    ]
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    names = small_run(tmp_path, 6, resume=True, period=1, max_to_keep=2)
+    assert names == ["last_checkpoint", "model_0000004.pth", "model_0000005.pth", "model_final.pth"]
+
+
+def test_sigusr1_saves_and_stops(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(TrainingStopped):
+        small_run(tmp_path, 9, signal_at=4, period=100)
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000004.pth"]
+    assert checkpoint(tmp_path, "model_0000004.pth")["iteration"] == 4
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_signal_in_the_last_iteration_lets_training_end(tmp_path):
+    assert small_run(tmp_path, 3, signal_at=2, period=100) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"ne")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_missing_file_is_said_in_words(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    with pytest.raises(UserError, match=r"names model_0000009\.pth, which is not there"):
+        AtomicCheckpointer(nn.Linear(1, 1), str(tmp_path)).resume_or_load("", resume=True)
+
+
+def test_random_state_of_all_generators_comes_back(tmp_path):
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.gauss(0, 1), np.random.randn(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
+
+    draw()  # the normal draws leave a second number waiting
+    torch.save(random_state(), tmp_path / "state")
+    expected = draw()
+    set_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert draw() == expected
