@@ -20,7 +20,8 @@ void check_cuda(cudaError_t status) {
 
 cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == AOTI_TORCH_SUCCESS,
+                  "ms_deform_attn: no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
 }
 
