@@ -23,6 +23,7 @@ from dino_d2.engine import NonFiniteLossError, Trainer
 from dino_d2.modeling import criterion
 
 ROOT = Path(__file__).parents[1]
+PYTHON_PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 CLASSES = 5
 
 pytestmark = [
@@ -209,8 +210,7 @@ def overrides(tmp_path_factory):
 
 def train_net(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *launcher, "train_net.py", "--config-file", "configs/dino/dino_tiny_shapes.py"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHON_PATH}
     return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -247,3 +247,22 @@ def test_torchrun_starts_the_processes_alone(overrides, tmp_path):
     run = train_net(TORCHRUN, "--num-gpus", "2", *overrides, f"train.output_dir={tmp_path}")
     assert run.returncode != 0
     assert "torchrun has started the processes already" in run.stderr
+
+
+def test_the_slurm_script_trains(overrides, tmp_path):
+    """One node with two processes, on stand-ins for the two SLURM programs that it calls."""
+    stand_ins = {"srun": 'shift\nexec "$@"', "scontrol": "echo localhost", "python": f'exec {sys.executable} "$@"'}
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "node", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2"}
+    environment = os.environ | {f"SLURM_{key}": value for key, value in slurm.items()}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": PYTHON_PATH, "OMP_NUM_THREADS": "1"}
+    command = ["tools/slurm_train.sh", "--config-file", "configs/dino/dino_tiny_shapes.py", *overrides]
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [*command, f"train.output_dir={out}"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "bbox/AP" in metrics(out)[-1]
+    assert (out / "log.txt.rank1").is_file()
