@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from dino_d2.data.shapes import Recipe, generate
-from dino_d2.detectron2.engine import SimpleTrainer, hooks
+from dino_d2.detectron2.engine import SimpleTrainer, hooks, launch
+from dino_d2.detectron2.utils import comm
 from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer, write_atomically
 from dino_d2.engine.errors import UserError
 from dino_d2.engine.preemption import StopOnSignal, TrainingStopped
@@ -149,6 +150,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_checkpoint_before(overrides,
 
 def small_run(folder: Path, iterations: int, resume: bool = False, signal_at: int | None = None, **periodic):
     """Train one weight, sending SIGUSR1 to this process during an iteration; returns the files there are then."""
+    torch.manual_seed(comm.get_rank())
     model = nn.Linear(1, 1)
     model.forward = lambda batch: {"loss": nn.functional.linear(batch, model.weight).sum()}
     trainer = SimpleTrainer(model, [torch.ones(1)] * iterations, torch.optim.SGD(model.parameters(), lr=0.1))
@@ -184,6 +186,20 @@ def test_sigusr1_saves_and_stops(tmp_path):
 
 def test_a_signal_in_the_last_iteration_lets_training_end(tmp_path):
     assert small_run(tmp_path, 3, signal_at=2, period=100) == ["last_checkpoint", "model_final.pth"]
+
+
+def stop_on_rank_1(folder: Path) -> None:
+    with pytest.raises(TrainingStopped):
+        small_run(folder, 9, signal_at=4 if comm.get_rank() == 1 else None, period=3, max_to_keep=1)
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_where_one_was_signalled_and_their_generators_are_in_the_file(tmp_path):
+    launch(stop_on_rank_1, 2, dist_url="auto", args=(tmp_path,))
+    saved = checkpoint(tmp_path, "model_0000004.pth")
+    assert saved["iteration"] == 4
+    assert [set(state) for state in saved["random_states"]] == [{"python", "numpy", "torch"}] * 2
+    assert not torch.equal(*(state["torch"] for state in saved["random_states"]))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
