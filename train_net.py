@@ -3,6 +3,7 @@
 
     python train_net.py --config-file configs/dino/dino_tiny_shapes.py
     python train_net.py --config-file ... --num-gpus 8
+    torchrun --nproc-per-node 8 train_net.py --config-file ...
     python train_net.py --config-file ... --resume
     python train_net.py --config-file ... --eval-only train.init_checkpoint=output/.../model_final.pth
 
@@ -12,9 +13,9 @@ Any value of the config can be given as ``path.to.key=value`` at the end of the 
 import sys
 
 from dino_d2.data.check import DatasetError
-from dino_d2.detectron2.engine import default_argument_parser, launch
+from dino_d2.detectron2.engine import default_argument_parser
 from dino_d2.engine.errors import UserError
-from dino_d2.engine.preemption import forward_signals
+from dino_d2.engine.launch import launch
 from dino_d2.engine.run import evaluate, load_config, train
 from dino_d2.engine.trainer import NonFiniteLossError
 
@@ -31,14 +32,7 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
-    if args.num_gpus * args.num_machines > 1:
-        forward_signals()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(main, default_argument_parser().parse_args())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -113,6 +113,7 @@ def test_resume_goes_on_where_the_checkpoint_was_written(small_data, tmp_path):
     [
         (["--config-file", "configs/dino/nothing.py"], "there is no config file 'configs/dino/nothing.py'"),
         (["--eval-only"], "--eval-only needs weights"),
+        (["--eval-only", "train.init_checkpoint=none.pth"], "init_checkpoint=none.pth: there is no such file"),
         (["train.seed=1", "--resume"], "--resume stands behind the first key=value"),
     ],
 )

@@ -1,5 +1,6 @@
 """Settings of a run, as in Detectron2's configs/common/train.py, and what DINO adds to them."""
 
+import torch
 from omegaconf import OmegaConf
 
 train = OmegaConf.create(
@@ -7,13 +8,18 @@ train = OmegaConf.create(
         output_dir="./output",
         init_checkpoint="",
         max_iter=90000,
-        device="auto",  # CUDA where there is one, else the CPU
+        device="cuda" if torch.cuda.is_available() else "cpu",
         seed=42,
         amp=dict(enabled=False, dtype="bfloat16"),  # "float16" scales the loss
         clip_grad_norm=0.1,  # Table 8, clip_max_norm
         accumulate=1,  # batches whose gradients are averaged before a step
         ema=dict(enabled=False, decay=0.9997),  # evaluate and keep a running mean of the weights
-        ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+        ddp=dict(
+            broadcast_buffers=False,
+            find_unused_parameters=False,
+            fp16_compression=False,
+            device_ids=None,  # each rank's model is on its device already; Detectron2's default cannot be a CPU
+        ),
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
         log_period=20,

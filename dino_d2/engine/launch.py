@@ -14,6 +14,7 @@ from dino_d2.detectron2.engine import launch as detectron2_launch
 from dino_d2.detectron2.utils import comm
 
 from .errors import UserError
+from .preemption import forward_signals
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -39,6 +40,8 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if gpus is not None and args.num_gpus > gpus:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {gpus}")
+    if args.num_gpus * args.num_machines > 1:
+        forward_signals()
     try:
         detectron2_launch(
             _run,
@@ -48,8 +51,10 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
             dist_url=args.dist_url,
             args=(main, args),
         )
-    except ProcessExitedException as error:  # a rank has said why in its own words
-        sys.exit(error.exit_code)
+    except ProcessExitedException as error:
+        if error.exit_code < 0:  # killed by a signal
+            raise
+        sys.exit(error.exit_code)  # the rank has said why in its own words
 
 
 def _join_torchrun() -> None:

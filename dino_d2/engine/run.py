@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from dino_d2.detectron2.checkpoint import DetectionCheckpointer
+from dino_d2.checkpoint import load_checkpoint
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.engine import default_setup, default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
@@ -42,11 +42,9 @@ def load_config(args) -> DictConfig:
         if argument.startswith("--"):
             raise UserError(f"{argument} stands behind the first key=value; flags go before all of them")
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    if cfg.train.device == "auto":
-        cfg.train.device = "cuda" if torch.cuda.is_available() else "cpu"
     default_setup(cfg, args)
-    if args.eval_only or (args.resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()):
-        # The weights come from a checkpoint; fetching the backbone's ImageNet weights first would be for nothing.
+    if (cfg.train.init_checkpoint or can_resume(cfg, args.resume)) and "pretrained" in cfg.model.detector.backbone:
+        # Fetching the backbone's ImageNet weights first would be for nothing. Detectron2's backbones fetch none.
         cfg.model.detector.backbone.pretrained = False
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     return cfg
@@ -63,7 +61,10 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         the last metrics on rank 0; nothing on other ranks or if a signal has stopped the training.
     """
     start = time.perf_counter()
+    resume = can_resume(cfg, resume)
     model = instantiate(cfg.model).to(cfg.train.device)
+    if cfg.train.init_checkpoint and not resume:
+        load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     cfg.optimizer.params.model = model
@@ -94,11 +95,11 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
-    checkpoint = checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
-    resumed = resume and checkpointer.has_checkpoint()
-    trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))] if resumed else [])
+    if resume:
+        checkpoint = checkpointer.resume_or_load("", resume=True)
+        trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
     try:
-        trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+        trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
     except TrainingStopped:
         return {}
     if main_process:
@@ -125,9 +126,27 @@ def evaluate(cfg: DictConfig) -> dict:
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
     model = instantiate(cfg.model).to(cfg.train.device)
-    model = create_ddp_model(model)
-    DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
+    load_weights(model, cfg.train.init_checkpoint)
     return test(cfg, model)
+
+
+def can_resume(cfg: DictConfig, resume: bool) -> bool:
+    """Whether to go on from a checkpoint: asked for, and there is one in the output folder."""
+    return resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Fill the model from a checkpoint of ours or a published one.
+
+    Raises:
+        UserError: there is no such file, or nothing in it fits.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
+    try:
+        load_checkpoint(model, path)
+    except ValueError as error:
+        raise UserError(f"train.init_checkpoint: {error}") from error
 
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
