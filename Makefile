@@ -11,6 +11,8 @@ help:
 	@echo "make train            install, then train a small DINO on generated images, evaluate and draw (minutes on a CPU)"
 	@echo "make test             install, then run the whole test suite"
 	@echo "make install          make $(VENV) and install the project and its op into it"
+	@echo "make test-detectron2  the suite on Detectron2 itself, in the environment of DETECTRON2_PYTHON"
+	@echo "make cuda-build       compile the op for CUDA, with or without a GPU in this machine"
 	@echo "make lint             check style"
 	@echo "make clean            remove $(VENV), build results and output/"
 
@@ -29,6 +31,13 @@ train: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest tests
+
+# DETECTRON2_PYTHON is the Python of an environment that has Detectron2 and this project's dependencies.
+DETECTRON2_PYTHON ?= python3
+test-detectron2: $(INSTALLED)
+	@$(DETECTRON2_PYTHON) -c "import detectron2, pytest" || { echo "make test-detectron2: $(DETECTRON2_PYTHON) has no \
+	Detectron2 or no pytest. Install them there, or name another Python: make test-detectron2 DETECTRON2_PYTHON=..."; exit 1; }
+	DINO_D2_ENGINE=detectron2 PYTHONPATH=$(CURDIR) $(DETECTRON2_PYTHON) -m pytest tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
