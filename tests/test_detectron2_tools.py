@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ if ENGINE != "detectron2":
 import detectron2
 from detectron2.engine import DefaultPredictor
 
+from dino_d2.engine.run import load_weights
 from dino_d2.predictor import predictor_cfg
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +115,17 @@ def test_detectron2s_backbones_train_and_detect(recipe, small_detector, make_inp
     cfg.optimizer.params.model = model
     rates = {id(p): g["lr"] for g in instantiate(cfg.optimizer).param_groups for p in g["params"]}
     assert {rates[id(p)] for name, p in trained.items() if "backbone" in name} == {1e-5}
+
+
+def test_weights_of_detectron2s_backbones_are_found_by_name(small_detector, tmp_path):
+    """In the form of its model zoo: no prefix, to be matched by suffix."""
+    model, _ = small_detector(ROOT / "configs/dino/backbones/detectron2_resnet50.py")
+    weights = {name: torch.rand_like(p).numpy() for name, p in model.detector.backbone.named_parameters()}
+    content = {"model": weights, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    load_weights(model, str(tmp_path / "R-50.pkl"))
+    for name, parameter in model.detector.backbone.named_parameters():
+        assert torch.equal(parameter, torch.from_numpy(weights[name])), name
 
 
 def timm_name(name: str) -> str:

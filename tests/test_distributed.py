@@ -219,12 +219,13 @@ def metrics(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if "time" not in k and "seconds" not in k} for line in lines]
 
 
+TWO = ["--num-gpus", "2", "--dist-url", "auto"]  # a free port: the default one may be in use
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def test_torchrun_and_num_gpus_give_the_same_run(overrides, tmp_path):
     """Two processes each, without a GPU."""
-    own = train_net([], "--num-gpus", "2", *overrides, f"train.output_dir={tmp_path / 'own'}")
+    own = train_net([], *TWO, *overrides, f"train.output_dir={tmp_path / 'own'}")
     assert own.returncode == 0, own.stdout + own.stderr
     assert (tmp_path / "own/log.txt.rank1").is_file()
     torchrun = train_net(TORCHRUN, *overrides, f"train.output_dir={tmp_path / 'torchrun'}")
@@ -236,7 +237,7 @@ def test_torchrun_and_num_gpus_give_the_same_run(overrides, tmp_path):
 
 def test_an_error_of_the_ranks_is_told_without_a_traceback(overrides, tmp_path):
     bad = ["model.pixel_std=[0,0,0]", f"train.output_dir={tmp_path}"]
-    run = train_net([], "--num-gpus", "2", *overrides, *bad)
+    run = train_net([], *TWO, *overrides, *bad)
     assert run.returncode == 1
     end = run.stderr[run.stderr.rindex("error: training stopped at iteration 0") :]
     assert "rank 1: image ids" in end

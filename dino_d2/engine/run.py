@@ -9,12 +9,15 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dino_d2.checkpoint import load_checkpoint
+from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.engine import default_setup, default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
+from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.detectron2.utils.logger import setup_logger
+from dino_d2.modeling import TimmBackbone
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
@@ -136,15 +139,19 @@ def can_resume(cfg: DictConfig, resume: bool) -> bool:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Fill the model from a checkpoint of ours or a published one.
+    """Fill the model from a checkpoint of ours or a published one; ``path`` may be an address that iopath knows.
 
     Raises:
         UserError: there is no such file, or nothing in it fits.
     """
-    if not Path(path).is_file():
+    if not isinstance(model.detector.backbone, TimmBackbone):
+        # Detectron2's own backbones keep Detectron2's names, which its checkpointer matches.
+        DetectionCheckpointer(model).load(path)
+        return
+    if not PathManager.isfile(path):
         raise UserError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
     try:
-        load_checkpoint(model, path)
+        load_checkpoint(model, PathManager.get_local_path(path))
     except ValueError as error:
         raise UserError(f"train.init_checkpoint: {error}") from error
 
