@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.data.detection_utils import read_image
 from dino_d2.detectron2.structures import Boxes, BoxMode, Instances
@@ -42,7 +43,7 @@ class DetrDatasetMapper:
               out: they are no single object to learn. Boxes that the crop cut off are left out too.
 
         Raises:
-            ValueError: the image cannot be read, or its size is not the one in the annotations.
+            DatasetError: the image cannot be read, or its size is not the one in the annotations.
         """
         mapped = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = self._read(dataset_dict)
@@ -62,15 +63,15 @@ class DetrDatasetMapper:
         try:
             image = read_image(dataset_dict["file_name"], format=self.image_format)
         except FileNotFoundError as error:
-            raise ValueError(f"Image {where} does not exist. Put it there, or take it out of the json.") from error
+            raise DatasetError(f"Image {where} does not exist. Put it there, or take it out of the json.") from error
         except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
-            raise ValueError(
+            raise DatasetError(
                 f"Image {where} cannot be read: {error}. Replace the file, or take the image out of the json."
             ) from error
         height, width = image.shape[:2]
         expected = dataset_dict.get("width", width), dataset_dict.get("height", height)
         if (width, height) != expected:
-            raise ValueError(
+            raise DatasetError(
                 f"Image {where} is {width} x {height} pixels (width x height), but its annotations say "
                 f"{expected[0]} x {expected[1]}. Correct width and height in the json; if they are swapped, the "
                 "file has an EXIF rotation that the annotations do not know of: save the image without it."
