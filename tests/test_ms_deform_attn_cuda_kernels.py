@@ -94,8 +94,8 @@ def assert_close(actual, expected, dtype, name):
     assert error <= ROUNDING[dtype], f"{name}: relative error {error:.2e}"
 
 
-# heads and channels choose the lanes: 8 lanes for 32 channels of float32, 1 for 8 of bfloat16, idle lanes for 24, a second
-# round of channels for 160; 11 queries leave the last block partly empty.
+# heads and channels choose the lanes: 8 lanes for 32 channels of float32, 1 for 8 of bfloat16, idle lanes for 24, a
+# second round of channels for 160; 11 queries leave the last block partly empty.
 CASES = [
     pytest.param(torch.float32, {"channels": 32}, True, id="float32-32"),
     pytest.param(torch.float32, {"channels": 24, "heads": 2, "queries": 11}, True, id="float32-24"),
