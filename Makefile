@@ -39,6 +39,13 @@ test-detectron2: $(INSTALLED)
 	Detectron2 or no pytest. Install them there, or name another Python: make test-detectron2 DETECTRON2_PYTHON=..."; exit 1; }
 	DINO_D2_ENGINE=detectron2 PYTHONPATH=$(CURDIR) $(DETECTRON2_PYTHON) -m pytest tests
 
+# The compiler of torch's own CUDA version, as wheels: no system toolkit and no GPU needed.
+cuda-build: $(INSTALLED)
+	cuda=$$($(BIN)/python -c "import torch; print(torch.version.cuda)") && \
+	$(BIN)/python -m pip install --quiet "nvidia-cuda-nvcc==$$cuda.*" "nvidia-nvvm==$$cuda.*" \
+	    "nvidia-cuda-crt==$$cuda.*" "nvidia-cuda-cccl==$$cuda.*" && \
+	FORCE_CUDA=1 DINO_D2_REQUIRE_OP=1 $(BIN)/python setup.py build_ext --inplace
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
