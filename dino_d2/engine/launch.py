@@ -35,7 +35,6 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
             raise UserError("torchrun has started the processes already: leave --num-gpus and --num-machines out")
         _join_torchrun()
         _run(main, args)
-        dist.destroy_process_group()
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if gpus is not None and args.num_gpus > gpus:
@@ -72,3 +71,7 @@ def _run(main: Callable[[Namespace], None], args: Namespace) -> None:
         # Each rank would otherwise take all cores of the machine, and all of them would wait for each other.
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     main(args)
+    if dist.is_initialized():
+        comm.synchronize()
+        # Threads of gloo that outlive the group may abort the process when it ends.
+        dist.destroy_process_group()
