@@ -15,6 +15,7 @@ from dino_d2.modeling import (
     DeformableEncoder,
     Detector,
     HungarianMatcher,
+    LabelEmbedding,
     LookForwardTwice,
     MixedQuerySelection,
     ProposalHead,
@@ -46,6 +47,7 @@ def make_detector():
             "decoder": DeformableDecoder(
                 ClassHead(DIM, CLASSES), BoxHead(DIM), LookForwardTwice(), num_layers=2, **sizes
             ),
+            "label_embedding": LabelEmbedding(CLASSES, DIM),
         }
         detector = Detector(**(defaults | parts), num_classes=CLASSES, num_levels=4, embed_dim=DIM)
         # Heads that start at zero would hide most mistakes.

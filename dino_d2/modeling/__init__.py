@@ -1,4 +1,5 @@
 from .backbone import TimmBackbone
+from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding
 from .criterion import SetCriterion
 from .decoder import DeformableDecoder, LookForwardOnce, LookForwardTwice
 from .detector import Detector, DetectorOutput
@@ -19,6 +20,8 @@ __all__ = [
     "Detector",
     "DetectorOutput",
     "HungarianMatcher",
+    "IndicatedLabelEmbedding",
+    "LabelEmbedding",
     "LookForwardOnce",
     "LookForwardTwice",
     "MixedQuerySelection",
@@ -28,4 +31,5 @@ __all__ = [
     "SetCriterion",
     "StaticQueries",
     "TimmBackbone",
+    "UnknownLabelEmbedding",
 ]

@@ -31,9 +31,11 @@ class Detector(nn.Module):
         encoder: tokens, positions, levels -> memory [B, S, D].
         queries: memory, levels -> :class:`Queries`.
         decoder: content, anchors, memory, levels, mask -> logits and boxes of every layer.
-        num_classes: C; a denoising query's content is the embedding of its (noised) class.
+        num_classes: C.
         num_levels: feature levels.
         embed_dim: D.
+        label_embedding: content of denoising and matching queries, one of `content`; None without denoising, where
+            the queries' own content enters the decoder.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Detector(nn.Module):
         num_classes: int,
         num_levels: int = 4,
         embed_dim: int = 256,
+        label_embedding: nn.Module | None = None,
     ):
         super().__init__()
+        self.num_classes = num_classes
         self.backbone = backbone
         self.neck = neck
         self.position_encoding = position_encoding
@@ -56,7 +60,7 @@ class Detector(nn.Module):
         self.encoder = encoder
         self.queries = queries
         self.decoder = decoder
-        self.label_embedding = nn.Embedding(num_classes, embed_dim)
+        self.label_embedding = label_embedding
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, denoising: DenoisingQueries | None = None
@@ -78,14 +82,12 @@ class Detector(nn.Module):
         memory = self.encoder(tokens, torch.cat(positions, dim=1), levels)
         queries = self.queries(memory, levels)
         content, anchors, mask = queries.content, queries.anchors, None
+        if self.label_embedding is not None:
+            content = self.label_embedding.matching(content)
         if denoising is not None:
-            content = torch.cat([self.embed_labels(denoising.labels), content], dim=1)
+            content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
             # Through the logit and back, as the authors do: noised boxes stay a little inside 0 and 1.
             anchors = torch.cat([inverse_sigmoid(denoising.boxes).sigmoid(), anchors], dim=1)
             mask = denoising.attention_mask(queries.content.shape[1])
         logits, boxes = self.decoder(content, anchors, memory, levels, mask)
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
-
-    def embed_labels(self, labels: Tensor) -> Tensor:
-        """[B, Q] classes -> [B, Q, D]; zero for padding slots (-1)."""
-        return self.label_embedding(labels.clamp(min=0)) * (labels >= 0)[..., None]

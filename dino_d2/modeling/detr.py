@@ -39,7 +39,9 @@ class DETR(nn.Module):
         self.detector = detector
         self.criterion = criterion
         self.denoising = denoising
-        if denoising is None:
+        if denoising is not None and detector.label_embedding is None:
+            raise ValueError("denoising needs a label embedding: give the detector one (dino_d2.modeling.content)")
+        if denoising is None and detector.label_embedding is not None:
             # Nothing reads it then, and DistributedDataParallel waits for a gradient of every trained parameter.
             detector.label_embedding.requires_grad_(False)
         self.top_k = top_k

@@ -12,6 +12,7 @@ from dino_d2.modeling import (
     DeformableEncoder,
     Detector,
     HungarianMatcher,
+    LabelEmbedding,
     LookForwardTwice,
     MixedQuerySelection,
     ProposalHead,
@@ -65,6 +66,7 @@ model = L(DETR)(
             class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
             box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
         ),
+        label_embedding=L(LabelEmbedding)(num_classes="${..num_classes}", embed_dim="${..embed_dim}"),
     ),
     denoising=L(ContrastiveDenoising)(  # section 3.3
         num_classes="${..detector.num_classes}",
