@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks as comm_hooks
 
 from dino_d2.denoising import ContrastiveDenoising, FixedGroups
 from dino_d2.detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -153,6 +154,37 @@ def test_evaluation_counts_each_image_once(images, tmp_path):
     assert sorted(p["image_id"] for p in predictions) == [10 + i for i in range(images)]
     assert all(p["bbox"][2] == p["image_id"] for p in predictions)
     assert json.loads((tmp_path / "results.json").read_text())["bbox"]["AP"] == pytest.approx(100)
+
+
+# --- accumulation ----------------------------------------------------------------------------------------------------
+
+
+class CountingTrainer(Trainer):
+    """Counts how often ranks share their gradients."""
+
+    shared = 0
+
+    def count(self, _, bucket):
+        self.shared += 1
+        return comm_hooks.allreduce_hook(None, bucket)
+
+
+def _accumulate() -> None:
+    rank = comm.get_rank()
+    model = create_ddp_model(Mean(), broadcast_buffers=False, device_ids=None)
+    batches = [[{"x": torch.tensor(float(10 * rank + i)), "image_id": i}] for i in range(3)]
+    trainer = CountingTrainer(
+        model, batches, torch.optim.SGD(model.parameters(), lr=0.1), clip_grad_norm=1e9, accumulate=3
+    )
+    model.register_comm_hook(None, trainer.count)
+    with EventStorage(0) as trainer.storage:
+        trainer.run_step()
+    assert trainer.shared == 1
+    assert model.module.weight.item() == pytest.approx(1 - 0.1 * (0 + 1 + 2 + 10 + 11 + 12) / 6)
+
+
+def test_accumulated_gradients_are_shared_once_a_step():
+    launch(_accumulate, 2, dist_url="auto")
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

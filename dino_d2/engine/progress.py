@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import resource
 import sys
 
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -11,7 +13,7 @@ from dino_d2.detectron2.engine import HookBase
 
 
 class LiveLine(HookBase):
-    """Iteration, speed, remaining time, loss and learning rate on one line that is rewritten.
+    """Iteration, speed, remaining time, loss, learning rate and memory on one line that is rewritten.
 
     Args:
         max_iter: iterations in all.
@@ -34,8 +36,16 @@ class LiveLine(HookBase):
         if not self.bar.disable:
             latest = self.trainer.storage.latest()
             values = {name: f"{latest[name][0]:.4g}" for name in ("total_loss", "lr") if name in latest}
+            values["memory"] = f"{peak_memory_mib():.0f}M"
             self.bar.set_postfix(values, refresh=False)
             self.bar.update()
 
     def after_train(self) -> None:
         self.resources.close()
+
+
+def peak_memory_mib() -> float:
+    """Most memory in use so far, in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB

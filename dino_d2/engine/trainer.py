@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -60,15 +61,12 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         data_time = 0.0
         sums: dict[str, Tensor] = {}
-        for _ in range(self.accumulate):
+        for i in range(self.accumulate):
             start = time.perf_counter()
             batch = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
-            device_type = next(self.model.parameters()).device.type
-            with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
-                losses = self.model(batch)
-            total = sum(losses.values())
-            self.grad_scaler.scale(total / self.accumulate).backward()
+            with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
+                losses = self.forward_and_backward(batch)
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
             sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}
@@ -80,6 +78,14 @@ class Trainer(SimpleTrainer):
             self.ema.update_parameters(unwrap(self.model))
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
+
+    def forward_and_backward(self, batch: list[dict]) -> dict[str, Tensor]:
+        """Losses of one batch, whose gradients are added to those of the step."""
+        device_type = next(self.model.parameters()).device.type
+        with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
+            losses = self.model(batch)
+        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+        return losses
 
     def state_dict(self) -> dict:
         """The state after the current iteration, but for the model and the random generators."""
@@ -105,6 +111,11 @@ class Trainer(SimpleTrainer):
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside ``DistributedDataParallel``, or the model itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def gradients_stay_local(model: nn.Module) -> AbstractContextManager:
+    """Batches of a step but the last: ranks share the sum of their gradients once, with the last one."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
