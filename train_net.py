@@ -14,9 +14,10 @@ import sys
 
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.engine import default_argument_parser
+from dino_d2.engine.config import load_config
 from dino_d2.engine.errors import UserError
 from dino_d2.engine.launch import launch
-from dino_d2.engine.run import evaluate, load_config, train
+from dino_d2.engine.run import evaluate, train
 from dino_d2.engine.trainer import NonFiniteLossError
 
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from dino_d2.data.coco_format import metadata_of
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from dino_d2.detectron2.data import transforms as T
@@ -25,7 +26,8 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
 
     ``MODEL.DEVICE`` is CUDA where there is one, else the CPU. ``DATASETS.TEST`` is the recipe's test set, whose class
     names the predictor has as ``predictor.metadata``; the images of the set are not touched. Where the set is not on
-    this machine, name one that is in the catalog: ``dataloader.test.dataset.names=my_set``.
+    this machine, give the config.yaml of the run, which has the class names of a dataset of the user's own, or name a
+    set that is in the catalog: ``dataloader.test.dataset.names=my_set``.
 
     Args:
         config_file: a recipe of configs/, or the config.yaml that a run has left.
@@ -37,13 +39,12 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
     """
     lazy = _load(str(config_file), overrides)
     mapper = instantiate(lazy.dataloader.test.mapper)
-    names = lazy.dataloader.test.dataset.names
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = LazyConfigModel.__name__
     cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(config_file), "OVERRIDES": list(overrides)})
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg.DATASETS.TEST = (names if isinstance(names, str) else instantiate(names),)
+    cfg.DATASETS.TEST = (_catalog_name(lazy),)
     cfg.INPUT.FORMAT = mapper.image_format
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = _test_size(mapper)
     return cfg
@@ -61,6 +62,15 @@ def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
     if "pretrained" in backbone:  # timm's; all weights come from the checkpoint
         backbone.pretrained = False
     return lazy
+
+
+def _catalog_name(lazy: DictConfig) -> str:
+    """Of a dataset whose metadata has the model's class names."""
+    classes = OmegaConf.select(lazy, "data.classes")
+    if OmegaConf.is_list(classes):  # written into config.yaml by the run
+        return metadata_of(classes)
+    names = lazy.dataloader.test.dataset.names
+    return names if isinstance(names, str) else instantiate(names)
 
 
 def _test_size(mapper: DetrDatasetMapper) -> tuple[int, int]:

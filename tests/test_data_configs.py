@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import num_classes
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
@@ -52,15 +53,15 @@ def test_shapes(tmp_path):
     assert len(instantiate(again.dataloader.test)) == 3
 
 
-def test_coco_format_asks_for_its_paths():
-    cfg = LazyConfig.load(str(CONFIGS / "coco_format.py"))
-    with pytest.raises(Exception, match=r"data\.train\.json"):
+def test_custom_asks_for_its_paths():
+    cfg = LazyConfig.load(str(CONFIGS / "custom.py"))
+    with pytest.raises(DatasetError, match=r"data\.train\.json"):
         instantiate(cfg.dataloader.train)
 
 
 @pytest.mark.skipif(not COCO_TINY.is_dir(), reason="real photographs are not beside the checkout")
-def test_coco_format():
-    cfg = LazyConfig.load(str(CONFIGS / "coco_format.py"))
+def test_custom():
+    cfg = LazyConfig.load(str(CONFIGS / "custom.py"))
     for split in ("train", "val"):
         cfg.data[split].json = str(COCO_TINY / "annotations" / f"instances_{split}2017.json")
         cfg.data[split].images = str(COCO_TINY / f"{split}2017")

@@ -5,6 +5,7 @@ Detectron2 counts an epoch of COCO at batch 16 as 7500 iterations, so that its "
 
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from dino_d2.data.coco_format import iterations
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.solver import WarmupParamScheduler
 
@@ -18,6 +19,16 @@ def drop_at(drop_epoch: int, epochs: int, warmup: float = 0.0):
         warmup_factor=0.001,
         warmup_length=warmup,
         warmup_method="linear",
+    )
+
+
+def in_epochs(epochs: float):
+    """So many epochs of the training set in iterations, counted when a run starts; for datasets of one's own."""
+    return L(iterations)(
+        epochs=epochs,
+        dataset="${dataloader.train.dataset.names}",
+        batch_size="${dataloader.train.total_batch_size}",
+        accumulate="${train.accumulate}",
     )
 
 

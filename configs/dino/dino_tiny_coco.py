@@ -1,6 +1,6 @@
 """A small DINO for any COCO-format folder: a first look at own data on a laptop's CPU.
 
-    data.train.json=... data.train.images=... data.val.json=... data.val.images=...
+    data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...
 
 The number of classes is counted in the training json.
 """
@@ -8,7 +8,7 @@ The number of classes is counted in the training json.
 from dino_d2.data.coco_format import num_classes
 from dino_d2.detectron2.config import LazyCall as L
 
-from ..common.data.coco_format import data, dataloader
+from ..common.data.custom import data, dataloader
 from ..common.optim import optimizer
 from ..common.schedule import drop_at
 from ..common.train import train

@@ -39,7 +39,7 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
     if (found, wanted) == (80, 91):
         mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
         return others | mapped, "80 COCO classes mapped to the 91 category ids"
-    return others, f"the checkpoint has {found} classes, the model {wanted}: class heads and label embedding stay new"
+    return others, f"class heads and label embedding are made anew for {wanted} classes, the checkpoint has {found}"
 
 
 def spread(tensor: Tensor, is_bias: bool) -> Tensor:

@@ -3,8 +3,10 @@
 import hashlib
 import json as json_module
 import logging
+import math
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from iopath.common.file_io import get_cache_dir
@@ -62,6 +64,7 @@ def coco_format(json: str | os.PathLike, images: str | os.PathLike, name: str | 
     MetadataCatalog.get(name).set(
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={category["id"]: k for k, category in enumerate(categories)},
+        num_images=len(coco["images"]),
     )
     _registered[name] = (json, images, version)
     return name
@@ -69,7 +72,29 @@ def coco_format(json: str | os.PathLike, images: str | os.PathLike, name: str | 
 
 def num_classes(dataset: str) -> int:
     """The number of classes of a registered dataset; for a model's config, so that nobody types it."""
-    return len(MetadataCatalog.get(dataset).thing_classes)
+    return len(class_names(dataset))
+
+
+def class_names(dataset: str) -> list[str]:
+    """The classes of a registered dataset, in the order of the model's outputs."""
+    return list(MetadataCatalog.get(dataset).thing_classes)
+
+
+def iterations(epochs: float, dataset: str, batch_size: int, accumulate: int = 1) -> int:
+    """Iterations in which a model sees each image of a `coco_format` dataset ``epochs`` times, at least one.
+
+    Args:
+        batch_size: images in a batch over all ranks.
+        accumulate: batches in an iteration.
+    """
+    return max(1, math.ceil(epochs * MetadataCatalog.get(dataset).num_images / (batch_size * accumulate)))
+
+
+def metadata_of(classes: Sequence[str]) -> str:
+    """A name in the `MetadataCatalog` that has these classes, for a model whose dataset is not on this machine."""
+    name = f"classes_{hashlib.sha256(json_module.dumps(list(classes)).encode()).hexdigest()[:8]}"
+    MetadataCatalog.get(name).set(thing_classes=list(classes))
+    return name
 
 
 def _usable_file(json: Path, coco: dict) -> Path:

@@ -10,17 +10,17 @@ from torch import nn
 
 from dino_d2.checkpoint import load_checkpoint
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
-from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.detectron2.engine import default_setup, default_writers, hooks
+from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.engine import default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.file_io import PathManager
-from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.modeling import TimmBackbone
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
+from .config import can_resume
 from .errors import UserError
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
@@ -28,29 +28,6 @@ from .random_state import RestoreRandomState, kept_random_state
 from .trainer import Trainer, make_ema
 
 logger = logging.getLogger("dino_d2")
-
-
-def load_config(args) -> DictConfig:
-    """The config file with the command line's overrides, written to the output folder as config.yaml.
-
-    Raises:
-        UserError: no such config file, or a flag among the overrides.
-    """
-    if not Path(args.config_file).is_file():
-        raise UserError(
-            f"there is no config file {args.config_file!r} (looked from {Path.cwd()}). "
-            "Recipes lie in configs/, e.g. --config-file configs/dino/dino_tiny_shapes.py"
-        )
-    for argument in args.opts:
-        if argument.startswith("--"):
-            raise UserError(f"{argument} stands behind the first key=value; flags go before all of them")
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
-    default_setup(cfg, args)
-    if (cfg.train.init_checkpoint or can_resume(cfg, args.resume)) and "pretrained" in cfg.model.detector.backbone:
-        # Fetching the backbone's ImageNet weights first would be for nothing. Detectron2's backbones fetch none.
-        cfg.model.detector.backbone.pretrained = False
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
-    return cfg
 
 
 def train(cfg: DictConfig, resume: bool) -> dict:
@@ -131,11 +108,6 @@ def evaluate(cfg: DictConfig) -> dict:
     model = instantiate(cfg.model).to(cfg.train.device)
     load_weights(model, cfg.train.init_checkpoint)
     return test(cfg, model)
-
-
-def can_resume(cfg: DictConfig, resume: bool) -> bool:
-    """Whether to go on from a checkpoint: asked for, and there is one in the output folder."""
-    return resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()
 
 
 def load_weights(model: nn.Module, path: str) -> None:

@@ -1,0 +1,33 @@
+"""A dataset of the user's own, in COCO format.
+
+    data.root=FOLDER    in the layout of Roboflow or COCO (dino_d2/data/folders.py), or the paths one by one:
+    data.train.json=... data.train.images=... data.val.json=... data.val.images=...
+
+A recipe imports both names, `from ..common.data.custom import data, dataloader`, and has its number of classes
+counted: `model.detector.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")`.
+"""
+
+from omegaconf import OmegaConf
+
+from dino_d2.data.coco_format import class_names
+from dino_d2.data.folders import custom_dataset
+from dino_d2.detectron2.config import LazyCall as L
+
+from .coco import dataloader
+
+data = OmegaConf.create(
+    {
+        "root": None,
+        "train": {"json": None, "images": None},
+        "val": {"json": None, "images": None},
+    }
+)
+# Read once, when a run starts; its config.yaml has them as a list, so a trained model needs no dataset to name them.
+data.classes = L(class_names)(dataset="${dataloader.train.dataset.names}")
+
+dataloader.train.dataset.names = L(custom_dataset)(
+    split="train", root="${data.root}", json="${data.train.json}", images="${data.train.images}"
+)
+dataloader.test.dataset.names = L(custom_dataset)(
+    split="val", root="${data.root}", json="${data.val.json}", images="${data.val.images}"
+)
