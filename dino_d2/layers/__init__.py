@@ -3,6 +3,7 @@ from .boxes import box_area, cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, x
 from .mlp import MLP
 from .ms_deform_attn import MultiScaleDeformableAttention, ms_deform_attn
 from .position_encoding import SinePositionEncoding, anchor_embedding, sine_embedding
+from .recompute import recomputed
 
 __all__ = [
     "MLP",
@@ -15,6 +16,7 @@ __all__ = [
     "generalized_iou",
     "inverse_sigmoid",
     "ms_deform_attn",
+    "recomputed",
     "sine_embedding",
     "xyxy_to_cxcywh",
 ]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP, MultiScaleDeformableAttention, SelfAttention, anchor_embedding
+from dino_d2.layers import MLP, MultiScaleDeformableAttention, SelfAttention, anchor_embedding, recomputed
 
 from .encoder import FeedForward
 from .heads import head_of_layer, refine
@@ -70,6 +70,7 @@ class DeformableDecoder(nn.Module):
         num_levels: feature levels.
         num_points: sampling points per head and level.
         dropout: 0 in DINO.
+        activation_checkpointing: as the encoder's.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class DeformableDecoder(nn.Module):
         num_levels: int = 4,
         num_points: int = 4,
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.class_head = class_head
         self.box_head = box_head
         self.box_update = box_update
@@ -126,7 +129,8 @@ class DeformableDecoder(nn.Module):
                 base, anchors = self.box_update(refined), refined.detach()
             map_anchors = anchors[:, :, None] * map_scale  # [B, T, L, 4]
             position = self.position_head(anchor_embedding(map_anchors[:, :, 0], self.embed_dim // 2))
-            x = layer(x, position, map_anchors, memory, levels, mask)
+            inputs = (x, position, map_anchors, memory, levels, mask)
+            x = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
             bases.append(base)
             states.append(self.norm(x))
         states = torch.stack(states)  # [L, B, T, D]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dino_d2.layers import MultiScaleDeformableAttention
+from dino_d2.layers import MultiScaleDeformableAttention, recomputed
 
 from .levels import Levels, pixel_centres
 
@@ -61,6 +61,8 @@ class DeformableEncoder(nn.Module):
         num_levels: feature levels.
         num_points: sampling points per head and level.
         dropout: 0 in DINO.
+        activation_checkpointing: keep each layer's input alone and compute the layer again in the backward pass, for
+            less memory (docs/performance.md says how much, and at what price).
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class DeformableEncoder(nn.Module):
         num_levels: int = 4,
         num_points: int = 4,
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(embed_dim, feedforward_dim, num_heads, num_levels, num_points, dropout)
             for _ in range(num_layers)
@@ -84,5 +88,6 @@ class DeformableEncoder(nn.Module):
         # Each token samples around its own place, on every level: [B, S, L, 2] in the padded maps.
         reference_points = pixel_centres(levels)[:, :, None] * levels.valid_ratios[:, None]
         for layer in self.layers:
-            tokens = layer(tokens, position, reference_points, levels)
+            inputs = (tokens, position, reference_points, levels)
+            tokens = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
         return tokens
