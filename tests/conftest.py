@@ -21,6 +21,7 @@ from dino_d2.modeling import (
     ProposalHead,
     SetCriterion,
     TimmBackbone,
+    TopPairs,
 )
 
 DIM, CLASSES, QUERIES = 32, 5, 20
@@ -68,7 +69,7 @@ def make_model(make_detector):
             make_detector(**parts),
             SetCriterion(HungarianMatcher()),
             ContrastiveDenoising(CLASSES, DynamicGroups(6)) if denoising else None,
-            top_k=30,
+            postprocess=TopPairs(30),
         )
 
     return make

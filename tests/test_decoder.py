@@ -25,7 +25,7 @@ def decode(box_update):
     torch.nn.init.normal_(decoder.box_head.layers[-1].weight, std=0.1)
     maps = [torch.rand(1, DIM, 8, 8), torch.rand(1, DIM, 4, 4)]
     anchors = torch.rand(1, 6, 4) * 0.4 + 0.2
-    logits, boxes = decoder(torch.rand(1, 6, DIM), anchors, flatten_maps(maps), make_levels(maps, None), None)
+    logits, boxes = decoder(torch.rand(1, 6, DIM), anchors, flatten_maps(maps), None, make_levels(maps, None), None)
     return decoder, anchors, logits, boxes
 
 
@@ -84,7 +84,7 @@ def test_with_heads_at_zero_every_layer_predicts_the_anchors():
     decoder, anchors, _, _ = decode(LookForwardTwice())
     torch.nn.init.zeros_(decoder.box_head.layers[-1].weight)
     maps = [torch.rand(1, DIM, 8, 8), torch.rand(1, DIM, 4, 4)]
-    _, boxes = decoder(torch.rand(1, 6, DIM), anchors, flatten_maps(maps), make_levels(maps, None), None)
+    _, boxes = decoder(torch.rand(1, 6, DIM), anchors, flatten_maps(maps), None, make_levels(maps, None), None)
     assert torch.allclose(boxes, anchors.expand_as(boxes), atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_heads_of_their_own_serve_their_layer_alone():
     shared = decode(LookForwardTwice())
     decoder = shared[0]
     maps = [torch.rand(1, DIM, 8, 8), torch.rand(1, DIM, 4, 4)]
-    arguments = (torch.rand(1, 6, DIM), shared[1], flatten_maps(maps), make_levels(maps, None), None)
+    arguments = (torch.rand(1, 6, DIM), shared[1], flatten_maps(maps), None, make_levels(maps, None), None)
     expected = decoder(*arguments)
     decoder.class_head = PerLayer(decoder.class_head, LAYERS)
     decoder.box_head = PerLayer(decoder.box_head, LAYERS)

@@ -24,7 +24,7 @@ model.detector.queries.num_queries = 50
 model.detector.decoder.update(num_layers=3, feedforward_dim=256, num_heads=6)
 
 model.denoising.groups.num_objects = 60  # many for 50 queries: they are cheap, and train the boxes soonest
-model.top_k = 100
+model.postprocess.top_k = 100
 
 optimizer.lr = 1e-3
 optimizer.params.lr_factor_func.factors = {}  # nothing is pretrained, so everything learns at one rate

@@ -1,4 +1,5 @@
 from .backbone import TimmBackbone
+from .class_loss import FocalClasses, SoftmaxClasses
 from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding
 from .criterion import SetCriterion
 from .decoder import DeformableDecoder, LookForwardOnce, LookForwardTwice
@@ -8,10 +9,12 @@ from .encoder import DeformableEncoder
 from .heads import BoxHead, ClassHead, PerLayer
 from .matcher import HungarianMatcher
 from .neck import ChannelMapper
+from .postprocess import BestClasses, TopPairs
 from .queries import MixedQuerySelection, ProposalHead, PureQuerySelection, StaticQueries
 
 __all__ = [
     "DETR",
+    "BestClasses",
     "BoxHead",
     "ChannelMapper",
     "ClassHead",
@@ -19,6 +22,7 @@ __all__ = [
     "DeformableEncoder",
     "Detector",
     "DetectorOutput",
+    "FocalClasses",
     "HungarianMatcher",
     "IndicatedLabelEmbedding",
     "LabelEmbedding",
@@ -29,7 +33,9 @@ __all__ = [
     "ProposalHead",
     "PureQuerySelection",
     "SetCriterion",
+    "SoftmaxClasses",
     "StaticQueries",
     "TimmBackbone",
+    "TopPairs",
     "UnknownLabelEmbedding",
 ]

@@ -1,16 +1,17 @@
-"""The training losses: focal, L1 and generalised IoU on every decoder layer, on the proposals and on denoising."""
+"""The training losses: class, L1 and generalised IoU on every decoder layer, on the proposals and on denoising."""
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dino_d2.denoising import DenoisingQueries
 from dino_d2.layers import cxcywh_to_xyxy, generalized_iou
 
+from .class_loss import FocalClasses, SoftmaxClasses
 from .detector import DetectorOutput
-from .matcher import HungarianMatcher, Matches
+from .matcher import HungarianMatcher
+from .matches import Matches
 
 
 class SetCriterion(nn.Module):
@@ -23,7 +24,8 @@ class SetCriterion(nn.Module):
         matcher: assigns predictions to objects.
         class_weight, bbox_weight, giou_weight: loss weights (Table 8: 1, 5, 2).
         proposal_weight: factor on the proposals' losses.
-        focal_alpha, focal_gamma: of the focal loss (section D.3: 0.25, 2).
+        classes: kind of class loss, one of `class_loss`; focal by default.
+        giou_eps: added to both denominators of the generalised IoU.
     """
 
     def __init__(
@@ -33,15 +35,15 @@ class SetCriterion(nn.Module):
         bbox_weight: float = 5.0,
         giou_weight: float = 2.0,
         proposal_weight: float = 1.0,
-        focal_alpha: float = 0.25,
-        focal_gamma: float = 2.0,
+        classes: FocalClasses | SoftmaxClasses | None = None,
+        giou_eps: float = 1e-6,
     ):
         super().__init__()
         self.matcher = matcher
         self.weights = {"class": class_weight, "bbox": bbox_weight, "giou": giou_weight}
         self.proposal_weight = proposal_weight
-        self.focal_alpha = focal_alpha
-        self.focal_gamma = focal_gamma
+        self.classes = classes or FocalClasses()
+        self.giou_eps = giou_eps
 
     def forward(
         self,
@@ -100,30 +102,15 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Unweighted losses of each layer, [L]: logits [L, B, T, C], predicted [L, B, T, 4], padded ground truth."""
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
-        matched_logits = logits[layer, matches.image, matches.query].float()  # [L, M, C]
-        matched_labels = labels[matches.image, matches.target]  # [L, M]
-        # Sum over everything as background, then put the matched entries right: no one-hot target of the whole size.
-        own = matched_logits.gather(-1, matched_labels[..., None])[..., 0]  # [L, M]
-        class_loss = self.background_loss(logits.float()).flatten(1).sum(1)
-        class_loss = class_loss + (self.object_loss(own) - self.background_loss(own)).sum(1)
-
         matched = predicted[layer, matches.image, matches.query].float()  # [L, M, 4]
         truth = boxes[matches.image, matches.target]
         l1 = (matched - truth).abs().sum((1, 2))
-        giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(truth))
+        giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(truth), self.giou_eps)
         return {
-            "class": class_loss / num_boxes,
+            "class": self.classes.loss(logits, matches, labels, num_boxes),
             "bbox": l1 / num_boxes,
             "giou": (1 - giou).sum(1) / num_boxes,
         }
-
-    def object_loss(self, logits: Tensor) -> Tensor:
-        """Focal loss where the class is present (Lin et al. 2017, equation 5), element by element."""
-        return self.focal_alpha * (1 - logits.sigmoid()) ** self.focal_gamma * F.softplus(-logits)
-
-    def background_loss(self, logits: Tensor) -> Tensor:
-        """Focal loss where the class is absent, element by element."""
-        return (1 - self.focal_alpha) * logits.sigmoid() ** self.focal_gamma * F.softplus(logits)
 
     def name_losses(self, losses: dict[str, Tensor], suffixes: list[str]) -> dict[str, Tensor]:
         """{kind: [L]} -> {"loss_" + kind + suffix: weighted scalar}."""

@@ -103,7 +103,7 @@ class DeformableDecoder(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(
-        self, content: Tensor, anchors: Tensor, memory: Tensor, levels: Levels, mask: Tensor | None
+        self, content: Tensor, anchors: Tensor, memory: Tensor, position: Tensor, levels: Levels, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
@@ -111,6 +111,7 @@ class DeformableDecoder(nn.Module):
             content: [B, T, D].
             anchors: [B, T, 4] cxcywh in [0, 1].
             memory: [B, S, D].
+            position: of the memory, not needed here: deformable attention samples by place.
             levels: geometry of the memory.
             mask: self-attention mask [T, T] or [B, T, T] bool, True = may not attend; None: all see all.
 
@@ -128,8 +129,8 @@ class DeformableDecoder(nn.Module):
                 refined = refine(anchors, head_of_layer(self.box_head, i - 1)(x))
                 base, anchors = self.box_update(refined), refined.detach()
             map_anchors = anchors[:, :, None] * map_scale  # [B, T, L, 4]
-            position = self.position_head(anchor_embedding(map_anchors[:, :, 0], self.embed_dim // 2))
-            inputs = (x, position, map_anchors, memory, levels, mask)
+            query_position = self.position_head(anchor_embedding(map_anchors[:, :, 0], self.embed_dim // 2))
+            inputs = (x, query_position, map_anchors, memory, levels, mask)
             x = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
             bases.append(base)
             states.append(self.norm(x))

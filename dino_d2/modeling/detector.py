@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.layers import inverse_sigmoid
 
-from .levels import flatten_maps, make_levels
+from .levels import Levels, flatten_maps, make_levels
 from .queries import Proposals
 
 
@@ -17,7 +16,7 @@ class DetectorOutput(NamedTuple):
 
     logits: Tensor  # [L, B, Q + N, C]
     boxes: Tensor  # [L, B, Q + N, 4] cxcywh in [0, 1]
-    anchors: Tensor  # [B, Q + N, 4] cxcywh that entered the first layer
+    anchors: Tensor  # [B, Q + N, 4] cxcywh that entered the first layer, or what the query source has instead
     proposals: Proposals | None
 
 
@@ -30,9 +29,9 @@ class Detector(nn.Module):
         position_encoding: padding mask [B, h, w] -> [B, h, w, D].
         encoder: tokens, positions, levels -> memory [B, S, D].
         queries: memory, levels -> :class:`Queries`.
-        decoder: content, anchors, memory, levels, mask -> logits and boxes of every layer.
+        decoder: content, anchors, memory, positions, levels, mask -> logits and boxes of every layer.
         num_classes: C.
-        num_levels: feature levels.
+        num_levels: feature levels, told apart by an embedding each; None: a single one, which needs none.
         embed_dim: D.
         label_embedding: content of denoising and matching queries, one of `content`; None without denoising, where
             the queries' own content enters the decoder.
@@ -47,7 +46,7 @@ class Detector(nn.Module):
         queries: nn.Module,
         decoder: nn.Module,
         num_classes: int,
-        num_levels: int = 4,
+        num_levels: int | None = 4,
         embed_dim: int = 256,
         label_embedding: nn.Module | None = None,
     ):
@@ -56,7 +55,7 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.position_encoding = position_encoding
-        self.level_embedding = nn.Embedding(num_levels, embed_dim)
+        self.level_embedding = None if num_levels is None else nn.Embedding(num_levels, embed_dim)
         self.encoder = encoder
         self.queries = queries
         self.decoder = decoder
@@ -74,20 +73,22 @@ class Detector(nn.Module):
         """
         maps = self.neck(self.backbone(images))
         levels = make_levels(maps, padding_mask)
-        tokens = flatten_maps(maps)  # [B, S, D]
-        positions = [
-            self.position_encoding(mask).flatten(1, 2) + level
-            for mask, level in zip(levels.masks, self.level_embedding.weight, strict=True)
-        ]
-        memory = self.encoder(tokens, torch.cat(positions, dim=1), levels)
+        position = self.token_positions(levels)
+        memory = self.encoder(flatten_maps(maps), position, levels)
         queries = self.queries(memory, levels)
         content, anchors, mask = queries.content, queries.anchors, None
         if self.label_embedding is not None:
             content = self.label_embedding.matching(content)
         if denoising is not None:
             content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
-            # Through the logit and back, as the authors do: noised boxes stay a little inside 0 and 1.
-            anchors = torch.cat([inverse_sigmoid(denoising.boxes).sigmoid(), anchors], dim=1)
+            anchors = torch.cat([self.queries.denoising_anchors(denoising.boxes), anchors], dim=1)
             mask = denoising.attention_mask(queries.content.shape[1])
-        logits, boxes = self.decoder(content, anchors, memory, levels, mask)
+        logits, boxes = self.decoder(content, anchors, memory, position, levels, mask)
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
+
+    def token_positions(self, levels: Levels) -> Tensor:
+        """Position encoding of every token, [B, S, D], with the embedding of its level."""
+        positions = [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
+        if self.level_embedding is not None:
+            positions = [p + level for p, level in zip(positions, self.level_embedding.weight, strict=True)]
+        return torch.cat(positions, dim=1)

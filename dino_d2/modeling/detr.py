@@ -1,6 +1,7 @@
 """The meta-architecture: Detectron2's dicts in, losses or ``Instances`` out."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import xyxy_to_cxcywh
 
 from .criterion import SetCriterion
-from .postprocess import select_detections
+from .postprocess import Detections, TopPairs
 
 
 @META_ARCH_REGISTRY.register()
@@ -23,7 +24,7 @@ class DETR(nn.Module):
         criterion: training losses.
         denoising: maker of denoising queries in training; None trains without.
         pixel_mean, pixel_std: of the three channels, in 0..255 and in the order the data mapper reads them.
-        top_k: detections per image.
+        postprocess: last layer's logits and boxes -> detections, one of `postprocess`; 300 pairs by default.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class DETR(nn.Module):
         denoising: Denoising | None = None,
         pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375),
-        top_k: int = 300,
+        postprocess: Callable[[Tensor, Tensor], Detections] | None = None,
     ):
         super().__init__()
         self.detector = detector
@@ -44,7 +45,7 @@ class DETR(nn.Module):
         if denoising is None and detector.label_embedding is not None:
             # Nothing reads it then, and DistributedDataParallel waits for a gradient of every trained parameter.
             detector.label_embedding.requires_grad_(False)
-        self.top_k = top_k
+        self.postprocess = postprocess or TopPairs(300)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -89,7 +90,7 @@ class DETR(nn.Module):
         for members in by_size.values():
             images = torch.stack([self.normalise(batched_inputs[i]["image"]) for i in members])
             output = self.detector(images)
-            detections = select_detections(output.logits[-1], output.boxes[-1], self.top_k)
+            detections = self.postprocess(output.logits[-1], output.boxes[-1])
             for i, scores, classes, boxes in zip(members, *detections, strict=True):
                 height, width = batched_inputs[i]["image"].shape[-2:]
                 size = (batched_inputs[i].get("height", height), batched_inputs[i].get("width", width))

@@ -1,7 +1,5 @@
 """Bipartite matching between predictions and ground truth (DETR section 3.1)."""
 
-from typing import NamedTuple
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -9,24 +7,20 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dino_d2.layers import cxcywh_to_xyxy, generalized_iou
 
-
-class Matches(NamedTuple):
-    """M matched pairs in each of L layers; pair m belongs to the same image in every layer."""
-
-    image: Tensor  # [M] int64
-    query: Tensor  # [L, M] int64
-    target: Tensor  # [L, M] int64 index among the image's objects
+from .class_loss import FocalClasses, SoftmaxClasses
+from .matches import Matches
 
 
 class HungarianMatcher(nn.Module):
     """Cheapest one-to-one assignment for every layer and image.
 
-    The cost of a pair is a weighted sum of the focal class cost, the L1 distance of the boxes and their negative
+    The cost of a pair is a weighted sum of the class cost, the L1 distance of the boxes and their negative
     generalised IoU. All layers are costed together and copied to the host once; SciPy solves the assignments.
 
     Args:
         class_cost, bbox_cost, giou_cost: weights (Table 8: 2, 5, 2).
-        focal_alpha, focal_gamma: of the class cost (section D.3: 0.25, 2).
+        classes: kind of class cost, one of `class_loss`; focal by default.
+        giou_eps: added to both denominators of the generalised IoU.
     """
 
     def __init__(
@@ -34,15 +28,15 @@ class HungarianMatcher(nn.Module):
         class_cost: float = 2.0,
         bbox_cost: float = 5.0,
         giou_cost: float = 2.0,
-        focal_alpha: float = 0.25,
-        focal_gamma: float = 2.0,
+        classes: FocalClasses | SoftmaxClasses | None = None,
+        giou_eps: float = 1e-6,
     ):
         super().__init__()
         self.class_cost = class_cost
         self.bbox_cost = bbox_cost
         self.giou_cost = giou_cost
-        self.focal_alpha = focal_alpha
-        self.focal_gamma = focal_gamma
+        self.classes = classes or FocalClasses()
+        self.giou_eps = giou_eps
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, labels: list[Tensor], targets: list[Tensor]) -> Matches:
@@ -77,13 +71,8 @@ class HungarianMatcher(nn.Module):
 
     def cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """Cost of every pair: predictions as above, padded labels [B, T] and boxes [B, T, 4] -> [L, B, N, T]."""
-        num_layers, _, num_queries, _ = logits.shape
-        index = labels[None, :, None].expand(num_layers, -1, num_queries, -1)
-        probability = logits.float().gather(-1, index).sigmoid()  # [L, B, N, T]
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
-        negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
         boxes = boxes.float()
         l1 = (boxes[..., :, None, :] - targets[:, None]).abs().sum(-1)
-        giou = generalized_iou(cxcywh_to_xyxy(boxes)[..., :, None, :], cxcywh_to_xyxy(targets)[:, None])
-        return self.class_cost * (positive - negative) + self.bbox_cost * l1 - self.giou_cost * giou
+        giou = generalized_iou(cxcywh_to_xyxy(boxes)[..., :, None, :], cxcywh_to_xyxy(targets)[:, None], self.giou_eps)
+        class_cost = self.classes.cost(logits, labels)
+        return self.class_cost * class_cost + self.bbox_cost * l1 - self.giou_cost * giou

@@ -8,25 +8,40 @@ from dino_d2.layers import cxcywh_to_xyxy
 
 
 class Detections(NamedTuple):
-    """The K best (query, class) pairs of each image, best first."""
+    """K detections of each image, best first."""
 
     scores: Tensor  # [B, K] in [0, 1]
     classes: Tensor  # [B, K] int64
     boxes: Tensor  # [B, K, 4] normalised xyxy
 
 
-def select_detections(logits: Tensor, boxes: Tensor, top_k: int = 300) -> Detections:
-    """Top K over all N · C sigmoid scores (DINO keeps 300, for COCO's 100 per image).
+class TopPairs:
+    """The best (query, class) pairs of all N · C sigmoid scores (DINO keeps 300, for COCO's 100 per image).
 
     A query may give several detections of different classes; nothing is suppressed.
 
     Args:
-        logits: [B, N, C].
-        boxes: [B, N, 4] cxcywh in [0, 1].
         top_k: K; where N · C is smaller, that many.
     """
-    num_classes = logits.shape[-1]
-    scores = logits.float().sigmoid().flatten(1)  # [B, N * C]
-    scores, index = scores.topk(min(top_k, scores.shape[1]), dim=1)
-    query = (index // num_classes)[..., None].expand(-1, -1, 4)
-    return Detections(scores, index % num_classes, cxcywh_to_xyxy(boxes.float()).gather(1, query))
+
+    def __init__(self, top_k: int = 300):
+        self.top_k = top_k
+
+    def __call__(self, logits: Tensor, boxes: Tensor) -> Detections:
+        """Logits [B, N, C] and boxes [B, N, 4] (cxcywh in [0, 1]) -> K detections an image."""
+        num_classes = logits.shape[-1]
+        scores = logits.float().sigmoid().flatten(1)  # [B, N * C]
+        scores, index = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
+        query = (index // num_classes)[..., None].expand(-1, -1, 4)
+        return Detections(scores, index % num_classes, cxcywh_to_xyxy(boxes.float()).gather(1, query))
+
+
+class BestClasses:
+    """One detection a query: its likeliest class (DETR section 3.1, whose last logit is "no object")."""
+
+    def __call__(self, logits: Tensor, boxes: Tensor) -> Detections:
+        """Logits [B, N, C + 1] and boxes [B, N, 4] (cxcywh in [0, 1]) -> N detections an image."""
+        scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)  # [B, N]
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        boxes = cxcywh_to_xyxy(boxes.float()).gather(1, order[..., None].expand(-1, -1, 4))
+        return Detections(scores.gather(1, order), classes.gather(1, order), boxes)

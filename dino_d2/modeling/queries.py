@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dino_d2.layers import inverse_sigmoid
+
 from .heads import BoxHead, ClassHead
 from .levels import Levels, pixel_centres
 
@@ -81,7 +83,18 @@ class ProposalHead(nn.Module):
         return logits.masked_fill(~usable, float("inf")), usable
 
 
-class StaticQueries(nn.Module):
+class AnchorQueries(nn.Module):
+    """A source of queries whose anchors are boxes."""
+
+    def denoising_anchors(self, boxes: Tensor) -> Tensor:
+        """Noised boxes [B, Q, 4] cxcywh in [0, 1] as anchors [B, Q, 4] of denoising queries.
+
+        Through the logit and back, as the authors do: noised boxes stay a little inside 0 and 1.
+        """
+        return inverse_sigmoid(boxes).sigmoid()
+
+
+class StaticQueries(AnchorQueries):
     """Learned content and learned anchors, the same for every image (figure 5a)."""
 
     def __init__(self, num_queries: int = 900, embed_dim: int = 256):
@@ -100,7 +113,7 @@ class StaticQueries(nn.Module):
         return Queries(content, anchors, None)
 
 
-class PureQuerySelection(nn.Module):
+class PureQuerySelection(AnchorQueries):
     """Anchors and content both from the selected encoder tokens (figure 5b)."""
 
     def __init__(self, proposal_head: ProposalHead, num_queries: int = 900):
@@ -114,7 +127,7 @@ class PureQuerySelection(nn.Module):
         return Queries(proposals.features.detach(), proposals.boxes.detach(), proposals)
 
 
-class MixedQuerySelection(nn.Module):
+class MixedQuerySelection(AnchorQueries):
     """Anchors from the selected encoder tokens, content learned, by rank (figure 5c): DINO's choice."""
 
     def __init__(self, proposal_head: ProposalHead, num_queries: int = 900, embed_dim: int = 256):

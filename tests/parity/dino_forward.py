@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.modeling import DETR, DetectorOutput
+from dino_d2.modeling import DETR, DetectorOutput, TopPairs
 from dino_d2.modeling.heads import refine
-from dino_d2.modeling.postprocess import select_detections
 
 from .compare import Comparison
 from .dino_model import Recorder
@@ -158,7 +157,7 @@ def compare_detections(comparison: Comparison, vector: Vector, output: DetectorO
     if "out.top_query" not in vector:
         logits, boxes = vector["out.pred_logits"], vector["out.pred_boxes"]
     stored = vector["post.scores"]
-    detections = select_detections(logits, boxes, stored.shape[1])
+    detections = TopPairs(stored.shape[1])(logits, boxes)
     comparison.close("post.scores", detections.scores, stored, 1e-5)
     # Where two scores are equal to rounding, either may come first.
     gap = (stored[:, :-1] - stored[:, 1:]).abs()

@@ -13,7 +13,7 @@ from dino_d2.checkpoint.rules import rename
 from dino_d2.denoising import DenoisingQueries, DynamicGroups, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import DETR, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
+from dino_d2.modeling import DETR, FocalClasses, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
 
 from .vectors import Vector
 
@@ -94,7 +94,7 @@ def model_config(vector: Vector):
     set_queries(detector, args)
     detector.decoder.box_update = L(LookForwardOnce if args["use_detached_boxes_dec_out"] else LookForwardTwice)()
     model.criterion = criterion_config(args, model.criterion)
-    model.top_k = args["num_select"]
+    model.postprocess.top_k = args["num_select"]
     return model
 
 
@@ -114,12 +114,11 @@ def criterion_config(args: dict, criterion):
     criterion.matcher.class_cost = args["set_cost_class"]
     criterion.matcher.bbox_cost = args["set_cost_bbox"]
     criterion.matcher.giou_cost = args["set_cost_giou"]
-    criterion.matcher.focal_alpha = args["focal_alpha"]
+    criterion.matcher.classes = criterion.classes = L(FocalClasses)(alpha=args["focal_alpha"])
     criterion.class_weight = args["cls_loss_coef"]
     criterion.bbox_weight = args["bbox_loss_coef"]
     criterion.giou_weight = args["giou_loss_coef"]
     criterion.proposal_weight = args["interm_loss_coef"]
-    criterion.focal_alpha = args["focal_alpha"]
     return criterion
 
 

@@ -18,6 +18,7 @@ from dino_d2.modeling import (
     ProposalHead,
     SetCriterion,
     TimmBackbone,
+    TopPairs,
 )
 
 model = L(DETR)(
@@ -83,5 +84,5 @@ model = L(DETR)(
     ),
     pixel_mean=[123.675, 116.28, 103.53],  # ImageNet, RGB
     pixel_std=[58.395, 57.12, 57.375],
-    top_k=300,
+    postprocess=L(TopPairs)(top_k=300),
 )
