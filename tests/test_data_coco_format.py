@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.coco_format import coco_format, num_classes
+from dino_d2.data.coco_format import categories, coco_format, num_classes
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.evaluation import COCOEvaluator
@@ -214,3 +214,12 @@ def test_real_photographs(split, objects, crowds, empty):
         assert (boxes >= 0).all()
         assert (boxes <= torch.tensor([width, height, width, height])).all()
     assert np.isclose(_perfect_ap(name)["AP"], 100)
+
+
+def test_categories_of_a_registered_dataset_are_those_of_its_json(tmp_path):
+    entries = [{"id": 90, "name": "z"}, {"id": 7, "name": "a"}]
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    image = {"id": 1, "file_name": "1.png", "width": 8, "height": 8}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": entries}))
+    assert categories(coco_format(tmp_path / "a.json", tmp_path)) == [entries[1], entries[0]]
+    assert categories("a dataset that nobody registered") is None

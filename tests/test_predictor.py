@@ -1,5 +1,6 @@
-"""Detectron2's DefaultPredictor on this project's configs."""
+"""The Predictor for scripts, and Detectron2's DefaultPredictor on this project's configs."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.data import MetadataCatalog
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.engine import DefaultPredictor
-from dino_d2.predictor import predictor_cfg
+from dino_d2.engine.checkpointer import AtomicCheckpointer
+from dino_d2.engine.errors import UserError
+from dino_d2.predictor import Predictor, predictor_cfg
 
 SMALL = ["model.detector.encoder.num_layers=1", "model.detector.decoder.num_layers=2"]
 CONFIGS = Path(__file__).parents[1] / "configs/dino"
@@ -28,6 +31,9 @@ def shapes(tmp_path_factory):
     return [f"dataloader.{split}.dataset.names={{root: {root}, train: 2, val: 3}}" for split in ("train", "test")]
 
 
+CATEGORIES = [{"id": 10 * k, "name": name} for k, name in enumerate(("ant", "bee", "cat", "dog", "elk"))]
+
+
 @pytest.fixture(scope="module")
 def trained(shapes, tmp_path_factory):
     """(overrides, weights file) of a small model."""
@@ -35,7 +41,7 @@ def trained(shapes, tmp_path_factory):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(RECIPE), overrides)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    DetectionCheckpointer(instantiate(cfg.model), str(folder)).save("weights")
+    AtomicCheckpointer(instantiate(cfg.model), str(folder), categories=CATEGORIES).save("weights")
     LazyConfig.save(cfg, str(folder / "config.yaml"))
     return overrides, folder / "weights.pth"
 
@@ -109,3 +115,145 @@ def test_a_mapper_that_flips_is_refused(tmp_path):
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
     with pytest.raises(ValueError, match=r"dataloader\.test\.mapper has"):
         predictor_cfg(tmp_path / "config.yaml", "weights.pth")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photograph's file, stored lying on its side with the EXIF mark that says so."""
+    rgb = np.random.default_rng(0).integers(0, 255, (60, 100, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(rgb).save(path, exif=exif)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor(trained[1].parent / "config.yaml", trained[1], device="cpu")
+
+
+@pytest.fixture
+def resized(trained):
+    """config.yaml with a resize at test time."""
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(RECIPE), trained[0])
+    cfg.dataloader.test.mapper.augmentations = [L(T.ResizeShortestEdge)(short_edge_length=[50, 50], max_size=70)]
+    LazyConfig.save(cfg, str(trained[1].parent / "resized.yaml"))
+    return trained[1].parent / "resized.yaml"
+
+
+def test_one_image_in_any_form_gives_the_same_detections_as_evaluation_and_default_predictor(resized, trained, photo):
+    predictor = Predictor(resized, trained[1], device="cpu")
+    image = Image.open(photo)
+    rgb = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
+    assert rgb.shape == (100, 60, 3)
+    bgr = np.ascontiguousarray(rgb[:, :, ::-1])
+    forms = {
+        "str": predictor(str(photo)),
+        "Path": predictor(photo),
+        "Pillow": predictor(image),
+        "RGB array": predictor(rgb, colour_order="RGB"),
+        "BGR array": predictor(bgr, colour_order="BGR"),
+        "BGR array, not said": predictor(bgr),
+        "RGB tensor": predictor(torch.from_numpy(rgb.transpose(2, 0, 1).copy()), colour_order="RGB"),
+        "BGR tensor": predictor(torch.from_numpy(bgr.transpose(2, 0, 1).copy())),
+    }
+    lazy = LazyConfig.load(str(resized))
+    mapped = instantiate(lazy.dataloader.test.mapper)({"file_name": str(photo), "image_id": 1})
+    assert mapped["image"].shape == (3, 70, 42)
+    expected = detections(predictor.model([mapped])[0]["instances"])
+    forms["DefaultPredictor"] = DefaultPredictor(predictor_cfg(resized, trained[1]))(bgr)["instances"]
+    for form, found in forms.items():
+        assert found.image_size == (100, 60), form
+        assert all(torch.equal(a, b) for a, b in zip(detections(found), expected, strict=True)), form
+    swapped = predictor(bgr, colour_order="RGB")
+    assert not torch.equal(swapped.scores, expected[1]), "the colour order makes no difference"
+
+
+def test_a_batch_gives_a_list_in_its_order(predictor, photo):
+    small = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    alone = [predictor(photo), predictor(small)]
+    several = [predictor([photo, small, photo]), predictor((small,)), predictor(small[None])]
+    assert [found.image_size for found in several[0]] == [(100, 60), (64, 64), (100, 60)]
+    for found, expected in [
+        *zip(several[0], [*alone, alone[0]], strict=True),
+        (several[1][0], alone[1]),
+        (several[2][0], alone[1]),
+    ]:
+        torch.testing.assert_close(detections(found), detections(expected), rtol=1e-4, atol=1e-4)
+    assert predictor([]) == []
+
+
+def test_the_assumed_colour_order_is_said_once_and_only_where_it_is_assumed(trained, photo, caplog):
+    predictor = Predictor(trained[1].parent / "config.yaml", trained[1], device="cpu")
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    with caplog.at_level(logging.WARNING, "dino_d2.predictor"):
+        predictor(photo)
+        predictor(image, colour_order="BGR")
+        assert not caplog.records
+        predictor(image)
+        predictor(image)
+    assert [record.message[:40] for record in caplog.records] == ["Arrays and tensors are taken for BGR; sa"]
+
+
+def test_the_classes_come_with_the_checkpoint(predictor):
+    assert predictor.categories == CATEGORIES
+    assert predictor.class_names == ["ant", "bee", "cat", "dog", "elk"]
+
+
+def test_own_data_need_not_be_there(trained, tmp_path):
+    """A recipe that counts its classes in the data: the checkpoint knows their number, and our own their names."""
+    cfg = LazyConfig.load(str(CONFIGS / "dino_tiny_coco.py"))
+    own = LazyConfig.apply_overrides(LazyConfig.load(RECIPE), trained[0])
+    model, counted = own.model, cfg.model.detector.num_classes
+    model.detector.num_classes = counted
+    cfg.model = model
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert Predictor(tmp_path / "config.yaml", trained[1]).class_names == ["ant", "bee", "cat", "dog", "elk"]
+    torch.save({"model": torch.load(trained[1], weights_only=True)["model"]}, tmp_path / "bare.pth")
+    assert Predictor(tmp_path / "config.yaml", tmp_path / "bare.pth").class_names == ["0", "1", "2", "3", "4"]
+
+
+def test_names_come_from_the_test_set_where_the_checkpoint_has_none(trained, tmp_path):
+    torch.save({"model": torch.load(trained[1], weights_only=True)["model"]}, tmp_path / "bare.pth")
+    predictor = Predictor(RECIPE, tmp_path / "bare.pth", trained[0])
+    assert predictor.class_names == ["circle", "square", "triangle", "star", "ring"]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("nothing.jpg", r"image nothing\.jpg does not exist \(looked from"),
+        (Path(__file__).parent, "is a folder, not an image"),
+        (__file__, r"image .*test_predictor\.py cannot be read"),
+        (np.zeros((8, 8), np.uint8), r"an array must be one image \[H, W, 3\], not \[8, 8\]"),
+        (np.zeros((3, 8, 8), np.uint8), r"\[H, W, 3\], not \[3, 8, 8\]"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"a tensor must be one image \[3, H, W\]"),
+        (torch.zeros(3, 8, 8), "must hold uint8 values in 0..255, not float32"),
+        (17, "not int"),
+    ],
+)
+def test_what_is_no_image_is_said_in_words(predictor, image, message):
+    with pytest.raises(UserError, match=message):
+        predictor(image)
+
+
+def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
+    overrides, weights = trained
+    with pytest.raises(UserError, match=r"there is no config file nothing\.py"):
+        Predictor("nothing.py", weights)
+    with pytest.raises(UserError, match=r"there is no checkpoint nothing\.pth"):
+        Predictor(RECIPE, "nothing.pth")
+    with pytest.raises(UserError, match=r"does not fit .*class heads .* 5"):
+        Predictor(RECIPE, weights, [*overrides, "model.detector.num_classes=3"])
+    with pytest.raises(UserError, match=r"does not fit .*\(not in the checkpoint\)"):
+        Predictor(RECIPE, weights, [*overrides, "model.detector.encoder.num_layers=2"])
+    with pytest.raises(UserError, match=r"does not fit .* there, .* here"):
+        Predictor(RECIPE, weights, [*overrides, "model.detector.encoder.feedforward_dim=128"])
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(UserError, match=r"text\.pth is no checkpoint"):
+        Predictor(RECIPE, tmp_path / "text.pth", overrides)
+    with pytest.raises(UserError, match="device 'abacus' cannot be used"):
+        Predictor(RECIPE, weights, overrides, device="abacus")
+    with pytest.raises(UserError, match="colour_order must be"):
+        Predictor(RECIPE, weights, overrides)(np.zeros((8, 8, 3), np.uint8), colour_order="GBR")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "configs/dino/dino_tiny_shapes.py"
@@ -68,6 +69,12 @@ def test_a_run_leaves_what_the_readme_says(finished_run):
     assert any(name.startswith("events.out.tfevents") for name in names)
     last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
     assert 0 <= last["bbox/AP"] <= 100
+
+
+def test_a_checkpoint_says_what_its_classes_are(finished_run):
+    saved = torch.load(finished_run[0] / "model_final.pth", weights_only=True)
+    names = ["circle", "square", "triangle", "star", "ring"]
+    assert saved["categories"] == [{"id": k + 1, "name": name} for k, name in enumerate(names)]
 
 
 def test_a_run_ends_with_the_scores_and_where_things_lie(finished_run):

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     return tensors
 
 
+def read_categories(path: str) -> list[dict] | None:
+    """What the classes are, [{"id", "name"}], where a run of this project has written it into the file."""
+    if Path(path).suffix not in (".pth", ".pt"):
+        return None
+    content = read_torch(PathManager.get_local_path(path))
+    return content.get("categories") if isinstance(content, dict) else None
+
+
 def strip_wrappers(name: str) -> str:
     """A tensor's name without what DistributedDataParallel and torch.compile put in front."""
     while name.startswith(WRAPPERS):
@@ -57,7 +66,8 @@ def read_torch(path: str) -> Any:
     """Content of a PyTorch file: tensors, plain values and the authors' ``argparse.Namespace``, nothing else."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, not read: of a training checkpoint the optimizer's part, twice the model's, is never touched.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: not read, because it holds more than tensors and plain values, and such a file can run any code "

@@ -97,6 +97,17 @@ def metadata_of(classes: Sequence[str]) -> str:
     return name
 
 
+def categories(dataset: str) -> list[dict] | None:
+    """[{"id", "name"}] of a registered dataset, as in its json, in the order of a model's classes; None if unknown."""
+    metadata = MetadataCatalog.get(dataset)
+    names = metadata.get("thing_classes")
+    if names is None:
+        return None
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {k: k for k in range(len(names))}
+    id_of_class = {k: dataset_id for dataset_id, k in ids.items()}
+    return [{"id": id_of_class[k], "name": name} for k, name in enumerate(names)]
+
+
 def _usable_file(json: Path, coco: dict) -> Path:
     """The file itself where it has no fault, otherwise a corrected copy."""
     bad = bad_annotations(coco)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.engine import hooks
@@ -28,7 +29,18 @@ class AtomicCheckpointer(DetectionCheckpointer):
     `last_checkpoint` names it only after that. Besides the model and the checkpointables, a file has
     "random_states": the random generators of each rank. They travel to rank 0 (some 10 kB from each) because
     one file can be whole or missing, while a file per rank could be there for some ranks only.
+
+    Args:
+        model, save_dir, checkpointables: as Detectron2's.
+        categories: what the classes are, as `dino_d2.data.coco_format.categories` gives them; written along, so that
+            a file can be used where the data is not.
     """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, categories: list[dict] | None = None, **checkpointables
+    ):
+        super().__init__(model, save_dir, **checkpointables)
+        self.categories = categories
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``{save_dir}/{name}.pth``. All ranks must call this together; rank 0 writes.
@@ -42,6 +54,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
             return
         states = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **states, "random_states": random_states, **kwargs}
+        if self.categories is not None:
+            content["categories"] = self.categories
         path = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save(content, file))

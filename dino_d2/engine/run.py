@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dino_d2.checkpoint import load_checkpoint
+from dino_d2.data.coco_format import categories
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.engine import default_writers, hooks
@@ -59,7 +60,8 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         precision=getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None,
         ema=ema,
     )
-    checkpointer = AtomicCheckpointer(ddp_model, cfg.train.output_dir, trainer=trainer)
+    test_set = instantiate(cfg.dataloader.test.dataset.names)
+    checkpointer = AtomicCheckpointer(ddp_model, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
     evaluated = model if ema is None else ema.module
     main_process = comm.is_main_process()
     trainer.register_hooks(
@@ -87,7 +89,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         if cfg.train.num_pictures:
             picture_of_predictions(
                 evaluated,
-                instantiate(cfg.dataloader.test.dataset.names),
+                test_set,
                 instantiate(cfg.dataloader.test.mapper),
                 picture_path(cfg),
                 cfg.train.num_pictures,

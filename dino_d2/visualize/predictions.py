@@ -1,0 +1,156 @@
+"""What a model finds in images, alone or beside the ground truth."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
+from dino_d2.detectron2.data.detection_utils import read_image
+from dino_d2.detectron2.structures import BoxMode, Instances
+
+from .boxes import LabelledBox, draw_boxes
+from .sheet import GAP, below, beside, captioned, legend
+from .style import TILE, colour_of
+
+
+def draw_detections(
+    image: Image.Image, instances: Instances, class_names: Sequence[str], score_threshold: float = 0.3
+) -> Image.Image:
+    """The image with what was found in it; see `draw_boxes` for its size.
+
+    Args:
+        image: RGB, of the size of `instances`.
+        instances: with `pred_boxes` (absolute xyxy), `scores` in [0, 1] and `pred_classes`.
+        class_names: the name of class k at index k.
+        score_threshold: predictions with a lower score are not drawn.
+    """
+    return draw_boxes(image, _confident(instances, class_names, score_threshold))
+
+
+def picture_of_predictions(
+    model: torch.nn.Module,
+    dataset: str,
+    mapper: Any,
+    path: str | PathLike,
+    count: int = 8,
+    score_threshold: float = 0.3,
+) -> None:
+    """Writes a PNG of what the model finds in `count` images, spread evenly over a registered dataset.
+
+    Args:
+        dataset: a name in the catalogs; its metadata has `thing_classes`.
+        path: of the PNG; its folder is made.
+        model, mapper, score_threshold: see `panel_of_predictions`.
+    """
+    names = MetadataCatalog.get(dataset).thing_classes
+    _save(panel_of_predictions(model, pick(dataset, count), mapper, names, score_threshold), path)
+
+
+def pick(dataset: str, count: int) -> list[dict[str, Any]]:
+    """`count` images of a registered dataset, as dataset dicts, spread evenly over it; fewer where it has fewer."""
+    dataset_dicts = DatasetCatalog.get(dataset)
+    picks = np.linspace(0, len(dataset_dicts) - 1, min(count, len(dataset_dicts))).round().astype(int)
+    return [dataset_dicts[i] for i in picks]
+
+
+def panel_of_predictions(
+    model: torch.nn.Module,
+    dataset_dicts: Sequence[dict[str, Any]],
+    mapper: Any,
+    class_names: Sequence[str],
+    score_threshold: float = 0.3,
+) -> Image.Image:
+    """Runs the model on images and draws two pictures for each: ground truth on the left, predictions on the right.
+
+    Args:
+        model: dicts in, `[{"instances": Instances}]` out; left in the mode (training or not) it was in.
+        mapper: dataset dict to model input, that of the test loader.
+        dataset_dicts, class_names, score_threshold: see `draw_predictions`.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():  # one by one: a panel should not need more memory than the evaluation
+        predictions = [model([mapper(dataset_dict)])[0]["instances"] for dataset_dict in dataset_dicts]
+    model.train(was_training)
+    return _panel(dataset_dicts, predictions, class_names, score_threshold)
+
+
+def draw_predictions(
+    dataset_dicts: Sequence[dict[str, Any]],
+    predictions: Sequence[Instances],
+    class_names: Sequence[str],
+    path: str | PathLike,
+    score_threshold: float = 0.3,
+) -> None:
+    """Writes a PNG with two pictures for each image: ground truth on the left, predictions on the right.
+
+    Args:
+        dataset_dicts: in Detectron2's format, with `file_name` and `annotations`. Crowds get dashed lines.
+        predictions: one for each dict, with `pred_boxes` (absolute xyxy in the original image),
+            `scores` in [0, 1] and `pred_classes`.
+        class_names: the name of class k at index k.
+        path: of the PNG; its folder is made.
+        score_threshold: predictions with a lower score are not drawn.
+    """
+    if not dataset_dicts or len(dataset_dicts) != len(predictions):
+        raise ValueError(f"Got {len(dataset_dicts)} images and {len(predictions)} predictions to draw.")
+    _save(_panel(dataset_dicts, predictions, class_names, score_threshold), path)
+
+
+def _panel(
+    dataset_dicts: Sequence[dict[str, Any]],
+    predictions: Sequence[Instances],
+    class_names: Sequence[str],
+    score_threshold: float,
+) -> Image.Image:
+    pairs, shown_classes = [], set()
+    for dataset_dict, instances in zip(dataset_dicts, predictions, strict=True):
+        image = Image.fromarray(read_image(dataset_dict["file_name"], format="RGB"))
+        truth = _ground_truth(dataset_dict, class_names)
+        found = _confident(instances, class_names, score_threshold)
+        shown_classes |= {box.class_index for box in truth + found}
+        left, right = (draw_boxes(image, boxes, longer_side=TILE) for boxes in (truth, found))
+        pairs.append(
+            beside(
+                captioned(left, f"image {dataset_dict.get('image_id', '')}, ground truth: {len(truth)}"),
+                captioned(right, f"predictions with score ≥ {score_threshold:g}: {len(found)}"),
+            )
+        )
+    columns = 2 if len(pairs) > 2 else 1
+    rows = [beside(*pairs[i : i + columns], gap=3 * GAP) for i in range(0, len(pairs), columns)]
+    names = [(class_names[k], colour_of(k)) for k in sorted(shown_classes)]
+    return below(*rows, legend(names, max(row.width for row in rows)))
+
+
+def _save(picture: Image.Image, path: str | PathLike) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, format="PNG")
+
+
+def _ground_truth(dataset_dict: dict[str, Any], class_names: Sequence[str]) -> list[LabelledBox]:
+    boxes = []
+    for annotation in dataset_dict.get("annotations", []):
+        corners = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+        crowd = bool(annotation.get("iscrowd", 0))
+        name = class_names[annotation["category_id"]]
+        boxes.append(
+            LabelledBox(tuple(corners), annotation["category_id"], f"{name} (crowd)" if crowd else name, crowd)
+        )
+    return boxes
+
+
+def _confident(instances: Instances, class_names: Sequence[str], score_threshold: float) -> list[LabelledBox]:
+    instances = instances.to("cpu")
+    rows = zip(
+        instances.pred_boxes.tensor.tolist(),
+        instances.pred_classes.tolist(),
+        instances.scores.tolist(),
+        strict=True,
+    )
+    rows = sorted((row for row in rows if row[2] >= score_threshold), key=lambda row: -row[2])
+    return [LabelledBox(tuple(box), k, f"{class_names[k]} {score:.2f}") for box, k, score in rows]
