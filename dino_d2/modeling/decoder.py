@@ -1,4 +1,8 @@
-"""The deformable decoder with anchors that are refined layer by layer (DINO sections 3.1 and 3.5)."""
+"""The deformable decoder with anchors that are refined layer by layer (DINO sections 3.1 and 3.5).
+
+Deformable DETR, DAB-Deformable-DETR and DINO differ in three of its parts: where the queries' position encodings come
+from, whether and how a layer moves the anchors of the next one, and the norm before the heads.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +10,7 @@ from torch import Tensor, nn
 from dino_d2.layers import MLP, MultiScaleDeformableAttention, SelfAttention, anchor_embedding, recomputed
 
 from .encoder import FeedForward
-from .heads import head_of_layer, refine
+from .heads import anchor_logits, head_of_layer
 from .levels import Levels
 
 
@@ -22,6 +26,42 @@ class LookForwardTwice:
 
     def __call__(self, refined: Tensor) -> Tensor:
         return refined
+
+
+class AnchorPosition(MLP):
+    """Position encodings of queries from the sine features of their anchors (DAB-DETR section 4); DINO's.
+
+    Like all of its kind it gets the anchors on the finest map [B, T, 4], the content [B, T, D] that the layer before
+    made (None in the first layer) and the positions [B, T, D] that the queries brought, and returns [B, T, D].
+    """
+
+    def __init__(self, embed_dim: int = 256):
+        super().__init__(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
+        self.sine_dim = embed_dim // 2
+        for linear in self.layers:
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
+        return super().forward(anchor_embedding(anchors, self.sine_dim))
+
+
+class ScaledAnchorPosition(AnchorPosition):
+    """The same, multiplied from the second layer on by a scale that the content predicts (DAB-DETR section 4)."""
+
+    def __init__(self, embed_dim: int = 256):
+        super().__init__(embed_dim)
+        self.scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
+        encoded = super().forward(anchors, content, positions)
+        return encoded if content is None else self.scale(content) * encoded
+
+
+class OwnPosition(nn.Module):
+    """The positions that the queries brought, the same in all layers (Deformable DETR)."""
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor) -> Tensor:
+        return positions
 
 
 class DeformableDecoderLayer(nn.Module):
@@ -62,7 +102,10 @@ class DeformableDecoder(nn.Module):
     Args:
         class_head: shared by all layers (section D.3), or :class:`~dino_d2.modeling.heads.PerLayer`.
         box_head: likewise.
-        box_update: :class:`LookForwardOnce` or :class:`LookForwardTwice`.
+        box_update: :class:`LookForwardOnce` or :class:`LookForwardTwice`; None: all layers start from the queries' own
+            anchors (Deformable DETR without refinement).
+        position_head: :class:`AnchorPosition` by default, :class:`ScaledAnchorPosition` or :class:`OwnPosition`.
+        norm: before the heads; by default a LayerNorm, which Deformable DETR does not have (``nn.Identity``).
         num_layers: 6 in the paper (Table 8); Table 6 studies fewer.
         embed_dim: D.
         feedforward_dim: hidden width of the feed-forward networks.
@@ -70,6 +113,7 @@ class DeformableDecoder(nn.Module):
         num_levels: feature levels.
         num_points: sampling points per head and level.
         dropout: 0 in DINO.
+        anchor_eps: how near to 0 and 1 an anchor may come: 1e-3 in DINO and DAB-DETR, 1e-5 in Deformable DETR.
         activation_checkpointing: as the encoder's.
     """
 
@@ -77,7 +121,7 @@ class DeformableDecoder(nn.Module):
         self,
         class_head: nn.Module,
         box_head: nn.Module,
-        box_update: LookForwardOnce | LookForwardTwice,
+        box_update: LookForwardOnce | LookForwardTwice | None,
         num_layers: int = 6,
         embed_dim: int = 256,
         feedforward_dim: int = 2048,
@@ -85,6 +129,9 @@ class DeformableDecoder(nn.Module):
         num_levels: int = 4,
         num_points: int = 4,
         dropout: float = 0.0,
+        position_head: nn.Module | None = None,
+        norm: nn.Module | None = None,
+        anchor_eps: float = 1e-3,
         activation_checkpointing: bool = False,
     ):
         super().__init__()
@@ -92,48 +139,53 @@ class DeformableDecoder(nn.Module):
         self.class_head = class_head
         self.box_head = box_head
         self.box_update = box_update
-        self.embed_dim = embed_dim
+        self.anchor_eps = anchor_eps
         self.layers = nn.ModuleList(
             DeformableDecoderLayer(embed_dim, feedforward_dim, num_heads, num_levels, num_points, dropout)
             for _ in range(num_layers)
         )
-        self.position_head = MLP(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
-        self.norm = nn.LayerNorm(embed_dim)
-        for linear in self.position_head.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        self.position_head = AnchorPosition(embed_dim) if position_head is None else position_head
+        self.norm = nn.LayerNorm(embed_dim) if norm is None else norm
 
     def forward(
-        self, content: Tensor, anchors: Tensor, memory: Tensor, position: Tensor, levels: Levels, mask: Tensor | None
+        self,
+        content: Tensor,
+        anchors: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        levels: Levels,
+        mask: Tensor | None,
+        query_positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode.
 
         Args:
             content: [B, T, D].
-            anchors: [B, T, 4] cxcywh in [0, 1].
+            anchors: [B, T, 4] cxcywh in [0, 1], or [B, T, 2] xy.
             memory: [B, S, D].
             position: of the memory, not needed here: deformable attention samples by place.
             levels: geometry of the memory.
             mask: self-attention mask [T, T] or [B, T, T] bool, True = may not attend; None: all see all.
+            query_positions: [B, T, D], for a position head that uses them.
 
         Returns:
             class logits [L, B, T, C] and boxes [L, B, T, 4] (cxcywh in [0, 1]) of every layer.
         """
-        # From boxes in the image to boxes in each padded map.
-        map_scale = torch.cat([levels.valid_ratios, levels.valid_ratios], dim=-1)[:, None]  # [B, 1, L, 4]
         bases, states = [], []
         base = anchors
         x = content
         for i, layer in enumerate(self.layers):
-            if i > 0:
+            if i > 0 and self.box_update is not None:
                 # The layer before moved these anchors, from its state before the norm; it predicts from the one after.
-                refined = refine(anchors, head_of_layer(self.box_head, i - 1)(x))
+                refined = (head_of_layer(self.box_head, i - 1)(x) + anchor_logits(anchors, self.anchor_eps)).sigmoid()
                 base, anchors = self.box_update(refined), refined.detach()
-            map_anchors = anchors[:, :, None] * map_scale  # [B, T, L, 4]
-            query_position = self.position_head(anchor_embedding(map_anchors[:, :, 0], self.embed_dim // 2))
+            # From boxes in the image to boxes in each padded map: [B, T, L, 4]
+            map_anchors = anchors[:, :, None] * levels.valid_ratios.repeat(1, 1, anchors.shape[-1] // 2)[:, None]
+            query_position = self.position_head(map_anchors[:, :, 0], x if i > 0 else None, query_positions)
             inputs = (x, query_position, map_anchors, memory, levels, mask)
             x = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
-            bases.append(base)
+            bases.append(anchor_logits(base, self.anchor_eps))
             states.append(self.norm(x))
         states = torch.stack(states)  # [L, B, T, D]
-        boxes = refine(torch.stack(bases), self.box_head(states))
+        boxes = (self.box_head(states) + torch.stack(bases)).sigmoid()
         return self.class_head(states), boxes

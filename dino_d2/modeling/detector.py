@@ -29,7 +29,8 @@ class Detector(nn.Module):
         position_encoding: padding mask [B, h, w] -> [B, h, w, D].
         encoder: tokens, positions, levels -> memory [B, S, D].
         queries: memory, levels -> :class:`Queries`.
-        decoder: content, anchors, memory, positions, levels, mask -> logits and boxes of every layer.
+        decoder: content, anchors, memory, positions, levels, mask -> logits and boxes of every layer; the positions of
+            queries that have their own come as `query_positions`.
         num_classes: C.
         num_levels: feature levels, told apart by an embedding each; None: a single one, which needs none.
         embed_dim: D.
@@ -83,7 +84,8 @@ class Detector(nn.Module):
             content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
             anchors = torch.cat([self.queries.denoising_anchors(denoising.boxes), anchors], dim=1)
             mask = denoising.attention_mask(queries.content.shape[1])
-        logits, boxes = self.decoder(content, anchors, memory, position, levels, mask)
+        own = {} if queries.positions is None else {"query_positions": queries.positions}
+        logits, boxes = self.decoder(content, anchors, memory, position, levels, mask, **own)
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
 
     def token_positions(self, levels: Levels) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dino_d2.layers import MLP, inverse_sigmoid
@@ -22,12 +23,19 @@ class ClassHead(nn.Linear):
 
 
 class BoxHead(MLP):
-    """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: anchors are predictions at first."""
+    """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: anchors are predictions at first.
 
-    def __init__(self, embed_dim: int, output_dim: int = 4):
-        super().__init__(embed_dim, embed_dim, output_dim, num_layers=3)
+    Args:
+        embed_dim: D.
+        size: correction of width and height at first; -2 in Deformable DETR, whose first boxes would else be half the
+            image (authors' code).
+    """
+
+    def __init__(self, embed_dim: int, size: float = 0.0):
+        super().__init__(embed_dim, embed_dim, 4, num_layers=3)
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
+        nn.init.constant_(self.layers[-1].bias[2:], size)
 
 
 class PerLayer(nn.ModuleList):
@@ -38,10 +46,13 @@ class PerLayer(nn.ModuleList):
     Args:
         head: copied for each layer.
         num_layers: L.
+        first: in place of the first copy, where the first layer's starts otherwise.
     """
 
-    def __init__(self, head: nn.Module, num_layers: int):
+    def __init__(self, head: nn.Module, num_layers: int, first: nn.Module | None = None):
         super().__init__(copy.deepcopy(head) for _ in range(num_layers))
+        if first is not None:
+            self[0] = first
 
     def forward(self, states: Tensor) -> Tensor:
         return torch.stack([head(x) for head, x in zip(self, states, strict=True)])
@@ -52,6 +63,9 @@ def head_of_layer(head: nn.Module, layer: int) -> nn.Module:
     return head[layer] if isinstance(head, PerLayer) else head
 
 
-def refine(anchors: Tensor, correction: Tensor) -> Tensor:
-    """Update of DINO's section 3.5: add a correction in logit space; both [..., 4], cxcywh in [0, 1]."""
-    return (correction + inverse_sigmoid(anchors)).sigmoid()
+def anchor_logits(anchors: Tensor, eps: float = 1e-3) -> Tensor:
+    """What a box head's correction is added to (DINO section 3.5).
+
+    [..., 4] cxcywh in [0, 1] -> [..., 4]; a point [..., 2] has no size to correct: zeros.
+    """
+    return F.pad(inverse_sigmoid(anchors, eps), (0, 4 - anchors.shape[-1]))

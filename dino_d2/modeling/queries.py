@@ -12,21 +12,25 @@ from .levels import Levels, pixel_centres
 
 
 class Proposals(NamedTuple):
-    """The K best encoder tokens of each image and what the encoder's heads say of them."""
+    """The K best encoder tokens of each image and what the encoder's heads say of them.
+
+    DINO learns from the K chosen ones, Deformable DETR from all S: P is K or S.
+    """
 
     index: Tensor  # [B, K] int64 token numbers, best first
     features: Tensor  # [B, K, D]
-    logits: Tensor  # [B, K, C]
+    logits: Tensor  # [B, P, C]
     anchors: Tensor  # [B, K, 4] cxcywh before the encoder's correction
-    boxes: Tensor  # [B, K, 4] cxcywh after it
+    boxes: Tensor  # [B, P, 4] cxcywh after it
 
 
 class Queries(NamedTuple):
     """What enters the decoder's matching part."""
 
     content: Tensor  # [B, N, D]
-    anchors: Tensor  # [B, N, 4] cxcywh in [0, 1]
+    anchors: Tensor  # [B, N, 4] cxcywh in [0, 1], or [B, N, 2] xy
     proposals: Proposals | None  # supervised as one more layer where the encoder made them
+    positions: Tensor | None = None  # [B, N, D] position encodings, where they do not come from the anchors
 
 
 class ProposalHead(nn.Module):
@@ -111,6 +115,29 @@ class StaticQueries(AnchorQueries):
         content = self.content.weight.expand(batch, -1, -1)
         anchors = self.anchor_logits.weight.sigmoid().expand(batch, -1, -1)
         return Queries(content, anchors, None)
+
+
+class PatternQueries(StaticQueries):
+    """Several learned patterns at every learned anchor (Anchor DETR section 3.2, as DAB-Deformable-DETR has it).
+
+    P patterns and A anchors make N = P · A queries, pattern after pattern; an anchor's content and a pattern are
+    added.
+
+    Args:
+        num_queries: A.
+        embed_dim: D.
+        num_patterns: P.
+    """
+
+    def __init__(self, num_queries: int = 300, embed_dim: int = 256, num_patterns: int = 3):
+        super().__init__(num_queries, embed_dim)
+        self.patterns = nn.Embedding(num_patterns, embed_dim)
+
+    def forward(self, memory: Tensor, levels: Levels) -> Queries:
+        """memory [B, S, D] gives the batch size alone."""
+        content, anchors, _, _ = super().forward(memory, levels)
+        content = content[:, None] + self.patterns.weight[:, None]  # [B, P, A, D]
+        return Queries(content.flatten(1, 2), anchors.repeat(1, len(self.patterns.weight), 1), None)
 
 
 class PureQuerySelection(AnchorQueries):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dino_d2.denoising import DenoisingQueries
 from dino_d2.modeling import DETR, DetectorOutput, TopPairs
-from dino_d2.modeling.heads import refine
+from dino_d2.modeling.heads import anchor_logits
 
 from .compare import Comparison
 from .dino_model import Recorder
@@ -133,7 +133,7 @@ def compare_references(comparison: Comparison, vector: Vector, model: DETR, reco
     ratios = recorder.levels.valid_ratios[:, None, 0]
     scale = torch.cat([ratios, ratios], dim=-1)
     anchors = [x[:, :, 0] / scale for x in recorder.layer_anchors]
-    anchors.append(refine(anchors[-1], model.detector.decoder.box_head(recorder.last_state)))
+    anchors.append((model.detector.decoder.box_head(recorder.last_state) + anchor_logits(anchors[-1])).sigmoid())
     comparison.close("dec.refs", torch.stack(anchors)[:, :, num_slots:], vector["dec.refs"], BOXES)
 
 
