@@ -11,19 +11,14 @@ pixels per level); decoder queries are random boxes.
 """
 
 import argparse
-import ctypes
-import gc
 import importlib
-import json
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from measure import DTYPES, elapsed_ms, machine, median, peak_mib, take_turns, write_json
 from torch import Tensor
 
 from dino_d2.layers.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference, op_is_built
@@ -40,7 +35,6 @@ CASES = {  # strides of the levels, queries (None: one per pixel of every level)
     "decoder_1100": (FOUR_SCALES, 1100),
 }
 QUICK = ("encoder_4scale", "decoder_900")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 @dataclass
@@ -126,8 +120,8 @@ def try_import(name: str):
 class Measured:
     """Forward and forward + backward of one implementation on one case."""
 
-    def __init__(self, function: Callable, names: tuple[str, ...], inputs: Inputs, device: str):
-        self.function, self.device, self.grad_output = function, device, inputs.grad_output
+    def __init__(self, function: Callable, names: tuple[str, ...], inputs: Inputs):
+        self.function, self.grad_output = function, inputs.grad_output
         self.fixed = (inputs.value, inputs.shapes, inputs.starts, *(getattr(inputs, name) for name in names))
         self.forward_ms: list[float] = []
         self.forward_backward_ms: list[float] = []
@@ -142,78 +136,25 @@ class Measured:
         output = self.function(*leaves)
         torch.autograd.grad(output, [t for t in leaves if t.requires_grad], self.grad_output)
 
-    def time(self, work: Callable) -> float:
-        if self.device == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            return start.elapsed_time(end)
-        start = time.perf_counter()
-        work()
-        return 1e3 * (time.perf_counter() - start)
 
-    def measure_peak(self) -> None:
-        """Largest memory of forward + backward beyond the inputs: output, gradients and whatever else it needs."""
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.forward_backward()
-            torch.cuda.synchronize()
-            self.peak_mib = (torch.cuda.max_memory_allocated() - before) / 2**20
-        elif Path("/proc/self/clear_refs").exists():
-            ctypes.CDLL(None).malloc_trim(0)  # freed memory must not hide what is allocated next
-            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-            before = resident("VmRSS")
-            self.forward_backward()
-            self.peak_mib = resident("VmHWM") - before
-
-
-def resident(what: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024
-
-
-def take_turns(measured: dict[str, Measured], seconds: float) -> None:
-    """Rounds in which everyone runs once; who has used up its seconds pauses, after three runs at least."""
+def measure(measured: dict[str, Measured], device: str, seconds: float) -> None:
+    """Times by taking turns, then the peak of forward + backward: output, gradients and whatever else it needs."""
     for kind in ("forward", "forward_backward"):
-        for one in measured.values():
-            getattr(one, kind)()  # warm up
-        spent = dict.fromkeys(measured, 0.0)
-        for turn in range(101):
-            waiting = [name for name in measured if turn < 3 or spent[name] < 1e3 * seconds]
-            for name in waiting:
-                one = measured[name]
-                elapsed = one.time(getattr(one, kind))
-                spent[name] += elapsed
-                getattr(one, f"{kind}_ms").append(elapsed)
-            if not waiting:
-                break
+        times = take_turns({name: getattr(one, kind) for name, one in measured.items()}, device, seconds)
+        for name, one in measured.items():
+            setattr(one, f"{kind}_ms", times[name])
+    for one in measured.values():
+        one.peak_mib = peak_mib(one.forward_backward, device)
 
 
 def floor_ms(inputs: Inputs) -> float:
     """Bytes that must move in a forward pass (inputs once, output once), over the measured bandwidth of a copy."""
     buffer = torch.empty(2**28, dtype=torch.uint8, device=inputs.value.device)
     target = torch.empty_like(buffer)
-    one = Measured(lambda *a: target.copy_(buffer), (), inputs, "cuda")
-    copies = [one.time(one.forward) for _ in range(20)]
-    bandwidth = 2 * buffer.numel() / statistics.median(copies)  # bytes per millisecond
+    copies = [elapsed_ms(partial(target.copy_, buffer), "cuda") for _ in range(20)]
+    bandwidth = 2 * buffer.numel() / median(copies)  # bytes per millisecond
     moved = (inputs.value, inputs.locations, inputs.weights, inputs.grad_output)  # the last: as large as the output
     return sum(t.numel() * t.element_size() for t in moved) / bandwidth
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        capability = torch.ops.dino_d2.cpu_capability() if op_is_built() else "no op"
-        name = f"{models[0].split(':')[1].strip() if models else platform.machine()}, "
-        name += f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {capability}"
-    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def report(case: str, batch: int, dtype: str, measured: dict[str, Measured]) -> None:
@@ -223,11 +164,11 @@ def report(case: str, batch: int, dtype: str, measured: dict[str, Measured]) -> 
     for name, one in measured.items():
         cells = f"{name:22}"
         for times in (one.forward_ms, one.forward_backward_ms):
-            cells += f"{statistics.median(times):12.3f}{min(times):9.2f}..{max(times):<5.1f}"
+            cells += f"{median(times):12.3f}{min(times):9.2f}..{max(times):<5.1f}"
         ratios = ""
         if best is not None:
             kinds = ("forward_ms", "forward_backward_ms")
-            ratio = [statistics.median(getattr(one, k)) / statistics.median(getattr(best, k)) for k in kinds]
+            ratio = [median(getattr(one, k)) / median(getattr(best, k)) for k in kinds]
             ratios = f"{ratio[0]:8.1f}x {ratio[1]:7.1f}x"
         print(f"{cells}{one.peak_mib:10.0f}{ratios:>18}", flush=True)
 
@@ -252,20 +193,17 @@ def main() -> None:
         for dtype in dtypes:
             for batch in batches:
                 inputs = make_inputs(case, batch, DTYPES[dtype], options.device)
-                measured = {k: Measured(*v, inputs, options.device) for k, v in functions.items()}
-                take_turns(measured, min(options.seconds, 1.5) if options.quick else options.seconds)
-                for one in measured.values():
-                    one.measure_peak()
+                measured = {k: Measured(*v, inputs) for k, v in functions.items()}
+                measure(measured, options.device, min(options.seconds, 1.5) if options.quick else options.seconds)
                 report(case, batch, dtype, measured)
                 if options.device == "cuda":
                     print(f"floor of the forward pass (bytes moved / copy bandwidth): {floor_ms(inputs):.3f} ms")
                 for name, one in measured.items():
                     row = {"case": case, "batch": batch, "dtype": dtype, "device": options.device}
-                    row |= {"implementation": name, "forward_ms": statistics.median(one.forward_ms)}
-                    row |= {"forward_backward_ms": statistics.median(one.forward_backward_ms)}
+                    row |= {"implementation": name, "forward_ms": median(one.forward_ms)}
+                    row |= {"forward_backward_ms": median(one.forward_backward_ms)}
                     rows.append(row | {"peak_mib": one.peak_mib})
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(options.device), "rows": rows}, indent=1) + "\n")
+    write_json(options.json, options.device, rows)
 
 
 if __name__ == "__main__":

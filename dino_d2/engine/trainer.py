@@ -61,31 +61,42 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         data_time = 0.0
         sums: dict[str, Tensor] = {}
-        for i in range(self.accumulate):
+        for _ in range(self.accumulate):
             start = time.perf_counter()
-            batch = next(self._data_loader_iter)
+            batch = self.next_batch()
             data_time += time.perf_counter() - start
-            with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
-                losses = self.forward_and_backward(batch)
+            losses = self.forward(batch)
+            self.backward(losses)
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
             sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}
+        norm = self.update_weights()
+        self._write_metrics(sums, data_time)
+        self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
+
+    def next_batch(self) -> list[dict]:
+        """What the data loader gives next."""
+        return next(self._data_loader_iter)
+
+    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+        """Losses of a batch, under autocast where a precision is set."""
+        device_type = next(self.model.parameters()).device.type
+        with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
+            return self.model(batch)
+
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """Add the gradients of the losses' sum."""
+        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+
+    def update_weights(self) -> Tensor:
+        """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(unwrap(self.model))
-        self._write_metrics(sums, data_time)
-        self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
-
-    def forward_and_backward(self, batch: list[dict]) -> dict[str, Tensor]:
-        """Losses of one batch, whose gradients are added to those of the step."""
-        device_type = next(self.model.parameters()).device.type
-        with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
-            losses = self.model(batch)
-        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
-        return losses
+        return norm
 
     def state_dict(self) -> dict:
         """The state after the current iteration, but for the model and the random generators."""

@@ -1,0 +1,112 @@
+"""Times detection with any config: images in, ``Instances`` out, with this project's op and with plain PyTorch's.
+
+    python benchmarks/inference.py --quick --json FILE                      # within three minutes on two CPU cores
+    python benchmarks/inference.py --json FILE                              # batch 1 and 8, two sizes, two dtypes
+    python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
+    python benchmarks/inference.py --profile trace.json
+
+``ours`` and ``composite`` are one model that takes turns with the compiled op and with its plain PyTorch form (softmax,
+locations and grid_sample); ``floor`` are the matrix products and convolutions that ``ours`` computes, alone. bfloat16
+and float16 are autocast. Peak memory is what a first run of the case adds to a fresh process that has loaded the model
+and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
+"""
+
+import argparse
+import contextlib
+from functools import partial
+
+import torch
+from floor import products_of
+from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_turns, write_json, write_trace
+from recipes import add_arguments, image_inputs, load, make_model
+from torch import nn
+
+from dino_d2.layers.ms_deform_attn import use_reference_op
+
+SIZES, BATCHES, HALF = [(640, 640), (800, 1216)], [1, 8], ["float32", "bfloat16"]
+OPS = {"ours": contextlib.nullcontext, "composite": use_reference_op}
+
+
+def ready_model(config_file: str, overrides: list[str], device: str) -> nn.Module:
+    """The model of a config as evaluation uses it."""
+    return make_model(load(config_file, overrides), device).eval()
+
+
+def detect(model: nn.Module, implementation: str, dtype: str, inputs: list[dict]) -> None:
+    device = model.device.type
+    with OPS[implementation](), torch.autocast(device, DTYPES[dtype], enabled=dtype != "float32"):
+        model(inputs)
+
+
+def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
+    """Peak memory of the first detection at a size, (height, width, batch)."""
+    model = ready_model(config_file, overrides, device)
+    detect(model, implementation, dtype, image_inputs(64, 64, 1))
+    return peak_mib(partial(detect, model, implementation, dtype, image_inputs(*case)), device)
+
+
+def measure(options: argparse.Namespace, model: nn.Module, case: tuple[int, int, int], dtype: str) -> list[dict]:
+    """Rows of one size, batch and dtype."""
+    height, width, batch = case
+    inputs = image_inputs(*case)
+    works = {name: partial(detect, model, name, dtype, inputs) for name in OPS}
+    works["floor"] = products_of(works["ours"])
+    times = take_turns(works, options.device, options.seconds)
+    recipe = (options.config_file, options.overrides, options.device)
+    rows = []
+    for name in works:
+        latency = median(times[name])
+        rows.append(
+            {
+                "config": options.config_file,
+                "case": f"{height}x{width}",
+                "batch": batch,
+                "dtype": dtype,
+                "device": options.device,
+                "implementation": name,
+                "latency_ms": latency,
+                "images_per_second": 1e3 * batch / latency,
+                "peak_mib": None if name == "floor" else in_fresh_process(peak, *recipe, name, dtype, case),
+            }
+        )
+    return rows
+
+
+def report(rows: list[dict]) -> None:
+    ours = rows[0]["latency_ms"]
+    print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}")
+    print(f"{'':12}{'latency ms':>12}{'images/s':>10}{'ours / it':>11}{'peak MiB':>10}")
+    for row in rows:
+        memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:10.0f}"
+        line = f"{row['implementation']:12}{row['latency_ms']:12.1f}{row['images_per_second']:10.2f}"
+        print(f"{line}{ours / row['latency_ms']:11.2f}{memory}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    options = parser.parse_args()
+    sizes = options.size or (SIZES[1:] if options.quick else SIZES)
+    batches = options.batch or ([1] if options.quick else BATCHES)
+    dtypes = options.dtype or HALF
+    if options.quick:
+        options.seconds = min(options.seconds, 5.0)
+    model = ready_model(options.config_file, options.overrides, options.device)
+    if options.profile:
+        inputs = image_inputs(*sizes[0], batches[0])
+        for _ in range(2):
+            detect(model, "ours", dtypes[0], inputs)
+        write_trace(partial(detect, model, "ours", dtypes[0], inputs), options.device, options.profile)
+        return
+    print(machine(options.device))
+    rows = []
+    for size in sizes:
+        for batch in batches:
+            for dtype in dtypes:
+                rows += measure(options, model, (*size, batch), dtype)
+                report(rows[-len(OPS) - 1 :])
+    write_json(options.json, options.device, rows)
+
+
+if __name__ == "__main__":
+    main()

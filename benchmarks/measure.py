@@ -1,0 +1,121 @@
+"""What the benchmarks share: clocks, peak memory, taking turns, traces, and the description of the machine."""
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dino_d2.layers.ms_deform_attn import op_is_built
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def machine(device: str) -> str:
+    """Processor or GPU, threads, and the versions that matter."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        capability = torch.ops.dino_d2.cpu_capability() if op_is_built() else "no op"
+        name = f"{models[0].split(':')[1].strip() if models else platform.machine()}, "
+        name += f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, {capability}"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def elapsed_ms(work: Callable[[], Any], device: str) -> float:
+    """Milliseconds that ``work`` takes, on the device's own clock where it is a GPU."""
+    if device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end)
+    start = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def take_turns(works: dict[str, Callable[[], Any]], device: str, seconds: float, least: int = 3) -> dict[str, list]:
+    """Milliseconds of each work, measured in rounds in which everyone runs once, after one round to warm up.
+
+    Who has used up its ``seconds`` pauses, after ``least`` runs.
+    """
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for turn in range(101):
+        waiting = [name for name in works if turn < least or sum(times[name]) < 1e3 * seconds]
+        for name in waiting:
+            times[name].append(elapsed_ms(works[name], device))
+        if not waiting:
+            break
+    return times
+
+
+def peak_mib(work: Callable[[], Any], device: str) -> float:
+    """Largest memory during ``work`` beyond what was in use before; NaN where the system does not tell.
+
+    On a CPU it is the resident set of the process, so whatever an allocator keeps for later counts as used: measure
+    each case in a process of its own (:func:`in_fresh_process`).
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not Path("/proc/self/clear_refs").exists():
+        return float("nan")
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory must not hide what is allocated next
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` computed in a new interpreter with as many threads; both must be picklable."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def write_trace(work: Callable[[], Any], device: str, path: Path) -> None:
+    """Profile one run of ``work``, print where its time goes and write a trace for chrome://tracing or Perfetto."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
+        work()
+    print(profile.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=25, max_name_column_width=60))
+    profile.export_chrome_trace(str(path))
+    print(f"trace: {path}")
+
+
+def write_json(path: Path | None, device: str, rows: list[dict]) -> None:
+    """``{"machine", "rows"}``; nothing where no file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
+
+
+def median(times: list[float]) -> float:
+    return statistics.median(times)
+
+
+def _resident(what: str) -> float:
+    """MiB of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024

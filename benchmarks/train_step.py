@@ -1,0 +1,194 @@
+"""Times training steps with any config, part by part, with this project's op and with plain PyTorch's.
+
+    python benchmarks/train_step.py --quick --json FILE      # 2 images of 512 × 640, within three minutes on two cores
+    python benchmarks/train_step.py --json FILE              # 800 × 1216 too, float32 and bfloat16
+    python benchmarks/train_step.py --profile trace.json
+
+Each step is one of the project's ``Trainer``: JPEG files of the size, ten objects an image, decoded and mapped in the
+training process (no workers, so that the part "data" is the whole work of loading); forward with losses; matching,
+which is taken out of forward; backward; and optimizer: clipping, stepping and what is left. Implementations take turns
+on one model. Peak memory is what a process adds in its first two steps beyond the loaded model: activations, gradients,
+optimizer state; resident memory on a CPU, PyTorch's allocations on a GPU. A last line says how many images a second
+the step takes, and how many one worker of the recipe's loader gives.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from inference import OPS
+from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_turns, write_json, write_trace
+from recipes import add_arguments, annotated_images, load, make_model
+
+from dino_d2.data.mapper import DetrDatasetMapper
+from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.data import transforms as T
+from dino_d2.detectron2.utils.events import EventStorage
+from dino_d2.engine import Trainer
+
+SIZES = [(512, 640), (800, 1216)]
+PARTS = ("data", "forward", "matching", "backward", "optimizer")
+
+
+class TimedTrainer(Trainer):
+    """Keeps the milliseconds of each part of each step in ``parts``; a GPU is waited for at every boundary."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.parts: dict[str, list[float]] = defaultdict(list)
+        self.storage = EventStorage(0)
+        self.matcher = self.model.criterion.matcher
+        self.matcher.forward = self.timed("matching", self.matcher.forward)
+        self.next_batch = self.timed("data", self.next_batch)
+        self.forward = self.timed("forward", self.forward)
+        self.backward = self.timed("backward", self.backward)
+
+    def timed(self, part: str, method):
+        def run(*arguments):
+            start = self.now()
+            result = method(*arguments)
+            self.parts[part].append(1e3 * (self.now() - start))
+            return result
+
+        return run
+
+    def now(self) -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def step(self, implementation: str) -> None:
+        with OPS[implementation](), self.storage:
+            self.timed("step", self.run_step)()
+
+    def medians(self) -> dict[str, float]:
+        """``step_ms`` and, adding up to it, those of the parts."""
+        ms = {part: median(times) for part, times in self.parts.items()}
+        ms["forward"] -= ms["matching"]
+        ms["optimizer"] = ms["step"] - sum(ms[part] for part in PARTS if part != "optimizer")
+        return {f"{part}_ms": ms[part] for part in ("step", *PARTS)}
+
+
+def make_trainer(cfg, device: str, dtype: str, folder: Path, case: tuple[int, int, int]) -> TimedTrainer:
+    height, width, batch = case
+    model = make_model(cfg, device)
+    cfg.optimizer.params.model = model
+    mapper = DetrDatasetMapper(
+        [T.ResizeTransform(height, width, height, width)], cfg.dataloader.train.mapper.image_format
+    )
+    dicts = annotated_images(folder, height, width, batch, cfg.model.detector.num_classes)
+    return TimedTrainer(
+        model,
+        ([mapper(d) for d in dicts] for _ in itertools.count()),
+        instantiate(cfg.optimizer),
+        clip_grad_norm=cfg.train.clip_grad_norm,
+        precision=None if dtype == "float32" else DTYPES[dtype],
+    )
+
+
+def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
+    """Peak memory of the first two steps at a size, (height, width, batch)."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(load(config_file, overrides), device, dtype, Path(folder), case)
+        return peak_mib(lambda: [trainer.step(implementation) for _ in range(2)], device)
+
+
+def measure(options: argparse.Namespace, cfg, case: tuple[int, int, int], dtype: str) -> list[dict]:
+    """Rows of one size, batch and dtype."""
+    height, width, batch = case
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(cfg, options.device, dtype, Path(folder), case)
+        parts: dict[str, list] = {name: [] for name in OPS}
+
+        def step(name: str) -> None:
+            trainer.parts.clear()
+            trainer.step(name)
+            parts[name].append(trainer.medians())
+
+        take_turns({name: partial(step, name) for name in OPS}, options.device, options.seconds, least=2)
+    recipe = (options.config_file, options.overrides, options.device)
+    rows = []
+    for name in OPS:
+        timed = parts[name][1:]  # the first was to warm up
+        rows.append(
+            {
+                "config": options.config_file,
+                "case": f"{height}x{width}",
+                "batch": batch,
+                "dtype": dtype,
+                "device": options.device,
+                "implementation": name,
+                **{key: median([one[key] for one in timed]) for key in timed[0]},
+                "peak_mib": in_fresh_process(peak, *recipe, name, dtype, case),
+            }
+        )
+    return rows
+
+
+def report(rows: list[dict]) -> None:
+    print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}; milliseconds")
+    print(
+        f"{'':12}"
+        + "".join(f"{part:>11}" for part in ("step", *PARTS))
+        + f"{'peak MiB':>11}{'ours / it':>11}{'memory':>9}"
+    )
+    ours = rows[0]
+    for row in rows:
+        cells = "".join(f"{row[f'{part}_ms']:11.1f}" for part in ("step", *PARTS))
+        ratios = f"{ours['step_ms'] / row['step_ms']:11.2f}{ours['peak_mib'] / row['peak_mib']:9.2f}"
+        print(f"{row['implementation']:12}{cells}{row['peak_mib']:11.0f}{ratios}", flush=True)
+
+
+def feed(cfg, need: float) -> dict:
+    """How many images of COCO's usual size one worker of the recipe's loader reads and augments in a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        dicts = annotated_images(Path(folder), 480, 640, 8, cfg.model.detector.num_classes)
+        mapper = instantiate(cfg.dataloader.train.mapper)
+        mapper(dicts[0])
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < 3.0:
+            mapper(dicts[count % len(dicts)])
+            count += 1
+    rate = count / (time.perf_counter() - start)
+    return {"images_per_second_per_worker": rate, "images_per_second_needed": need, "workers_needed": need / rate}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    options = parser.parse_args()
+    sizes = options.size or (SIZES[:1] if options.quick else SIZES)
+    batches = options.batch or [2]
+    dtypes = options.dtype or (["float32"] if options.quick else ["float32", "bfloat16"])
+    if options.quick:
+        options.seconds = min(options.seconds, 5.0)
+    cfg = load(options.config_file, options.overrides)
+    if options.profile:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(cfg, options.device, dtypes[0], Path(folder), (*sizes[0], batches[0]))
+            trainer.step("ours")
+            write_trace(partial(trainer.step, "ours"), options.device, options.profile)
+        return
+    print(machine(options.device))
+    rows = []
+    for size in sizes:
+        for batch in batches:
+            for dtype in dtypes:
+                rows += measure(options, cfg, (*size, batch), dtype)
+                report(rows[-len(OPS) :])
+                fed = feed(cfg, 1e3 * batch / rows[-len(OPS)]["step_ms"])
+                rows[-len(OPS)] |= fed
+                print(
+                    f"the step takes {fed['images_per_second_needed']:.2f} images a second; one worker of the recipe's "
+                    f"loader gives {fed['images_per_second_per_worker']:.1f}"
+                )
+    write_json(options.json, options.device, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The benchmarks run, and write what their readers expect."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = ["--config-file", "configs/dino/dino_tiny_shapes.py", "--size", "64", "96", "--batch", "1", "--seconds", "0.01"]
+CASE = {"config": "configs/dino/dino_tiny_shapes.py", "case": "64x96", "batch": 1, "dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a benchmark's main in this process and returns what it wrote as JSON."""
+
+    def run(name: str, *arguments: str) -> dict:
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.chdir(BENCHMARKS.parent)
+        module = __import__(name)
+        # A process of its own, for honest memory, takes seconds to start.
+        monkeypatch.setattr(module, "in_fresh_process", lambda function, *inputs: function(*inputs), raising=False)
+        monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(tmp_path / "out.json")])
+        module.main()
+        return json.loads((tmp_path / "out.json").read_text())
+
+    return run
+
+
+def test_inference(run, capsys):
+    written = run("inference", *TINY, "--dtype", "float32")
+    assert "torch" in written["machine"]
+    rows = {row["implementation"]: row for row in written["rows"]}
+    assert list(rows) == ["ours", "composite", "floor"]
+    assert all(row.items() >= CASE.items() for row in rows.values())
+    assert all(row["latency_ms"] > 0 for row in rows.values())
+    assert rows["floor"]["latency_ms"] < rows["ours"]["latency_ms"]
+    assert rows["ours"]["peak_mib"] >= 0
+    assert rows["floor"]["peak_mib"] is None
+    assert "composite" in capsys.readouterr().out
+
+
+def test_train_step(run):
+    written = run("train_step", *TINY, "--dtype", "float32")
+    rows = {row["implementation"]: row for row in written["rows"]}
+    assert list(rows) == ["ours", "composite"]
+    for row in rows.values():
+        assert row.items() >= CASE.items()
+        parts = [row[f"{part}_ms"] for part in ("data", "forward", "matching", "backward", "optimizer")]
+        assert min(parts) > 0
+        assert sum(parts) == pytest.approx(row["step_ms"])
+    assert rows["ours"]["images_per_second_per_worker"] > 0
+
+
+def test_the_floor_repeats_every_product_once(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from floor import products_of
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(2), torch.nn.Linear(4, 5))
+    query = torch.rand(1, 2, 6, 4)
+
+    def work():
+        model(torch.rand(1, 3, 4, 4))
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+
+    with torch.no_grad():
+        repeat = products_of(work)
+        counted = []
+        for function in (work, repeat):
+            with FlopCounterMode(display=False) as counter:
+                function()
+            counted.append(counter.get_total_flops())
+    assert counted[0] == counted[1] > 0
+
+
+def test_a_fresh_process_computes_with_as_many_threads(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from measure import in_fresh_process
+
+    assert in_fresh_process(torch.get_num_threads) == torch.get_num_threads()
