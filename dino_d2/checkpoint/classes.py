@@ -21,8 +21,8 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
     """Bring class heads and label embedding to ``wanted`` classes, where that has a meaning.
 
     Between 91 classes, numbered by raw COCO category id, and COCO's 80 contiguous ones, rows are moved by COCO's
-    category list. Between any other class counts the classes are different ones; their tensors are left out, so that
-    the model keeps its own fresh ones.
+    category list; a softmax has one row more, for "no object". Between any other class counts the classes are
+    different ones; their tensors are left out, so that the model keeps its own fresh ones.
 
     Args:
         tensors: by the model's names, "detector." taken off, with another class count than ``wanted``.
@@ -33,17 +33,22 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
     found = num_classes(tensors)
     of_classes = {name: tensor for name, tensor in tensors.items() if CLASS_TENSOR.fullmatch(name)}
     others = {name: tensor for name, tensor in tensors.items() if name not in of_classes}
-    if (found, wanted) == (91, 80):
-        index = torch.tensor(COCO_CATEGORY_IDS)
-        return others | {n: t[index] for n, t in of_classes.items()}, "91 COCO category ids mapped to the 80 classes"
-    if (found, wanted) == (80, 91):
+    if (found, wanted) in ((91, 80), (92, 81)):
+        mapped = {name: gather(tensor) for name, tensor in of_classes.items()}
+        return others | mapped, "91 COCO category ids mapped to the 80 classes"
+    if (found, wanted) in ((80, 91), (81, 92)):
         mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
         return others | mapped, "80 COCO classes mapped to the 91 category ids"
     return others, f"class heads and label embedding are made anew for {wanted} classes, the checkpoint has {found}"
 
 
+def gather(tensor: Tensor) -> Tensor:
+    """91 rows to 80; a row behind them, such as "no object", stays behind."""
+    return torch.cat([tensor[torch.tensor(COCO_CATEGORY_IDS)], tensor[91:]])
+
+
 def spread(tensor: Tensor, is_bias: bool) -> Tensor:
     """80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
     rows = tensor.new_full((91, *tensor.shape[1:]), -100.0 if is_bias else 0.0)
-    rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor
-    return rows
+    rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor[:80]
+    return torch.cat([rows, tensor[80:]])

@@ -1,4 +1,4 @@
-from .attention import SelfAttention
+from .attention import CrossAttention, SelfAttention
 from .boxes import box_area, cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh
 from .mlp import MLP
 from .ms_deform_attn import MultiScaleDeformableAttention, ms_deform_attn
@@ -7,6 +7,7 @@ from .recompute import recomputed
 
 __all__ = [
     "MLP",
+    "CrossAttention",
     "MultiScaleDeformableAttention",
     "SelfAttention",
     "SinePositionEncoding",

@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
         Args:
             x: [B, T, D] content.
             position: [B, T, D] added to queries and keys.
-            mask: boolean [T, T] or [B, T, T], row = query; True = may not attend.
+            mask: boolean [T, T], [B, T, T] or [B, 1, T], row = query; True = may not attend.
 
         Returns:
             [B, T, D].
@@ -54,3 +54,29 @@ class SelfAttention(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, heads, T, D / heads]."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class CrossAttention(SelfAttention):
+    """Multi-head attention from queries to other tokens, with the same parameters."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [B, T, D], position included.
+            key: [B, S, D], position included.
+            value: [B, S, D].
+            padding_mask: boolean [B, S]; True = may not be attended to.
+
+        Returns:
+            [B, T, D].
+        """
+        weights = self.in_proj_weight.chunk(3)
+        biases = self.in_proj_bias.chunk(3)
+        projected = [F.linear(*inputs) for inputs in zip((query, key, value), weights, biases, strict=True)]
+        out = F.scaled_dot_product_attention(
+            *(self.split_heads(t) for t in projected),
+            attn_mask=None if padding_mask is None else ~padding_mask[:, None, None],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(out.transpose(1, 2).flatten(2))

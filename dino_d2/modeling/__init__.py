@@ -11,12 +11,15 @@ from .decoder import (
     ScaledAnchorPosition,
 )
 from .deformable_queries import ObjectnessProposalHead, ReferencePointQueries, TwoStageQueries
+from .dense_decoder import DenseDecoder
+from .dense_encoder import DenseEncoder
 from .detector import Detector, DetectorOutput
 from .detr import DETR
+from .embedded_queries import DenoisedEmbeddedQueries, EmbeddedQueries
 from .encoder import DeformableEncoder
-from .heads import BoxHead, ClassHead, PerLayer
+from .heads import BoxHead, ClassHead, PerLayer, SoftmaxClassHead
 from .matcher import HungarianMatcher
-from .neck import ChannelMapper
+from .neck import ChannelMapper, Projection
 from .objectness_criterion import ObjectnessCriterion
 from .postprocess import BestClasses, TopPairs
 from .queries import MixedQuerySelection, PatternQueries, ProposalHead, PureQuerySelection, StaticQueries
@@ -30,8 +33,12 @@ __all__ = [
     "ClassHead",
     "DeformableDecoder",
     "DeformableEncoder",
+    "DenoisedEmbeddedQueries",
+    "DenseDecoder",
+    "DenseEncoder",
     "Detector",
     "DetectorOutput",
+    "EmbeddedQueries",
     "FocalClasses",
     "HungarianMatcher",
     "IndicatedLabelEmbedding",
@@ -44,11 +51,13 @@ __all__ = [
     "OwnPosition",
     "PatternQueries",
     "PerLayer",
+    "Projection",
     "ProposalHead",
     "PureQuerySelection",
     "ReferencePointQueries",
     "ScaledAnchorPosition",
     "SetCriterion",
+    "SoftmaxClassHead",
     "SoftmaxClasses",
     "StaticQueries",
     "TimmBackbone",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .swin import admit_any_size
 
-STAGE_NAME = {2: "stem", 4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+STAGES = ("stem", "res2", "res3", "res4", "res5")  # strides 2 .. 32; less where the last ones are dilated
 
 
 class TimmBackbone(nn.Module):
@@ -19,7 +19,8 @@ class TimmBackbone(nn.Module):
         freeze_stages: 1 keeps the stem and res2 fixed (DETR, DINO), 2 also res3, and so on; 0 trains everything.
         freeze_batch_norm: replace batch norms by fixed ones (Table 8, "FrozenBatchNorm2d").
         norm_outputs: a LayerNorm of its own on every map returned, which Swin needs.
-        options: further arguments of the timm model, e.g. ``drop_path_rate``.
+        options: further arguments of the timm model, e.g. ``drop_path_rate``; ``output_stride=16`` dilates the last
+            stage of a ResNet in place of its stride ("DC5").
 
     Raises:
         ValueError: the model has no stage of the name asked for.
@@ -46,7 +47,8 @@ class TimmBackbone(nn.Module):
                 "give the weights with train.init_checkpoint."
             ) from error
         admit_any_size(body)
-        stages = [STAGE_NAME[stride] for stride in body.feature_info.reduction()]
+        reductions = body.feature_info.reduction()
+        stages = list(STAGES[STAGES.index("stem" if reductions[0] == 2 else "res2") :][: len(reductions)])
         for feature in out_features:
             if feature not in stages:
                 raise ValueError(f"timm model {name!r} has the stages {stages}; there is no {feature!r} to return")

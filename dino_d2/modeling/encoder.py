@@ -1,5 +1,7 @@
 """The deformable encoder (Deformable DETR section 4.1)."""
 
+import copy
+
 from torch import Tensor, nn
 
 from dino_d2.layers import MultiScaleDeformableAttention, recomputed
@@ -8,10 +10,20 @@ from .levels import Levels, pixel_centres
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU between them, added to the input and normalised; [B, T, D] -> [B, T, D]."""
+    """Two linear layers with an activation between them, added to the input and normalised; [B, T, D] -> [B, T, D].
 
-    def __init__(self, embed_dim: int = 256, feedforward_dim: int = 2048, dropout: float = 0.0):
+    The activation is copied, so that one with parameters has them for each layer; ReLU by default.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        feedforward_dim: int = 2048,
+        dropout: float = 0.0,
+        activation: nn.Module | None = None,
+    ):
         super().__init__()
+        self.activation = copy.deepcopy(activation) or nn.ReLU(inplace=True)
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
@@ -20,7 +32,7 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.linear1(x).relu_())
+        hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 

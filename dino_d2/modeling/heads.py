@@ -22,6 +22,13 @@ class ClassHead(nn.Linear):
         nn.init.constant_(self.bias, -math.log((1 - prior) / prior))
 
 
+class SoftmaxClassHead(nn.Linear):
+    """Linear logits of all classes and, last, of "no object" (DETR section 3.1); [..., D] -> [..., C + 1]."""
+
+    def __init__(self, embed_dim: int, num_classes: int):
+        super().__init__(embed_dim, num_classes + 1)
+
+
 class BoxHead(MLP):
     """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: anchors are predictions at first.
 

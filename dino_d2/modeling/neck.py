@@ -3,6 +3,24 @@
 from torch import Tensor, nn
 
 
+class Projection(nn.Module):
+    """One level: the last backbone stage, mapped to D channels by a 1×1 convolution (DETR section 3.2).
+
+    Args:
+        in_channels: channels of the one stage used, by its name.
+        embed_dim: D.
+    """
+
+    def __init__(self, in_channels: dict[str, int], embed_dim: int = 256):
+        super().__init__()
+        ((self.stage, channels),) = in_channels.items()
+        self.projection = nn.Conv2d(channels, embed_dim, kernel_size=1)
+
+    def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """{stage: [B, C, h, w]} -> [[B, D, h, w]]."""
+        return [self.projection(features[self.stage])]
+
+
 class ChannelMapper(nn.Module):
     """Map every backbone stage to D channels and add coarser levels (Deformable DETR section 4.1, DINO section D.3).
 

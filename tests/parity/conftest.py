@@ -41,12 +41,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vector" not in metafunc.fixturenames:
         return
     vectors = find_vectors(metafunc.config)
-    kind = getattr(metafunc.module, "KIND", None)
-    if kind is None:  # the module of the kinds that nobody tests
+    kinds = {getattr(metafunc.module, "KIND", None), *getattr(metafunc.module, "SYSTEMS", ())} - {None}
+    if kinds:
+        chosen = [v for v in vectors if kinds & {v.kind, v.system}]
+    else:  # the module of the kinds that nobody tests
         known = known_kinds()
-        chosen = [v for v in vectors if v.kind not in known]
-    else:
-        chosen = [v for v in vectors if v.kind == kind]
+        chosen = [v for v in vectors if not known & {v.kind, v.system}]
     marks = [[pytest.mark.slow] if is_slow(v) else [] for v in chosen]
     metafunc.parametrize(
         "vector",
@@ -55,10 +55,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def known_kinds() -> set[str]:
-    """Kinds that a test module beside this file names."""
+    """Kinds, and systems whose every kind is tested, that a test module beside this file names."""
     sources = (path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    lines = (line for source in sources for line in source.splitlines() if line.startswith("KIND = "))
-    return {line.split('"')[1] for line in lines}
+    lines = (line for source in sources for line in source.splitlines() if line.startswith(("KIND = ", "SYSTEMS = ")))
+    return {name for line in lines for name in line.split('"')[1::2]}
 
 
 def is_slow(vector: Vector) -> bool:

@@ -47,13 +47,17 @@ class Vector:
         return name in self.names
 
     @property
+    def system(self) -> str:
+        """Which detector the file is of, by its authors' name."""
+        return self.meta.get("system", "unknown system")
+
+    @property
     def kind(self) -> str:
         """What is to be done with the file: the name that a test module gives as its KIND."""
         if "sampling_locations" in self.names:
             return "ms_deform_attn"
-        system = self.meta.get("system", "unknown system")
         part = self.meta.get("part", self.meta.get("mode", "unknown part"))
-        return f"{system} {part}"
+        return f"{self.system} {part}"
 
     @cached_property
     def state_dict(self) -> dict[str, Tensor]:
@@ -88,7 +92,7 @@ class Vector:
 
     @property
     def num_classes(self) -> int:
-        return self.args["num_classes"]
+        return self.args.get("num_classes", self.meta.get("num_classes"))
 
     @property
     def layers(self) -> list[str]:

@@ -1,0 +1,69 @@
+"""DETR with ResNet-50 (Carion et al. 2020, section 4 and appendix A.4)."""
+
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.layers import MLP, SinePositionEncoding
+from dino_d2.modeling import (
+    DETR,
+    BestClasses,
+    DenseDecoder,
+    DenseEncoder,
+    Detector,
+    EmbeddedQueries,
+    HungarianMatcher,
+    Projection,
+    SetCriterion,
+    SoftmaxClasses,
+    SoftmaxClassHead,
+    TimmBackbone,
+)
+
+model = L(DETR)(
+    detector=L(Detector)(
+        num_classes=80,
+        embed_dim=256,
+        num_levels=None,  # one level
+        backbone=L(TimmBackbone)(
+            name="resnet50.tv_in1k",  # torchvision's weights, as the authors use
+            out_features=["res5"],
+            pretrained=True,
+            freeze_stages=1,  # stem and res2
+            options=dict(output_stride=32),  # 16 for DC5
+        ),
+        neck=L(Projection)(in_channels={"res5": 2048}, embed_dim="${..embed_dim}"),
+        position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=10000),
+        encoder=L(DenseEncoder)(
+            num_layers=6,
+            embed_dim="${..embed_dim}",
+            feedforward_dim=2048,
+            num_heads=8,
+            dropout=0.1,
+        ),
+        queries=L(EmbeddedQueries)(num_queries=100, embed_dim="${..embed_dim}"),
+        decoder=L(DenseDecoder)(
+            num_layers=6,
+            embed_dim="${..embed_dim}",
+            feedforward_dim=2048,
+            num_heads=8,
+            dropout=0.1,
+            class_head=L(SoftmaxClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
+            box_head=L(MLP)(input_dim="${...embed_dim}", hidden_dim="${...embed_dim}", output_dim=4, num_layers=3),
+        ),
+    ),
+    criterion=L(SetCriterion)(
+        matcher=L(HungarianMatcher)(
+            class_cost=1.0,
+            bbox_cost=5.0,
+            giou_cost=2.0,
+            classes=L(SoftmaxClasses)(),
+            giou_eps=0.0,
+        ),
+        class_weight=1.0,
+        bbox_weight=5.0,
+        giou_weight=2.0,
+        classes=L(SoftmaxClasses)(no_object_weight=0.1),
+        giou_eps=0.0,
+    ),
+    postprocess=L(BestClasses)(),
+    pixel_mean=[123.675, 116.28, 103.53],  # ImageNet, RGB
+    pixel_std=[58.395, 57.12, 57.375],
+)

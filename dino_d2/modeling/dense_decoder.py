@@ -1,0 +1,92 @@
+"""DETR's decoder: queries that are embeddings alone, attending to every pixel (DETR section 3.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from dino_d2.layers import CrossAttention, SelfAttention, recomputed
+
+from .encoder import FeedForward
+from .levels import Levels
+
+
+class DenseDecoderLayer(nn.Module):
+    """Self-attention among queries, attention to the memory, feed-forward; normalised after each (DETR figure 10)."""
+
+    def __init__(self, embed_dim: int = 256, feedforward_dim: int = 2048, num_heads: int = 8, dropout: float = 0.0):
+        super().__init__()
+        self.self_attention = SelfAttention(embed_dim, num_heads, dropout)
+        self.self_norm = nn.LayerNorm(embed_dim)
+        self.cross_attention = CrossAttention(embed_dim, num_heads, dropout)
+        self.cross_norm = nn.LayerNorm(embed_dim)
+        self.feed_forward = FeedForward(embed_dim, feedforward_dim, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, key: Tensor, levels: Levels, mask: Tensor | None
+    ) -> Tensor:
+        """Content and positions [B, T, D], memory without and with its position [B, S, D] -> content [B, T, D]."""
+        x = self.self_norm(x + self.dropout(self.self_attention(x, query_position, mask)))
+        attended = self.cross_attention(x + query_position, key, memory, levels.padding_mask)
+        x = self.cross_norm(x + self.dropout(attended))
+        return self.feed_forward(x)
+
+
+class DenseDecoder(nn.Module):
+    """Decoder layers that each predict boxes afresh.
+
+    Args:
+        class_head: of all layers, :class:`~dino_d2.modeling.heads.SoftmaxClassHead` in DETR.
+        box_head: of all layers; [..., D] -> [..., 4] logits of cxcywh.
+        num_layers: 6 in DETR.
+        embed_dim: D.
+        feedforward_dim: hidden width of the feed-forward networks.
+        num_heads: attention heads.
+        dropout: 0.1 in DETR.
+        activation_checkpointing: as in the deformable decoder.
+    """
+
+    def __init__(
+        self,
+        class_head: nn.Module,
+        box_head: nn.Module,
+        num_layers: int = 6,
+        embed_dim: int = 256,
+        feedforward_dim: int = 2048,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        activation_checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.class_head = class_head
+        self.box_head = box_head
+        self.activation_checkpointing = activation_checkpointing
+        self.layers = nn.ModuleList(
+            DenseDecoderLayer(embed_dim, feedforward_dim, num_heads, dropout) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self, content: Tensor, anchors: Tensor, memory: Tensor, position: Tensor, levels: Levels, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode.
+
+        Args:
+            content: [B, T, D].
+            anchors: [B, T, D] embeddings, added to queries and keys wherever queries attend.
+            memory: [B, S, D].
+            position: of the memory, [B, S, D].
+            levels: geometry of the memory.
+            mask: self-attention mask [T, T] or [B, T, T] bool, True = may not attend; None: all see all.
+
+        Returns:
+            class logits [L, B, T, C + 1] and boxes [L, B, T, 4] (cxcywh in [0, 1]) of every layer.
+        """
+        key = memory + position
+        states = []
+        x = content
+        for layer in self.layers:
+            inputs = (x, anchors, memory, key, levels, mask)
+            x = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
+            states.append(self.norm(x))
+        states = torch.stack(states)  # [L, B, T, D]
+        return self.class_head(states), self.box_head(states).sigmoid()

@@ -1,0 +1,111 @@
+"""Our model for a vector of a single-scale detector: the project's config, with the vector's arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from torch import Tensor, nn
+
+from dino_d2.checkpoint import load_tensors
+from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
+from dino_d2.checkpoint.formats import Format
+from dino_d2.checkpoint.layout import to_model
+from dino_d2.checkpoint.rules import rename
+from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.modeling import DETR
+
+from .vectors import Vector
+
+MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
+
+#: Arguments that name parts this project does not have; another value skips the vector.
+ONLY = {
+    "pre_norm": False,
+    "position_embedding": "sine",
+    "masks": False,
+    "aux_loss": True,
+    "frozen_weights": None,
+}
+
+
+class System(NamedTuple):
+    """How vectors of one project are read."""
+
+    config: str
+    checkpoint: Format
+    set_own: Callable  # puts the arguments that only this project has into the model's config
+
+
+def set_detr(model, args: dict) -> None:
+    model.detector.queries.num_queries = args["num_queries"]
+    model.criterion.classes.no_object_weight = args["eos_coef"]
+
+
+SYSTEMS = {
+    "detr": System("detr_r50.py", DETR_FORMAT, set_detr),
+}
+
+
+def build_model(vector: Vector) -> DETR:
+    """The configured model with the vector's weights, in evaluation mode."""
+    model = instantiate(model_config(vector))
+    report = load_tensors(model, dict(vector.state_dict), vector.path.name)
+    assert report.format == SYSTEMS[vector.system].checkpoint.name
+    assert not report.missing, f"not filled: {report.missing}"
+    assert not report.misshapen, f"other shape: {report.misshapen}"
+    assert not report.unused, f"not used: {report.unused}"
+    assert not report.settings, f"other settings: {report.settings}"
+    return model.eval()
+
+
+def model_config(vector: Vector):
+    """The project's model config with the vector's arguments in it."""
+    args = vector.args
+    for name, value in ONLY.items():
+        if args.get(name, value) != value:
+            pytest.skip(f"the authors' option {name}={args[name]!r} has no counterpart here")
+    system = SYSTEMS[vector.system]
+    model = LazyConfig.load(str(MODELS / system.config)).model
+    detector = model.detector
+    detector.num_classes = vector.num_classes
+    detector.embed_dim = args["hidden_dim"]
+    detector.backbone.name = f"{args['backbone']}.tv_in1k"
+    detector.backbone.pretrained = False
+    detector.backbone.options.output_stride = 16 if is_true(args["dilation"]) else 32
+    for part, name in ((detector.encoder, "enc"), (detector.decoder, "dec")):
+        part.num_layers = args[f"{name}_layers"]
+        part.feedforward_dim = args["dim_feedforward"]
+        part.num_heads = args["nheads"]
+        part.dropout = args["dropout"]
+    criterion = model.criterion
+    criterion.matcher.class_cost = args["set_cost_class"]
+    criterion.matcher.bbox_cost = args["set_cost_bbox"]
+    criterion.matcher.giou_cost = args["set_cost_giou"]
+    criterion.bbox_weight = args["bbox_loss_coef"]
+    criterion.giou_weight = args["giou_loss_coef"]
+    if "cls_loss_coef" in args:
+        criterion.class_weight = args["cls_loss_coef"]
+    if "focal_alpha" in args:
+        criterion.classes.alpha = criterion.matcher.classes.alpha = args["focal_alpha"]
+    system.set_own(model, args)
+    return model
+
+
+def is_true(option: bool | str) -> bool:
+    """Some projects read their switches from the command line as words."""
+    return option not in (False, "False", "false", "")
+
+
+def parameters_by_rule_name(vector: Vector, model: DETR) -> dict[str, nn.Parameter]:
+    """{the authors' (rule) name: our parameter}."""
+    rule_names = {name: rule_name for name, _, rule_name in vector.meta["keys"]}
+    rules = SYSTEMS[vector.system].checkpoint.rules
+    their_names: dict[int, str] = {}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in vector.state_dict.items():
+        their_names[id(tensor)] = rule_names[name]
+        renamed[rename(name, rules)] = tensor
+    own = dict(model.detector.named_parameters())
+    placed, _ = to_model(renamed, own)
+    return {their_names[id(tensor)]: own[name] for name, tensor in placed.items() if name in own}
