@@ -67,7 +67,7 @@ def draw_rectangle(pen: ImageDraw.ImageDraw, corners: tuple, colour: Colour, das
     path = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     pieces = [piece for start, end in pairwise(path) for piece in _dashes(start, end, dashed, 3.0 * width)]
     for piece in pieces:
-        pen.line(piece, fill=(0, 0, 0), width=width + 2)
+        pen.line(piece, fill=(0, 0, 0), width=width + 2 * max(1, width // 4))
     for piece in pieces:
         pen.line(piece, fill=colour, width=width)
 

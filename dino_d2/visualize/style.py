@@ -29,7 +29,7 @@ def readable_on(colour: Colour) -> Colour:
 
 def line_width(size: tuple[int, int]) -> int:
     """Pixels, for an image of this (width, height)."""
-    return max(3, round((size[0] * size[1]) ** 0.5 / 250))
+    return max(3, round((size[0] * size[1]) ** 0.5 / 200))
 
 
 def letter_height(size: tuple[int, int]) -> int:

@@ -1,0 +1,84 @@
+"""Videos and webcams, read and written by OpenCV, which is an optional part of the installation."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from dino_d2.engine.errors import UserError
+
+
+def opencv() -> ModuleType:
+    """OpenCV.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            "videos and webcams need OpenCV: pip install opencv-python-headless (or, in this folder, "
+            "pip install -e '.[video]')"
+        ) from error
+    return cv2
+
+
+class VideoReader:
+    """Frames of a video file (a path) or a webcam (its number), as uint8 [H, W, 3] in BGR order.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+
+    def __init__(self, source: Path | int):
+        cv2 = opencv()
+        self.live = isinstance(source, int)
+        self.capture = cv2.VideoCapture(source if self.live else str(source))
+        if not self.capture.isOpened():
+            what = f"webcam {source}" if self.live else f"video {source}"
+            raise UserError(f"{what} cannot be opened: is it there, and in a format that OpenCV reads?")
+        self.frames_per_second = 10.0 if self.live else self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self.length = None if self.live else int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while True:
+            there, frame = self.capture.read()
+            if not there:
+                self.capture.release()
+                return
+            yield frame
+
+
+class VideoWriter:
+    """An MP4 file, of the size of its first frame.
+
+    Args:
+        path: of the file.
+        frames_per_second: of the file.
+        live: frames come as fast as they can be worked on; they are repeated or left out to keep to the clock.
+    """
+
+    def __init__(self, path: Path, frames_per_second: float, live: bool = False):
+        self.path, self.frames_per_second, self.live = path, frames_per_second, live
+        self.writer, self.written, self.start = None, 0, time.monotonic()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame, uint8 [H, W, 3] in BGR order."""
+        if self.writer is None:
+            cv2 = opencv()
+            size = frame.shape[1], frame.shape[0]
+            codec = cv2.VideoWriter_fourcc(*"mp4v")  # the one that every build of OpenCV writes
+            self.writer = cv2.VideoWriter(str(self.path), codec, self.frames_per_second, size)
+            if not self.writer.isOpened():
+                raise UserError(f"{self.path} cannot be written")
+        due = (time.monotonic() - self.start) * self.frames_per_second if self.live else self.written + 1
+        while self.written < due:
+            self.writer.write(frame)
+            self.written += 1
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.release()
