@@ -23,6 +23,7 @@ from .neck import ChannelMapper, Projection
 from .objectness_criterion import ObjectnessCriterion
 from .postprocess import BestClasses, TopPairs
 from .queries import MixedQuerySelection, PatternQueries, ProposalHead, PureQuerySelection, StaticQueries
+from .tta import OneToOneEnsemble, View
 
 __all__ = [
     "DETR",
@@ -48,6 +49,7 @@ __all__ = [
     "MixedQuerySelection",
     "ObjectnessCriterion",
     "ObjectnessProposalHead",
+    "OneToOneEnsemble",
     "OwnPosition",
     "PatternQueries",
     "PerLayer",
@@ -64,4 +66,5 @@ __all__ = [
     "TopPairs",
     "TwoStageQueries",
     "UnknownLabelEmbedding",
+    "View",
 ]

@@ -13,6 +13,7 @@ from dino_d2.layers import xyxy_to_cxcywh
 
 from .criterion import SetCriterion
 from .postprocess import Detections, TopPairs
+from .tta import OneToOneEnsemble
 
 
 @META_ARCH_REGISTRY.register()
@@ -25,6 +26,7 @@ class DETR(nn.Module):
         denoising: maker of denoising queries in training; None trains without.
         pixel_mean, pixel_std: of the three channels, in 0..255 and in the order the data mapper reads them.
         postprocess: last layer's logits and boxes -> detections, one of `postprocess`; 300 pairs by default.
+        tta: views of an image that evaluation detects in as well; None looks at the image alone.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class DETR(nn.Module):
         pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375),
         postprocess: Callable[[Tensor, Tensor], Detections] | None = None,
+        tta: OneToOneEnsemble | None = None,
     ):
         super().__init__()
         self.detector = detector
@@ -46,6 +49,7 @@ class DETR(nn.Module):
             # Nothing reads it then, and DistributedDataParallel waits for a gradient of every trained parameter.
             detector.label_embedding.requires_grad_(False)
         self.postprocess = postprocess or TopPairs(300)
+        self.tta = tta
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -64,7 +68,9 @@ class DETR(nn.Module):
             in training the weighted losses by name; else one {"instances": Instances} an image, in the same
             order, with ``pred_boxes`` (xyxy in output pixels), ``scores`` and ``pred_classes``.
         """
-        return self.losses(batched_inputs) if self.training else self.detect(batched_inputs)
+        if self.training:
+            return self.losses(batched_inputs)
+        return self.detect(batched_inputs) if self.tta is None else self.tta(self.detect, batched_inputs)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Losses of one batch; see :class:`SetCriterion` for their names."""

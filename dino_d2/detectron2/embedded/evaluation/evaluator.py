@@ -3,7 +3,7 @@
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -55,7 +55,9 @@ class DatasetEvaluators(DatasetEvaluator):
 
 
 def inference_on_dataset(
-    model: Callable[[Any], Any], data_loader: Any, evaluator: DatasetEvaluator | list[DatasetEvaluator] | None
+    model: Callable[[Any], Any],
+    data_loader: Any,
+    evaluator: DatasetEvaluator | MutableSequence[DatasetEvaluator] | None,
 ) -> dict[str, Any]:
     """Run the model over a loader without gradients, a module in eval mode, and return what the evaluator says.
 
@@ -63,7 +65,8 @@ def inference_on_dataset(
     """
     total = len(data_loader)
     logger.info("Start inference on %d batches", total)
-    if evaluator is None or isinstance(evaluator, list):
+    # A list in a config is instantiated to OmegaConf's kind of list.
+    if evaluator is None or isinstance(evaluator, MutableSequence):
         evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
 
