@@ -9,14 +9,21 @@ import torch
 
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.classes import COCO_CATEGORY_IDS
+from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.modeling import PatternBoxQueries
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "tests" / "data" / "reference"
 
+PATTERNS = L(PatternBoxQueries)(num_queries=20, num_patterns=3)
+
 #: {vector whose list of tensors is read: config, options of its detector}
 CHECKPOINTS = {
     "detr/detr_r50": ("detr_r50.py", {"embed_dim": 64, "queries.num_queries": 20}),
+    "conditional_detr/conditional_detr_r50": ("conditional_detr_r50.py", {"queries.num_queries": 20}),
+    "dab_detr/dab_detr_r50": ("dab_detr_r50.py", {"queries.num_queries": 20}),
+    "dab_detr/dab_detr_r50_pat3": ("dab_detr_r50.py", {"queries": PATTERNS}),
 }
 
 

@@ -43,4 +43,65 @@ DETR = Format(
     settings={"position_encoding.temperature": 10000, "position_encoding.offset": 0},
 )
 
-DENSE_FORMATS = (DETR,)
+CONDITIONAL_ATTENTION: tuple[Rule, ...] = tuple(
+    (f"transformer.decoder.layers.{{}}.{theirs}.", f"decoder.layers.{{}}.{ours}.")
+    for theirs, ours in (
+        ("sa_qcontent_proj", "self_attention.query_content"),
+        ("sa_qpos_proj", "self_attention.query_position"),
+        ("sa_kcontent_proj", "self_attention.key_content"),
+        ("sa_kpos_proj", "self_attention.key_position"),
+        ("sa_v_proj", "self_attention.value"),
+        ("self_attn.out_proj", "self_attention.out_proj"),
+        ("norm1", "self_norm"),
+        ("ca_qcontent_proj", "cross_attention.query_content"),
+        ("ca_qpos_proj", "cross_attention.query_position"),
+        ("ca_qpos_sine_proj", "cross_attention.query_sine"),
+        ("ca_kcontent_proj", "cross_attention.key_content"),
+        ("ca_kpos_proj", "cross_attention.key_position"),
+        ("ca_v_proj", "cross_attention.value"),
+        ("cross_attn.out_proj", "cross_attention.out_proj"),
+        ("norm2", "cross_norm"),
+    )
+)
+
+CONDITIONAL_DETR = Format(
+    name="Atten4Vis/ConditionalDETR",
+    signature=("query_embed.weight", "transformer.decoder.layers.0.ca_qpos_sine_proj.weight", "input_proj.bias"),
+    rules=(
+        *DENSE_ENCODER,
+        *CONDITIONAL_ATTENTION,
+        *DECODER_FEED_FORWARD,
+        ("transformer.decoder.query_scale.", "decoder.position_scale."),
+        ("transformer.decoder.ref_point_head.", "decoder.position_head."),
+        ("query_embed.weight", "queries.position.weight"),
+        *HEADS_AND_BODY,
+    ),
+    not_needed=BUFFERS,
+    settings={"position_encoding.temperature": 10000, "position_encoding.offset": 0},
+)
+
+DAB_DETR = Format(
+    name="IDEA-Research/DAB-DETR",
+    signature=("refpoint_embed.weight", "transformer.decoder.ref_anchor_head.layers.0.weight", "input_proj.bias"),
+    rules=(
+        *DENSE_ENCODER,
+        ("transformer.encoder.layers.{}.activation.", "encoder.layers.{}.feed_forward.activation."),
+        ("transformer.encoder.query_scale.", "encoder.position_scale."),
+        *CONDITIONAL_ATTENTION,
+        *DECODER_FEED_FORWARD,
+        ("transformer.decoder.layers.{}.activation.", "decoder.layers.{}.feed_forward.activation."),
+        ("transformer.decoder.query_scale.", "decoder.position_scale."),
+        ("transformer.decoder.ref_point_head.", "decoder.position_head."),
+        ("transformer.decoder.ref_anchor_head.", "decoder.size_modulation."),
+        ("refpoint_embed.weight", "queries.anchor_logits.weight"),
+        ("transformer.patterns.weight", "queries.patterns.weight"),
+        ("bbox_embed.{}.", "decoder.box_head.{}."),
+        ("transformer.decoder.bbox_embed.{}.", "decoder.box_head.{}."),
+        ("transformer.decoder.bbox_embed.", "decoder.box_head."),
+        *HEADS_AND_BODY,
+    ),
+    not_needed=BUFFERS,
+    settings={"position_encoding.temperature": 20, "position_encoding.offset": 0},
+)
+
+DENSE_FORMATS = (DETR, CONDITIONAL_DETR, DAB_DETR)

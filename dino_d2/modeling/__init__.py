@@ -1,5 +1,8 @@
+from .anchor_box_queries import AnchorBoxQueries, PatternBoxQueries
 from .backbone import TimmBackbone
 from .class_loss import FocalClasses, SoftmaxClasses
+from .conditional_attention import PositionScale
+from .conditional_decoder import ConditionalDecoder, DynamicAnchorDecoder
 from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding
 from .criterion import SetCriterion
 from .decoder import (
@@ -27,11 +30,13 @@ from .tta import OneToOneEnsemble, View
 
 __all__ = [
     "DETR",
+    "AnchorBoxQueries",
     "AnchorPosition",
     "BestClasses",
     "BoxHead",
     "ChannelMapper",
     "ClassHead",
+    "ConditionalDecoder",
     "DeformableDecoder",
     "DeformableEncoder",
     "DenoisedEmbeddedQueries",
@@ -39,6 +44,7 @@ __all__ = [
     "DenseEncoder",
     "Detector",
     "DetectorOutput",
+    "DynamicAnchorDecoder",
     "EmbeddedQueries",
     "FocalClasses",
     "HungarianMatcher",
@@ -51,8 +57,10 @@ __all__ = [
     "ObjectnessProposalHead",
     "OneToOneEnsemble",
     "OwnPosition",
+    "PatternBoxQueries",
     "PatternQueries",
     "PerLayer",
+    "PositionScale",
     "Projection",
     "ProposalHead",
     "PureQuerySelection",

@@ -23,6 +23,7 @@ class Recorder:
             detector.position_encoding.register_forward_hook(self.take_positions),
             detector.encoder.register_forward_hook(self.take_memory),
             detector.decoder.class_head.register_forward_hook(self.take_states),
+            detector.decoder.box_head.register_forward_hook(self.take_corrections),
         ]
 
     def take_features(self, _: nn.Module, __: tuple, features: dict[str, Tensor]) -> None:
@@ -39,6 +40,9 @@ class Recorder:
 
     def take_states(self, _: nn.Module, inputs: tuple, __: Tensor) -> None:
         self.states = inputs[0]
+
+    def take_corrections(self, _: nn.Module, __: tuple, corrections: Tensor) -> None:
+        self.corrections = corrections  # of all layers: the call that comes last
 
 
 def run(model: DETR, vector: Vector, denoising: DenoisingQueries | None = None) -> tuple[DetectorOutput, Recorder]:
@@ -75,6 +79,15 @@ def compare_predictions(
             comparison.close(stored, got[layer, :, num_slots:], vector[stored], tolerance)
             if num_slots:
                 comparison.close(f"dn_{name}.{part}", got[layer, :, :num_slots], vector[f"dn_{name}.{part}"], tolerance)
+
+
+def compare_references(comparison: Comparison, vector: Vector, output: DetectorOutput, recorder: Recorder) -> None:
+    """What the heads add their corrections to, worked out from the boxes."""
+    if "dec.refs" not in vector:
+        return
+    stored = vector["dec.refs"]
+    references = (output.boxes.double().logit() - recorder.corrections.double()).sigmoid()[..., : stored.shape[-1]]
+    comparison.close("dec.refs", references, stored.expand_as(references), 5e-6)
 
 
 def compare_detections(comparison: Comparison, vector: Vector, model: DETR) -> None:

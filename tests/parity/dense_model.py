@@ -8,12 +8,14 @@ import pytest
 from torch import Tensor, nn
 
 from dino_d2.checkpoint import load_tensors
+from dino_d2.checkpoint.dense_formats import CONDITIONAL_DETR, DAB_DETR
 from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
 from dino_d2.checkpoint.formats import Format
 from dino_d2.checkpoint.layout import to_model
 from dino_d2.checkpoint.rules import rename
+from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import DETR
+from dino_d2.modeling import DETR, PatternBoxQueries
 
 from .vectors import Vector
 
@@ -26,7 +28,13 @@ ONLY = {
     "masks": False,
     "aux_loss": True,
     "frozen_weights": None,
+    "two_stage": False,
+    "batch_norm_type": "FrozenBatchNorm2d",
+    "backbone_freeze_keywords": None,
 }
+
+#: Activations by the authors' names; None is our default, ReLU.
+ACTIVATIONS = {"relu": None, "prelu": nn.PReLU, "gelu": nn.GELU, "selu": nn.SELU}
 
 
 class System(NamedTuple):
@@ -42,8 +50,27 @@ def set_detr(model, args: dict) -> None:
     model.criterion.classes.no_object_weight = args["eos_coef"]
 
 
+def set_conditional_detr(model, args: dict) -> None:
+    model.detector.queries.num_queries = args["num_queries"]
+
+
+def set_dab_detr(model, args: dict) -> None:
+    detector = model.detector
+    if args["pe_temperatureH"] != args["pe_temperatureW"]:
+        pytest.skip("one temperature for both axes here")
+    detector.position_encoding.temperature = args["pe_temperatureH"]
+    activation = ACTIVATIONS[args["transformer_activation"]]
+    detector.encoder.activation = detector.decoder.activation = activation and L(activation)()
+    if args["num_patterns"]:
+        detector.queries = L(PatternBoxQueries)(num_patterns=args["num_patterns"], embed_dim=args["hidden_dim"])
+    detector.queries.num_queries = args["num_queries"]
+    model.postprocess.top_k = args["num_select"]
+
+
 SYSTEMS = {
     "detr": System("detr_r50.py", DETR_FORMAT, set_detr),
+    "conditional_detr": System("conditional_detr_r50.py", CONDITIONAL_DETR, set_conditional_detr),
+    "dab_detr": System("dab_detr_r50.py", DAB_DETR, set_dab_detr),
 }
 
 

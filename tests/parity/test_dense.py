@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from .dense_forward import compare_detections, compare_parts, compare_predictions, run
+from .dense_forward import compare_detections, compare_parts, compare_predictions, compare_references, run
 from .dense_losses import compare_gradients, compare_losses, compare_matches
 from .dense_model import build_model
 
-SYSTEMS = ("detr",)
+SYSTEMS = ("detr", "conditional_detr", "dab_detr")
 
 
 @torch.no_grad()
@@ -16,6 +16,7 @@ def test_forward(vector, comparison):
     output, recorder = run(model, vector)
     compare_parts(comparison, vector, recorder)
     compare_predictions(comparison, vector, output)
+    compare_references(comparison, vector, output, recorder)
     compare_detections(comparison, vector, model)
     comparison.finish()
 

@@ -1,0 +1,7 @@
+"""DAB-DETR-DC5, ResNet-101 with a dilated last stage, 50 epochs: 45.8 AP (DAB-DETR Table 2)."""
+
+from .dab_detr_r101_50ep import dataloader, lr_multiplier, model, optimizer, train
+
+model.detector.backbone.options.output_stride = 16
+
+train.output_dir = "./output/dab_detr_r101_dc5_50ep"
