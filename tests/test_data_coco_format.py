@@ -96,11 +96,11 @@ def _set(kind, index, **values):
         (_drop("categories"), "no list 'categories'"),
         (lambda coco: coco.update(images=[]), "has no images"),
         (lambda coco: coco.update(categories=[]), "has no categories"),
-        (_set("annotations", 1, category_id=99), r"1 annotations have a category_id .* ids 12, with category_id 99"),
-        (_set("annotations", 1, image_id=77), r"annotations have an? image_id .* ids 12, with image_id 77"),
-        (_set("annotations", 1, id=11), "'annotations' are given more than once: 11"),
-        (_set("images", 1, id=3), "'images' are given more than once: 3"),
-        (_set("categories", 1, id=17), "'categories' are given more than once: 17"),
+        (_set("annotations", 1, category_id=99), r"1 annotations whose category_id .*: 12, with category_id 99"),
+        (_set("annotations", 1, image_id=77), r"annotations whose image_id .*: 12, with image_id 77"),
+        (_set("annotations", 1, id=11), "1 ids of 'annotations' given more than once: 11"),
+        (_set("images", 1, id=3), "ids of 'images' given more than once: 3"),
+        (_set("categories", 1, id=17), "ids of 'categories' given more than once: 17"),
         (_set("annotations", 1, id=None), r"'annotations' with number 1 \(counted from 0\) has no 'id'"),
         (_set("annotations", 1, category_id=None), "'annotations' with id 12 has no 'category_id'"),
         (_set("images", 1, height=None), "'images' with id 5 has no 'height'"),
@@ -121,7 +121,7 @@ def test_wrong_files(tmp_path, coco):
     with pytest.raises(DatasetError, match=r"Image folder .*nowhere does not exist"):
         coco_format(paths["json"], tmp_path / "nowhere")
     (paths["images"] / "5.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of the 3 images .* image ids 5, the first is .*5\.png"):
+    with pytest.raises(DatasetError, match=r"1 images \(of 3\) without a file: 5, the first is .*5\.png"):
         coco_format(**paths)
     paths["json"].write_text("[1, 2]")
     with pytest.raises(DatasetError, match=r"boxes\.json is not a COCO detection file: it holds a list"):

@@ -108,6 +108,11 @@ def categories(dataset: str) -> list[dict] | None:
     return [{"id": id_of_class[k], "name": name} for k, name in enumerate(names)]
 
 
+def source_of(name: str) -> tuple[Path, Path] | None:
+    """(json, images) that a name of `coco_format` was made from; None for other names."""
+    return _registered[name][:2] if name in _registered else None
+
+
 def _usable_file(json: Path, coco: dict) -> Path:
     """The file itself where it has no fault, otherwise a corrected copy."""
     bad = bad_annotations(coco)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.check.findings import PILLOW_ERRORS
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.data.detection_utils import read_image
 from dino_d2.detectron2.structures import Boxes, BoxMode, Instances
@@ -64,7 +65,7 @@ class DetrDatasetMapper:
             image = read_image(dataset_dict["file_name"], format=self.image_format)
         except FileNotFoundError as error:
             raise DatasetError(f"Image {where} does not exist. Put it there, or take it out of the json.") from error
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
+        except PILLOW_ERRORS as error:
             raise DatasetError(
                 f"Image {where} cannot be read: {error}. Replace the file, or take the image out of the json."
             ) from error

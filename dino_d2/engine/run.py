@@ -22,6 +22,7 @@ from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import can_resume
+from .datasets import check_datasets
 from .errors import UserError
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
@@ -43,6 +44,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     """
     start = time.perf_counter()
     resume = can_resume(cfg, resume)
+    check_datasets(cfg)
     model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
@@ -107,6 +109,7 @@ def evaluate(cfg: DictConfig) -> dict:
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
+    check_datasets(cfg, splits=("test",))
     model = instantiate(cfg.model).to(cfg.train.device)
     load_weights(model, cfg.train.init_checkpoint)
     return test(cfg, model)

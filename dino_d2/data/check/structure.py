@@ -1,11 +1,12 @@
-"""Is this a COCO detection dataset? Finds what is wrong with a json and its image folder, and says where."""
+"""The json itself: its lists, ids and references, and that its images are there."""
 
 import json as json_module
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _KEYS = ("images", "annotations", "categories")
 _IMAGE_KEYS = ("id", "file_name", "width", "height")
@@ -22,8 +23,22 @@ class DatasetError(ValueError):
     """A dataset that cannot be used; the message names the file and the ids and says what to do."""
 
 
+class Finding(NamedTuple):
+    """One kind of fault, with everything that has it."""
+
+    is_error: bool  # the dataset cannot be used so; a warning is something to know
+    what: str  # in the plural, to stand behind the count
+    ids: list  # of the images, annotations or categories
+    advice: str
+    example: str = ""  # more about the first of them
+
+    def __str__(self) -> str:
+        example = f", {self.example}" if self.example else ""
+        return f"{len(self.ids)} {self.what}: {first(self.ids)}{example}. {self.advice}"
+
+
 def read_coco(json: str | Path, images: str | Path) -> dict:
-    """Reads a COCO detection json and checks everything but the boxes.
+    """Reads a COCO detection json and checks everything but the boxes and the content of the images.
 
     Args:
         json: the annotation file, with "images", "annotations" and "categories".
@@ -32,6 +47,19 @@ def read_coco(json: str | Path, images: str | Path) -> dict:
     Raises:
         DatasetError: the json or the folder is missing; the file is not JSON or not COCO; an id is given
             twice; an annotation names an image or a category that is not there; an image file is missing.
+    """
+    coco = load(json, images)
+    errors = list(faults(coco, Path(images)))
+    if errors:
+        raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
+    return coco
+
+
+def load(json: str | Path, images: str | Path) -> dict:
+    """Reads a COCO detection json whose entries have all their keys.
+
+    Raises:
+        DatasetError: the json or the folder is missing, or the file is not JSON or not COCO.
     """
     json, images = Path(json), Path(images)
     if not json.is_file():
@@ -42,15 +70,17 @@ def read_coco(json: str | Path, images: str | Path) -> dict:
         coco = json_module.loads(json.read_text(encoding="utf-8"))
     except (json_module.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{json} is not a JSON file: {error}. Is it cut off, or another kind of file?") from error
-
     _check_keys(json, coco)
-    image_ids = _check_ids(json, coco["images"], "images")
-    category_ids = _check_ids(json, coco["categories"], "categories")
-    _check_ids(json, coco["annotations"], "annotations")
-    _check_references(json, coco["annotations"], "image_id", image_ids, "images")
-    _check_references(json, coco["annotations"], "category_id", category_ids, "categories")
-    _check_files(json, images, coco["images"])
     return coco
+
+
+def faults(coco: dict, images: Path) -> Iterator[Finding]:
+    """What makes the dataset unusable: ids given twice, references to nothing, missing files."""
+    for kind in _KEYS:
+        yield from _ids_given_twice(coco[kind], kind)
+    for key, kind in (("image_id", "images"), ("category_id", "categories")):
+        yield from _references_to_nothing(coco["annotations"], key, {entry["id"] for entry in coco[kind]}, kind)
+    yield from _missing_files(images, coco["images"])
 
 
 def bad_annotations(coco: dict) -> dict[str, list]:
@@ -63,7 +93,7 @@ def bad_annotations(coco: dict) -> dict[str, list]:
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     bad = defaultdict(list)
     for annotation in coco["annotations"]:
-        reason = _box_fault(annotation.get("bbox"), *sizes[annotation["image_id"]])
+        reason = _box_fault(annotation.get("bbox"), *sizes.get(annotation["image_id"], (math.inf, math.inf)))
         if reason:
             bad[reason].append(annotation["id"])
     return dict(bad)
@@ -121,25 +151,25 @@ def _check_keys(json: Path, coco: object) -> None:
             )
 
 
-def _check_ids(json: Path, entries: list[dict], kind: str) -> set:
-    counts = Counter(entry["id"] for entry in entries)
-    twice = [i for i, count in counts.items() if count > 1]
+def _ids_given_twice(entries: list[dict], kind: str) -> Iterator[Finding]:
+    twice = [i for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
     if twice:
-        raise DatasetError(f"{json}: {len(twice)} ids of {kind!r} are given more than once: {first(twice)}.")
-    return set(counts)
+        yield Finding(True, f"ids of {kind!r} given more than once", twice, "Give each its own id.")
 
 
-def _check_references(json: Path, annotations: list[dict], key: str, known: set, kind: str) -> None:
+def _references_to_nothing(annotations: list[dict], key: str, known: set, kind: str) -> Iterator[Finding]:
     unknown = [annotation for annotation in annotations if annotation[key] not in known]
     if unknown:
-        raise DatasetError(
-            f"{json}: {len(unknown)} annotations have a {key} that is not in {kind!r}; annotation ids "
-            f"{first(a['id'] for a in unknown)}, with {key} {first(dict.fromkeys(a[key] for a in unknown))}. "
-            f"Add the missing entry to {kind!r}, or take these annotations out."
+        yield Finding(
+            True,
+            f"annotations whose {key} is not in {kind!r}",
+            [annotation["id"] for annotation in unknown],
+            f"Add the missing entry to {kind!r}, or take these annotations out.",
+            f"with {key} {first(dict.fromkeys(annotation[key] for annotation in unknown))}",
         )
 
 
-def _check_files(json: Path, images: Path, entries: list[dict]) -> None:
+def _missing_files(images: Path, entries: list[dict]) -> Iterator[Finding]:
     """One listing per folder instead of one look-up per file: network drives are slow at the latter."""
     folders: dict[Path, set[str]] = {}
     missing = []
@@ -150,8 +180,13 @@ def _check_files(json: Path, images: Path, entries: list[dict]) -> None:
         if path.name not in folders[path.parent]:
             missing.append(entry)
     if missing:
-        raise DatasetError(
-            f"{len(missing)} of the {len(entries)} images in {json} are not in {images}: image ids "
-            f"{first(e['id'] for e in missing)}, the first is {images / missing[0]['file_name']}. "
-            "Is this the right folder? Otherwise add the files, or take these images out of the json."
+        share = "all" if len(missing) == len(entries) else "some"
+        yield Finding(
+            True,
+            f"images (of {len(entries)}) without a file",
+            [entry["id"] for entry in missing],
+            f"Is {images} the right folder? Otherwise add the files, or take these images out of the json."
+            if share == "all"
+            else "Add the files, or take these images out of the json.",
+            f"the first is {images / missing[0]['file_name']}",
         )

@@ -1,0 +1,102 @@
+"""The datasets of a run, looked over before anything expensive begins."""
+
+import difflib
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dino_d2.data.check import DatasetError, check, table
+from dino_d2.data.check.structure import load
+from dino_d2.data.coco_format import source_of
+from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .errors import UserError
+
+logger = logging.getLogger(__name__)
+
+#: Image files opened at the start of a run, a second's work; `python -m dino_d2.data.check` reads all.
+OPEN_AT_MOST = 2000
+
+
+def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test")) -> None:
+    """Say what is wrong with the datasets of ``cfg.dataloader``, before the model is built.
+
+    Raises:
+        DatasetError: a dataset cannot be used, or the splits have different classes.
+        UserError: a dataset is not known, or the model has another number of classes.
+    """
+    names = {split: dataset_names(cfg, split) for split in splits}
+    for name in dict.fromkeys(name for of_split in names.values() for name in of_split):
+        _check_dataset(name)
+    classes = {name: class_list(name) for of_split in names.values() for name in of_split if class_list(name)}
+    _check_same_classes(classes)
+    model_classes = instantiate(OmegaConf.select(cfg, "model.detector.num_classes"))
+    for name, of_dataset in classes.items():
+        if isinstance(model_classes, int) and len(of_dataset) != model_classes:
+            raise UserError(
+                f"model.detector.num_classes={model_classes}, but the dataset {name} has {len(of_dataset)} classes "
+                f"({', '.join(of_dataset[:5])}{', ...' if len(of_dataset) > 5 else ''}). Leave num_classes to the "
+                "recipes for own data, which count (docs/custom_data.md), or set "
+                f"model.detector.num_classes={len(of_dataset)}."
+            )
+
+
+def dataset_names(cfg: DictConfig, split: str) -> list[str]:
+    """The catalog names of the split's datasets; none where the loader is not of Detectron2's kind."""
+    names = instantiate(OmegaConf.select(cfg, f"dataloader.{split}.dataset.names"))
+    return [names] if isinstance(names, str) else list(names or [])
+
+
+def class_list(name: str) -> list[str]:
+    return list(MetadataCatalog.get(name).get("thing_classes") or [])
+
+
+def _check_dataset(name: str) -> None:
+    if source := source_of(name):
+        _check_coco_format(*source)
+        return
+    known = DatasetCatalog.list()
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        raise UserError(
+            f"dataset {name!r} is not in Detectron2's DatasetCatalog. {hint}For data of your own use "
+            "configs/dino/dino_r50_4scale_custom.py with data.root=FOLDER, or register it in the config file."
+        )
+    metadata = MetadataCatalog.get(name)
+    for what in ("json_file", "image_root"):
+        path = metadata.get(what)
+        if path and "://" not in str(path) and not Path(path).exists():
+            raise DatasetError(
+                f"dataset {name}: {path} does not exist (looked from {Path.cwd()}). Set the environment variable "
+                "DETECTRON2_DATASETS to the folder that has coco/, or use configs/dino/dino_r50_4scale_custom.py "
+                "with data.root=FOLDER for a dataset elsewhere."
+            )
+
+
+def _check_coco_format(json: Path, images: Path) -> None:
+    coco = load(json, images)
+    findings = check(coco, images, open_at_most=OPEN_AT_MOST, decode=False)
+    errors = [finding for finding in findings if finding.is_error]
+    if errors:
+        raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
+    if findings:
+        logger.warning("%s:\n%s", json, table(findings))
+
+
+def _check_same_classes(classes: dict[str, list[str]]) -> None:
+    """The k-th class must be the same one in every dataset."""
+    if not classes:
+        return
+    (name, expected), *others = classes.items()
+    for other, found in others:
+        if found != expected:
+            only = [f"only in {name}: {c}" for c in expected if c not in found]
+            only += [f"only in {other}: {c}" for c in found if c not in expected]
+            raise DatasetError(
+                f"datasets {name} and {other} have different categories: "
+                f"{'; '.join(only[:6]) or 'the same names with their ids in another order'}. Give both jsons the same "
+                "'categories' list."
+            )
