@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_process import run_train_net
 from PIL import Image
 
-import train_net
 from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import class_names, iterations
 from dino_d2.data.folders import custom_dataset, find_images, find_json
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.detectron2.engine import DefaultPredictor, default_argument_parser
+from dino_d2.detectron2.engine import DefaultPredictor
 from dino_d2.predictor import predictor_cfg
 
 RECIPE = str(Path(__file__).parents[1] / "configs/dino/dino_r50_4scale_custom.py")
@@ -64,10 +64,6 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("FVCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def run(*arguments: str) -> None:
-    train_net.main(default_argument_parser().parse_args(["--config-file", *arguments]))
 
 
 LAYOUTS = {  # json and image folder of each split, and what stands before the file names
@@ -148,7 +144,7 @@ def trained(tmp_path_factory):
     cfg = LazyConfig.apply_overrides(LazyConfig.load(RECIPE), [*SMALL, "model.detector.num_classes=5"])
     torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "coco.pth")
     where = [f"data.root={root}", f"train.output_dir={folder}", f"train.init_checkpoint={folder}/coco.pth"]
-    run(RECIPE, *SMALL, *where, "train.max_iter.epochs=1", "train.eval_period.epochs=1")
+    run_train_net("--config-file", RECIPE, *SMALL, *where, "train.max_iter.epochs=1", "train.eval_period.epochs=1")
     return root, folder
 
 
@@ -181,5 +177,7 @@ def test_a_trained_model_needs_no_dataset(trained, tmp_path):
 
 def test_a_run_goes_on_from_its_config_yaml(trained, tmp_path):
     _, folder = trained
-    run(str(folder / "config.yaml"), f"train.output_dir={tmp_path}", "train.max_iter.epochs=0.5")
+    run_train_net(
+        "--config-file", str(folder / "config.yaml"), f"train.output_dir={tmp_path}", "train.max_iter.epochs=0.5"
+    )
     assert torch.load(tmp_path / "model_final.pth", weights_only=False)["iteration"] == 0

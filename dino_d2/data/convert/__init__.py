@@ -1,0 +1,11 @@
+"""Pascal VOC and YOLO folders to COCO json, which is what this project reads.
+
+    python -m dino_d2.data.convert FOLDER
+
+`voc` and `yolo` read their format into an :class:`~dino_d2.data.convert.dataset.Dataset`; `dataset` splits it where it
+is not split yet and writes it.
+"""
+
+from .dataset import AnnotatedImage, Box, Dataset
+
+__all__ = ["AnnotatedImage", "Box", "Dataset"]
