@@ -187,6 +187,7 @@ def test_a_batch_gives_a_list_in_its_order(predictor, photo):
 def test_the_assumed_colour_order_is_said_once_and_only_where_it_is_assumed(trained, photo, caplog):
     predictor = Predictor(trained[1].parent / "config.yaml", trained[1], device="cpu")
     image = np.zeros((64, 64, 3), dtype=np.uint8)
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "dino_d2.predictor"):
         predictor(photo)
         predictor(image, colour_order="BGR")

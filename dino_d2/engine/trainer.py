@@ -61,12 +61,13 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         data_time = 0.0
         sums: dict[str, Tensor] = {}
-        for _ in range(self.accumulate):
+        for i in range(self.accumulate):
             start = time.perf_counter()
             batch = self.next_batch()
             data_time += time.perf_counter() - start
-            losses = self.forward(batch)
-            self.backward(losses)
+            with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
+                losses = self.forward(batch)
+                self.backward(losses)
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
             sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,9 @@ def test_broken_detectron2_is_an_error_with_cause_and_way_out(tmp_path, engine, 
     assert "DINO_D2_ENGINE=embedded" in last
 
 
+@pytest.mark.skipif(
+    (Path(sysconfig.get_path("purelib")) / "detectron2").is_dir(), reason="no folder hides a package in site-packages"
+)
 def test_installed_but_hidden_by_a_folder(tmp_path):
     (tmp_path / "detectron2").mkdir()
     installed = tmp_path / "detectron2-0.6.dist-info"

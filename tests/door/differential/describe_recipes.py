@@ -54,7 +54,8 @@ def describe(thing: Any) -> Any:
 def describe_recipe(path: Path, folder: Path) -> dict[str, Any]:
     cfg = LazyConfig.load(str(path))
     if "data" in cfg:  # a recipe for a folder of the user's own, who gives the paths
-        cfg.data = {split: {"json": f"{split}.json", "images": split} for split in ("train", "val")}
+        for split in ("train", "val"):
+            cfg.data[split] = {"json": f"{split}.json", "images": split}
     LazyConfig.save(cfg, str(folder / f"{path.stem}.yaml"))
     if "pretrained" in cfg.model.detector.backbone:
         cfg.model.detector.backbone.pretrained = False
