@@ -1,5 +1,6 @@
 from .attention import CrossAttention, SelfAttention
 from .boxes import box_area, cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh
+from .linear import Linear, linear
 from .mlp import MLP
 from .ms_deform_attn import MultiScaleDeformableAttention, ms_deform_attn
 from .position_encoding import SinePositionEncoding, anchor_embedding, sine_embedding
@@ -8,6 +9,7 @@ from .recompute import recomputed
 __all__ = [
     "MLP",
     "CrossAttention",
+    "Linear",
     "MultiScaleDeformableAttention",
     "SelfAttention",
     "SinePositionEncoding",
@@ -16,6 +18,7 @@ __all__ = [
     "cxcywh_to_xyxy",
     "generalized_iou",
     "inverse_sigmoid",
+    "linear",
     "ms_deform_attn",
     "recomputed",
     "sine_embedding",

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear, linear
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention whose queries and keys carry a position and whose values do not.
@@ -20,7 +22,7 @@ class SelfAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -39,8 +41,8 @@ class SelfAttention(nn.Module):
         dim = x.shape[-1]
         weight_qk, weight_v = self.in_proj_weight.split([2 * dim, dim])
         bias_qk, bias_v = self.in_proj_bias.split([2 * dim, dim])
-        query, key = F.linear(x + position, weight_qk, bias_qk).chunk(2, dim=-1)
-        value = F.linear(x, weight_v, bias_v)
+        query, key = linear(x + position, weight_qk, bias_qk).chunk(2, dim=-1)
+        value = linear(x, weight_v, bias_v)
         allowed = None
         if mask is not None:
             allowed = ~mask if mask.dim() == 2 else ~mask[:, None]  # [B, 1, T, T]: the same for all heads
@@ -73,7 +75,7 @@ class CrossAttention(SelfAttention):
         """
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
-        projected = [F.linear(*inputs) for inputs in zip((query, key, value), weights, biases, strict=True)]
+        projected = [linear(*inputs) for inputs in zip((query, key, value), weights, biases, strict=True)]
         out = F.scaled_dot_product_attention(
             *(self.split_heads(t) for t in projected),
             attn_mask=None if padding_mask is None else ~padding_mask[:, None, None],

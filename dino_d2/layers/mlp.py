@@ -4,6 +4,8 @@ import itertools
 
 from torch import Tensor, nn
 
+from .linear import Linear
+
 
 class MLP(nn.Module):
     """``num_layers`` linear layers with ReLU between them; [..., input_dim] -> [..., output_dim]."""
@@ -12,10 +14,11 @@ class MLP(nn.Module):
         super().__init__()
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
         self.layers = nn.ModuleList(
-            nn.Linear(width_in, width_out) for width_in, width_out in itertools.pairwise(widths)
+            Linear(width_in, width_out, activation="relu" if i < num_layers - 1 else "none")
+            for i, (width_in, width_out) in enumerate(itertools.pairwise(widths))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = layer(x).relu()
-        return self.layers[-1](x)
+        for layer in self.layers:
+            x = layer(x)
+        return x

@@ -1,9 +1,11 @@
 """Image features from any timm model, under Detectron2's stage names."""
 
 import timm
+import torch
 from timm.layers import Format, freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from .frozen_batch_norm import fold_frozen_batch_norms
 from .swin import admit_any_size
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")  # strides 2 .. 32; less where the last ones are dilated
@@ -57,7 +59,10 @@ class TimmBackbone(nn.Module):
         if freeze_stages > 0:
             last = body.feature_info.module_name()[stages.index(f"res{freeze_stages + 1}")]
             freeze_up_to(body, last.replace(".", "_"))
-        self.body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
+        body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
+        fold_frozen_batch_norms(body)
+        # Convolutions of channels-last weights give channels-last maps, whatever the layout of the images.
+        self.body = body.to(memory_format=torch.channels_last)
         self.norms = nn.ModuleDict(
             {f: nn.LayerNorm(channels) for f, channels in self.out_channels.items()} if norm_outputs else {}
         )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP
+from dino_d2.layers import MLP, Linear
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -127,9 +127,9 @@ class SizeModulation(MLP):
         return sine * ratio.flip(-1).repeat_interleave(sine.shape[-1] // 2, dim=-1)
 
 
-def projection(embed_dim: int) -> nn.Linear:
+def projection(embed_dim: int) -> Linear:
     """D to D."""
-    linear = nn.Linear(embed_dim, embed_dim)
+    linear = Linear(embed_dim, embed_dim)
     nn.init.xavier_uniform_(linear.weight)
     return linear
 

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from dino_d2.layers import MultiScaleDeformableAttention, recomputed
+from dino_d2.layers import Linear, MultiScaleDeformableAttention, recomputed
 
 from .levels import Levels, pixel_centres
 
@@ -23,9 +23,9 @@ class FeedForward(nn.Module):
         activation: nn.Module | None = None,
     ):
         super().__init__()
-        self.activation = copy.deepcopy(activation) or nn.ReLU(inplace=True)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.activation = copy.deepcopy(activation) or nn.Identity()
+        self.linear1 = Linear(embed_dim, feedforward_dim, activation="none" if activation else "relu")
+        self.linear2 = Linear(feedforward_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.linear1, self.linear2):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP, inverse_sigmoid
+from dino_d2.layers import MLP, Linear, inverse_sigmoid
 
 
-class ClassHead(nn.Linear):
+class ClassHead(Linear):
     """Linear class logits; [..., D] -> [..., C].
 
     The bias starts where every class has probability ``prior`` (focal loss paper, section 3.3), or the many

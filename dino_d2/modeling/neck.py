@@ -1,5 +1,6 @@
 """From backbone stages to feature levels of one width."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -53,6 +54,7 @@ class ChannelMapper(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        self.to(memory_format=torch.channels_last)  # as the backbone's maps
 
     def forward(self, features: dict[str, Tensor]) -> list[Tensor]:
         """{stage: [B, C, h, w]} -> one [B, D, h, w] per level, finest first."""

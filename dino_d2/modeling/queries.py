@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers import inverse_sigmoid
+from dino_d2.layers import Linear, inverse_sigmoid
 
 from .heads import BoxHead, ClassHead
 from .levels import Levels, pixel_centres
@@ -46,7 +46,7 @@ class ProposalHead(nn.Module):
 
     def __init__(self, embed_dim: int, num_classes: int):
         super().__init__()
-        self.project = nn.Linear(embed_dim, embed_dim)
+        self.project = Linear(embed_dim, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
         self.class_head = ClassHead(embed_dim, num_classes)
         self.box_head = BoxHead(embed_dim)

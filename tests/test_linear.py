@@ -1,0 +1,72 @@
+"""The linear layer of oneDNN against PyTorch's own in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dino_d2.layers import Linear, linear
+from dino_d2.layers.linear import _goes_to_onednn
+
+
+def reference(x, weight, bias, activation):
+    y = F.linear(x, weight, bias)
+    return y.relu() if activation == "relu" else y
+
+
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(40, 8), (8, 40)])  # the weight's gradient is computed either way round
+def test_values_and_gradients(sizes, bias, activation):
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs = sizes
+    x = torch.randn(2, 30, inputs, generator=generator, dtype=torch.float64)
+    weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
+    offset = torch.randn(outputs, generator=generator, dtype=torch.float64) if bias else None
+    grad = torch.randn(2, 30, outputs, generator=generator, dtype=torch.float64)
+    results = []
+    for function, dtype in ((reference, torch.float64), (linear, torch.float32)):
+        leaves = [None if t is None else t.to(dtype).detach().clone().requires_grad_() for t in (x, weight, offset)]
+        y = function(*leaves, activation)
+        y.backward(grad.to(dtype))
+        results.append([y.detach(), *(t.grad for t in leaves if t is not None)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_do_not_lie_in_one_piece():
+    """sum() hands back one number seen as many; a slice hands back rows with gaps."""
+    x = torch.randn(6, 5, requires_grad=True)
+    weight = torch.randn(4, 5, requires_grad=True)
+    for reduce in (torch.sum, lambda y: y[:, 1:3].square().sum(), lambda y: y.t()[::2].exp().sum()):
+        found = torch.autograd.grad(reduce(linear(x, weight)), (x, weight))
+        expected = torch.autograd.grad(reduce(F.linear(x, weight)), (x, weight))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4, requires_grad=True), torch.randn(5)
+    linear(x, weight, bias).sum().backward()
+    assert x.grad is None
+    assert bias.grad is None
+    assert weight.grad.shape == (5, 4)
+    assert not linear(x, weight.detach(), bias).requires_grad
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+def test_float32_on_a_cpu_goes_to_onednn_and_the_rest_to_pytorch():
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    assert _goes_to_onednn(x, weight)
+    assert not _goes_to_onednn(x.double(), weight.double())
+    assert not _goes_to_onednn(x[:0], weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not _goes_to_onednn(x, weight)
+        assert linear(x, weight).dtype == torch.bfloat16
+    assert linear(x[:0], weight).shape == (0, 5)
+
+
+def test_an_exported_graph_holds_plain_pytorch():
+    program = torch.export.export(Linear(4, 5, activation="relu"), (torch.randn(3, 4),))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert names
+    assert not any("mkldnn" in name for name in names)
