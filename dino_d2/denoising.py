@@ -9,8 +9,8 @@ detector to rebuild, with everything a decoder and a loss need to know about eac
 
 Slots are laid out group after group. With T the largest object count of the batch, a DN group is T slots, object j
 at offset j; a contrastive group is T positive slots followed by T negative ones. Slots beyond an image's own object
-count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others and are
-background for the loss, as in the authors' code.
+count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others. For the loss
+they are background in DINO and nothing in DN-DETR, as in the authors' codes.
 
 Shapes: B images, Q denoising slots, N matching queries, C classes, G groups, T objects of the fullest image.
 """
@@ -31,6 +31,7 @@ class DenoisingQueries(NamedTuple):
     positive: Tensor  # [B, Q] bool: the slot is to rebuild its object (negatives are to say "no object")
     group: Tensor  # [Q], or [B, Q] where images differ, int64: slots see their own group only
     num_positives: int  # positive slots of the whole batch, known to the host
+    scored: Tensor | None = None  # [B, Q] bool: slots that the class loss counts; None: all
 
     def attention_mask(self, num_matching: int) -> Tensor:
         """Self-attention mask over Q denoising and ``num_matching`` matching queries, in this order.
@@ -134,8 +135,9 @@ class Denoising(nn.Module):
     Args:
         num_classes: C; noised labels are drawn from 0 .. C - 1.
         groups: rule for the number of groups.
-        label_flip_probability: chance that a slot's label is drawn anew.
-        box_noise_scale: λ in [0, 1]; centre and size move by less than λ times half the size and the size.
+        label_flip_probability: γ, chance that a slot's label is drawn anew.
+        centre_noise_scale: λ1 in [0, 1]; the centre moves by less than λ1 times half the size, so it stays inside.
+        size_noise_scale: λ2 in [0, 1]; width and height change by less than λ2 times themselves.
     """
 
     def __init__(
@@ -143,13 +145,15 @@ class Denoising(nn.Module):
         num_classes: int,
         groups: Groups | None = None,
         label_flip_probability: float = 0.2,
-        box_noise_scale: float = 0.4,
+        centre_noise_scale: float = 0.4,
+        size_noise_scale: float = 0.4,
     ):
         super().__init__()
         self.num_classes = num_classes
         self.groups = groups or FixedGroups(5)
         self.label_flip_probability = label_flip_probability
-        self.box_noise_scale = box_noise_scale
+        self.centre_noise_scale = centre_noise_scale
+        self.size_noise_scale = size_noise_scale
 
     #: slots made from one object in one group
     copies = 1
@@ -194,6 +198,7 @@ class Denoising(nn.Module):
             positive=layout.positive & ~padding,
             group=layout.group,
             num_positives=sum(n * g for n, g in zip(counts, groups, strict=True)),
+            scored=self.scored_slots(padding),
         )
 
     def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
@@ -205,9 +210,15 @@ class Denoising(nn.Module):
             size=torch.rand((*shape, 4), device=device, generator=generator),
         )
 
+    def scored_slots(self, padding: Tensor) -> Tensor | None:
+        """Slots that the class loss counts, from the padding slots; both [B, Q] bool."""
+        return ~padding
+
     def noise_boxes(self, boxes: Tensor, positive: Tensor, draws: NoiseDraws) -> Tensor:
         """[B, Q, 4] clean cxcywh -> [B, Q, 4] noised cxcywh."""
-        return shift_centre_and_size(boxes, draws.sign * draws.size * self.box_noise_scale)
+        centre, size = (draws.sign * draws.size).split(2, dim=-1)
+        shift = torch.cat([centre * self.centre_noise_scale, size * self.size_noise_scale], dim=-1)
+        return shift_centre_and_size(boxes, shift)
 
 
 class ContrastiveDenoising(Denoising):
@@ -234,17 +245,22 @@ class ContrastiveDenoising(Denoising):
         positive_noise_scale: float = 1.0,
         negative_noise_scale: float = 2.0,
     ):
-        super().__init__(num_classes, groups or DynamicGroups(100), label_flip_probability, positive_noise_scale)
+        super().__init__(num_classes, groups or DynamicGroups(100), label_flip_probability)
         if negative_noise_scale < positive_noise_scale:
             raise ValueError(
                 f"negative_noise_scale {negative_noise_scale} must not be below "
                 f"positive_noise_scale {positive_noise_scale}: negatives lie farther from their object"
             )
+        self.positive_noise_scale = positive_noise_scale
         self.negative_noise_scale = negative_noise_scale
+
+    def scored_slots(self, padding: Tensor) -> None:
+        """All: padding is one more kind of "no object"."""
+        return None
 
     def noise_boxes(self, boxes: Tensor, positive: Tensor, draws: NoiseDraws) -> Tensor:
         """[B, Q, 4] clean cxcywh -> [B, Q, 4] noised cxcywh."""
-        inner, outer = self.box_noise_scale, self.negative_noise_scale
+        inner, outer = self.positive_noise_scale, self.negative_noise_scale
         near = draws.size * inner
         far = inner + draws.size * (outer - inner)
         return shift_corners(boxes, draws.sign * torch.where(positive[..., None], near, far))

@@ -54,12 +54,13 @@ def test_contrastive_positives_lie_inside_lambda1_and_negatives_between_lambda1_
 def test_plain_denoising_bounds_centre_and_size():
     labels, boxes = ground_truth(4)
     torch.manual_seed(0)
-    queries = Denoising(7, FixedGroups(50), box_noise_scale=0.4)(labels, boxes)
+    queries = Denoising(7, FixedGroups(50), centre_noise_scale=0.4, size_noise_scale=0.2)(labels, boxes)
     clean = boxes[0][queries.target[0]]
     unit = torch.cat([clean[:, 2:] / 2, clean[:, 2:]], -1)
     shift = ((queries.boxes[0] - clean) / unit).abs()
-    assert shift.max() < 0.4 + 1e-4
-    assert (shift.amax(0) > 0.35).all()
+    assert shift[:, :2].max() < 0.4 + 1e-4
+    assert shift[:, 2:].max() < 0.2 + 1e-4
+    assert (shift.amax(0) > torch.tensor([0.35, 0.35, 0.17, 0.17])).all()
     assert queries.positive.all()
 
 

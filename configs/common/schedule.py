@@ -35,3 +35,4 @@ def in_epochs(epochs: float):
 lr_multiplier_12ep = drop_at(11, 12)
 lr_multiplier_24ep = drop_at(20, 24)
 lr_multiplier_36ep = drop_at(30, 36)
+lr_multiplier_50ep = drop_at(40, 50)

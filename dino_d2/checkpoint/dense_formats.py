@@ -3,7 +3,7 @@
 Our side of the rules is as in `formats`.
 """
 
-from .formats import BUFFERS, PLAIN_RESNET, Format, below
+from .parts import BUFFERS, PLAIN_RESNET, Format, below
 from .rules import Rule
 
 DENSE_ENCODER: tuple[Rule, ...] = (

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from .classes import fit_classes, num_classes
-from .dense_formats import DENSE_FORMATS
 from .files import read_tensors
 from .formats import FORMATS, REFUSED, Format
 from .layout import to_model
@@ -16,7 +15,6 @@ from .rules import rename
 
 logger = logging.getLogger(__name__)
 
-KNOWN = (*FORMATS, *DENSE_FORMATS)
 PREFIX = "detector."  # the meta-architecture's name for the tensor core
 OWN = Format("dino_d2", signature=(), rules=(), not_needed={}, settings={})
 
@@ -85,13 +83,13 @@ def recognise(tensors: Collection[str], source: str) -> Format:
     """
     if any(name.startswith((PREFIX, "backbone.body.")) for name in tensors):
         return OWN
-    for checkpoint_format in KNOWN:
+    for checkpoint_format in FORMATS:
         if all(name in tensors for name in checkpoint_format.signature):
             return checkpoint_format
     for name, reason in REFUSED.items():
         if name in tensors:
             raise ValueError(f"{source}: this is {reason}.")
-    known = ", ".join(f.name for f in KNOWN)
+    known = ", ".join(f.name for f in FORMATS)
     raise ValueError(
         f"{source}: no checkpoint of a known format. Its first tensors are {', '.join(list(tensors)[:5])}; "
         f"known are this project's own checkpoints and those of: {known}."

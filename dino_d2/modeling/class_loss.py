@@ -29,7 +29,9 @@ class FocalClasses:
         negative = (1 - self.alpha) * probability**self.gamma * -(1 - probability + 1e-8).log()
         return positive - negative
 
-    def loss(self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor, scored: Tensor | None = None
+    ) -> Tensor:
         """Sum over all queries and classes, divided by the number of objects: [L].
 
         Args:
@@ -37,13 +39,17 @@ class FocalClasses:
             matches: pairs of queries and objects; all other queries are background.
             labels: [B, T] padded.
             num_boxes: objects, a scalar.
+            scored: [B, N] bool, the queries to be counted; None: all.
         """
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
         matched_logits = logits[layer, matches.image, matches.query].float()  # [L, M, C]
         matched_labels = labels[matches.image, matches.target]  # [L, M]
         # Sum over everything as background, then put the matched entries right: no one-hot target of the whole size.
         own = matched_logits.gather(-1, matched_labels[..., None])[..., 0]  # [L, M]
-        total = self.background_loss(logits.float()).flatten(1).sum(1)
+        background = self.background_loss(logits.float())
+        if scored is not None:
+            background = background * scored[..., None]
+        total = background.flatten(1).sum(1)
         total = total + (self.object_loss(own) - self.background_loss(own)).sum(1)
         return total / num_boxes
 
@@ -70,7 +76,9 @@ class SoftmaxClasses:
         """Cost of every pair, minus the probability: logits [L, B, N, C + 1], labels [B, T] -> [L, B, N, T]."""
         return -of_labels(logits.float().softmax(-1), labels)
 
-    def loss(self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor, scored: Tensor | None = None
+    ) -> Tensor:
         """Weighted mean of the cross-entropy over all queries: [L].
 
         Args:
@@ -78,6 +86,7 @@ class SoftmaxClasses:
             matches: pairs of queries and objects; all other queries are "no object".
             labels: [B, T] padded.
             num_boxes: not used: the mean is over queries.
+            scored: [B, N] bool, the queries to be counted; None: all.
         """
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
         no_object = logits.shape[-1] - 1
@@ -85,7 +94,10 @@ class SoftmaxClasses:
         target[layer, matches.image, matches.query] = labels[matches.image, matches.target]
         log_probability = logits.float().log_softmax(-1).gather(-1, target[..., None])[..., 0]
         weight = torch.where(target == no_object, self.no_object_weight, 1.0)
-        return -(weight * log_probability).flatten(1).sum(1) / weight.flatten(1).sum(1)
+        if scored is not None:
+            weight = weight * scored
+        total = weight.flatten(1).sum(1).clamp(min=1e-6)  # without any query to count: zero, not NaN
+        return -(weight * log_probability).flatten(1).sum(1) / total
 
 
 def of_labels(x: Tensor, labels: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class SetCriterion(nn.Module):
                 padded_labels,
                 padded_boxes,
                 num_boxes * repeats,
+                denoising.scored,
             )
             named |= self.name_losses(losses, [f"_dn{suffix}" for suffix in layer_suffixes(len(output.logits))])
         return named
@@ -99,6 +100,7 @@ class SetCriterion(nn.Module):
         labels: Tensor,
         boxes: Tensor,
         num_boxes: Tensor,
+        scored: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Unweighted losses of each layer, [L]: logits [L, B, T, C], predicted [L, B, T, 4], padded ground truth."""
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
@@ -107,7 +109,7 @@ class SetCriterion(nn.Module):
         l1 = (matched - truth).abs().sum((1, 2))
         giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(truth), self.giou_eps)
         return {
-            "class": self.classes.loss(logits, matches, labels, num_boxes),
+            "class": self.classes.loss(logits, matches, labels, num_boxes, scored),
             "bbox": l1 / num_boxes,
             "giou": (1 - giou).sum(1) / num_boxes,
         }

@@ -21,15 +21,14 @@ class ReferencePointQueries(nn.Module):
 
     def __init__(self, num_queries: int = 300, embed_dim: int = 256):
         super().__init__()
-        self.content = nn.Embedding(num_queries, embed_dim)
-        self.position = nn.Embedding(num_queries, embed_dim)
+        self.embedding = nn.Embedding(num_queries, 2 * embed_dim)  # position, content
         self.reference_point = nn.Linear(embed_dim, 2)
         nn.init.xavier_uniform_(self.reference_point.weight)
         nn.init.zeros_(self.reference_point.bias)
 
     def forward(self, memory: Tensor, levels: Levels) -> Queries:
         """memory [B, S, D] gives the batch size alone; the anchors are points [B, N, 2]."""
-        content, positions = (e.weight.expand(len(memory), -1, -1) for e in (self.content, self.position))
+        positions, content = self.embedding.weight.expand(len(memory), -1, -1).chunk(2, dim=-1)
         return Queries(content, self.reference_point(positions).sigmoid(), None, positions)
 
 

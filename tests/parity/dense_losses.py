@@ -1,4 +1,4 @@
-"""Comparison of a single-scale detector's losses, assignments and gradients."""
+"""Comparison of a single-scale detector's losses and assignments."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,6 @@ from torch.nn.utils.rnn import pad_sequence
 from dino_d2.modeling import DETR
 
 from .compare import Comparison
-from .dense_model import parameters_by_rule_name
 from .vectors import Vector
 
 KINDS = {"loss_ce": "loss_class", "loss_bbox": "loss_bbox", "loss_giou": "loss_giou"}
@@ -51,26 +50,3 @@ def compare_matches(comparison: Comparison, vector: Vector, model: DETR, prefix:
             own = matches.image == image
             pairs = torch.stack([matches.query[layer, own], matches.target[layer, own]])
             comparison.equal(f"match.{where}", pairs, vector[f"match.{where}"].long())
-
-
-def compare_gradients(comparison: Comparison, vector: Vector, model: DETR) -> None:
-    """Norm and sum of every parameter's gradient, but of those that are zero in exact arithmetic."""
-    parameters = parameters_by_rule_name(vector, model)
-    trained = set(vector.file["grad_names"].tolist())
-    untouched = set(vector.meta["grad_none"])
-    assert {n for n, p in parameters.items() if p.requires_grad} == trained | untouched
-    zero = set(vector.meta["grad_zero"])
-    norms, sums = vector["grad_norm_f64"], vector["grad_sum_f64"]
-    largest = float(norms.max())
-    for name, norm, total in zip(vector.file["grad_names"].tolist(), norms, sums, strict=True):
-        gradient = parameters[name].grad
-        assert gradient is not None, f"{name} has no gradient"
-        gradient = gradient.double()
-        if name in zero:
-            assert gradient.norm() < 1e-5 * largest, f"the gradient of {name} should be zero"
-            continue
-        comparison.within(f"grad_norm {name}", gradient.norm(), norm, 1e-3 * norm + 1e-6 * largest)
-        tolerance = 1e-3 * norm * gradient.numel() ** 0.5 + 1e-5 * largest
-        comparison.within(f"grad_sum {name}", gradient.sum(), total, tolerance)
-    for name in untouched:
-        assert parameters[name].grad is None, f"{name} has a gradient"

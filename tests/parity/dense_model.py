@@ -1,25 +1,21 @@
 """Our model for a vector of a single-scale detector: the project's config, with the vector's arguments."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from torch import Tensor, nn
+from torch import nn
 
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.dense_formats import CONDITIONAL_DETR, DAB_DETR
 from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
-from dino_d2.checkpoint.formats import Format
-from dino_d2.checkpoint.layout import to_model
-from dino_d2.checkpoint.rules import rename
+from dino_d2.checkpoint.parts import Format
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.modeling import DETR, PatternBoxQueries
 
+from .models import MODELS
 from .vectors import Vector
-
-MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
 
 #: Arguments that name parts this project does not have; another value skips the vector.
 ONLY = {
@@ -122,17 +118,3 @@ def model_config(vector: Vector):
 def is_true(option: bool | str) -> bool:
     """Some projects read their switches from the command line as words."""
     return option not in (False, "False", "false", "")
-
-
-def parameters_by_rule_name(vector: Vector, model: DETR) -> dict[str, nn.Parameter]:
-    """{the authors' (rule) name: our parameter}."""
-    rule_names = {name: rule_name for name, _, rule_name in vector.meta["keys"]}
-    rules = SYSTEMS[vector.system].checkpoint.rules
-    their_names: dict[int, str] = {}
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in vector.state_dict.items():
-        their_names[id(tensor)] = rule_names[name]
-        renamed[rename(name, rules)] = tensor
-    own = dict(model.detector.named_parameters())
-    placed, _ = to_model(renamed, own)
-    return {their_names[id(tensor)]: own[name] for name, tensor in placed.items() if name in own}

@@ -1,5 +1,6 @@
 """Comparison of a DINO forward pass, the same in evaluation and training."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from unittest import mock
 
@@ -9,15 +10,21 @@ from torch import Tensor
 from dino_d2.denoising import DenoisingQueries
 from dino_d2.modeling import DETR, DetectorOutput, TopPairs
 from dino_d2.modeling.heads import anchor_logits
+from dino_d2.modeling.queries import Proposals
 
 from .compare import Comparison
-from .dino_model import Recorder
+from .models import Recorder
 from .vectors import Vector
 
 LOGITS, BOXES = 1e-4, 1e-5  # absolute, from the README of the vectors
 
 
-def run(model: DETR, vector: Vector, denoising: DenoisingQueries | None = None) -> tuple[DetectorOutput, Recorder]:
+def run(
+    model: DETR,
+    vector: Vector,
+    denoising: DenoisingQueries | None = None,
+    ranked_scores: Callable[[Proposals], Tensor] = lambda proposals: proposals.logits.amax(-1),
+) -> tuple[DetectorOutput, Recorder]:
     """Forward the vector's batch; where nearly equal proposals changed places, once more with the stored ones."""
     images, mask = vector.batch
     padding_mask = mask if mask.any() else None
@@ -27,7 +34,7 @@ def run(model: DETR, vector: Vector, denoising: DenoisingQueries | None = None) 
         return output, recorder
     stored = vector["topk_index"].long()
     if not torch.equal(output.proposals.index, stored):
-        check_near_ties(output.proposals.logits.amax(-1), vector["topk_score"])
+        check_near_ties(ranked_scores(output.proposals), vector["topk_score"])
         recorder.clear()
         with stored_selection(model, stored):
             output = model.detector(images, padding_mask, denoising)
@@ -130,10 +137,8 @@ def compare_proposals(comparison: Comparison, vector: Vector, output: DetectorOu
 
 def compare_references(comparison: Comparison, vector: Vector, model: DETR, recorder: Recorder, num_slots: int) -> None:
     """Anchors between the layers: what entered each layer, and what the last one would hand on."""
-    ratios = recorder.levels.valid_ratios[:, None, 0]
-    scale = torch.cat([ratios, ratios], dim=-1)
-    anchors = [x[:, :, 0] / scale for x in recorder.layer_anchors]
-    anchors.append((model.detector.decoder.box_head(recorder.last_state) + anchor_logits(anchors[-1])).sigmoid())
+    anchors = recorder.image_anchors()
+    anchors.append((model.detector.decoder.box_head(recorder.states[-1]) + anchor_logits(anchors[-1])).sigmoid())
     comparison.close("dec.refs", torch.stack(anchors)[:, :, num_slots:], vector["dec.refs"], BOXES)
 
 

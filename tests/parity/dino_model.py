@@ -1,34 +1,15 @@
 """Our model for a DINO vector: the project's config, with the sizes of the vector's arguments."""
 
-from pathlib import Path
-
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dino_d2.checkpoint import load_tensors
-from dino_d2.checkpoint.formats import DINO
-from dino_d2.checkpoint.layout import to_model
-from dino_d2.checkpoint.rules import rename
 from dino_d2.denoising import DenoisingQueries, DynamicGroups, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.modeling import DETR, FocalClasses, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
 
+from .models import BACKBONES, MODELS, load
 from .vectors import Vector
-
-MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
-
-#: The authors' backbone name: (our config, timm's name, channels of the four stages).
-BACKBONES = {
-    "resnet50": ("dino_r50.py", "resnet50.tv_in1k", (256, 512, 1024, 2048)),
-    "resnet101": ("dino_r50.py", "resnet101.tv_in1k", (256, 512, 1024, 2048)),
-    "swin_T_224_1k": ("dino_swin_l.py", "swin_tiny_patch4_window7_224.ms_in1k", (96, 192, 384, 768)),
-    "swin_B_224_22k": ("dino_swin_l.py", "swin_base_patch4_window7_224.ms_in22k", (128, 256, 512, 1024)),
-    "swin_B_384_22k": ("dino_swin_l.py", "swin_base_patch4_window12_384.ms_in22k", (128, 256, 512, 1024)),
-    "swin_L_224_22k": ("dino_swin_l.py", "swin_large_patch4_window7_224.ms_in22k", (192, 384, 768, 1536)),
-    "swin_L_384_22k": ("dino_swin_l.py", "swin_large_patch4_window12_384.ms_in22k", (192, 384, 768, 1536)),
-}
 
 #: Arguments that name parts this project does not have; another value skips the vector.
 ONLY = {
@@ -59,12 +40,7 @@ ONLY = {
 
 def build_model(vector: Vector) -> DETR:
     """The configured model with the vector's weights, in evaluation mode."""
-    model = instantiate(model_config(vector))
-    report = load_tensors(model, dict(vector.state_dict), vector.path.name)
-    assert not report.missing, f"not filled: {report.missing}"
-    assert not report.misshapen, f"other shape: {report.misshapen}"
-    assert not report.unused, f"not used: {report.unused}"
-    return model.eval()
+    return load(instantiate(model_config(vector)), vector)
 
 
 def model_config(vector: Vector):
@@ -156,47 +132,3 @@ def stored_denoising(vector: Vector) -> DenoisingQueries:
         group=vector["dn.slot_group"].long(),
         num_positives=int(positive.sum()),
     )
-
-
-def parameters_by_rule_name(vector: Vector, model: DETR) -> dict[str, nn.Parameter]:
-    """{the authors' (rule) name: our parameter}."""
-    rule_names = {name: rule_name for name, _, rule_name in vector.meta["keys"]}
-    their_names: dict[int, str] = {}
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in vector.state_dict.items():
-        their_names[id(tensor)] = rule_names[name]
-        renamed[rename(name, DINO.rules)] = tensor
-    own = dict(model.detector.named_parameters())
-    placed, _ = to_model(renamed, own)
-    return {their_names[id(tensor)]: own[name] for name, tensor in placed.items() if name in own}
-
-
-class Recorder:
-    """Takes down what passes through a model's parts in a forward pass."""
-
-    def __init__(self, model: DETR):
-        self.clear()
-        detector = model.detector
-        detector.backbone.register_forward_hook(lambda _, __, out: self.features.update(out))
-        detector.neck.register_forward_hook(lambda _, __, out: self.maps.extend(out))
-        detector.position_encoding.register_forward_hook(lambda _, __, out: self.positions.append(out))
-        detector.encoder.register_forward_hook(self.take_memory)
-        for layer in detector.decoder.layers:
-            layer.register_forward_hook(self.take_layer)
-
-    def clear(self) -> None:
-        """Forget, before another pass."""
-        self.features: dict[str, Tensor] = {}
-        self.maps: list[Tensor] = []
-        self.positions: list[Tensor] = []
-        self.memory = torch.empty(0)
-        self.levels = None
-        self.layer_anchors: list[Tensor] = []  # per layer [B, T, L, 4] in the padded maps
-        self.last_state = torch.empty(0)
-
-    def take_memory(self, _: nn.Module, inputs: tuple, memory: Tensor) -> None:
-        self.memory, self.levels = memory, inputs[2]
-
-    def take_layer(self, _: nn.Module, inputs: tuple, state: Tensor) -> None:
-        self.layer_anchors.append(inputs[2])
-        self.last_state = state

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from .dense_forward import compare_detections, compare_parts, compare_predictions, compare_references, run
-from .dense_losses import compare_gradients, compare_losses, compare_matches
+from .dense_losses import compare_losses, compare_matches
 from .dense_model import build_model
+from .gradients import compare_gradients
 
 SYSTEMS = ("detr", "conditional_detr", "dab_detr")
 
