@@ -22,6 +22,7 @@ PATTERNS = L(PatternBoxQueries)(num_queries=20, num_patterns=3)
 CHECKPOINTS = {
     "detr/detr_r50": ("detr_r50.py", {"embed_dim": 64, "queries.num_queries": 20}),
     "conditional_detr/conditional_detr_r50": ("conditional_detr_r50.py", {"queries.num_queries": 20}),
+    "anchor_detr/anchor_detr_r50_dc5_rcda": ("anchor_detr_r50.py", {"queries.num_points": 20}),
     "dab_detr/dab_detr_r50": ("dab_detr_r50.py", {"queries.num_queries": 20}),
     "dab_detr/dab_detr_r50_pat3": ("dab_detr_r50.py", {"queries": PATTERNS}),
 }

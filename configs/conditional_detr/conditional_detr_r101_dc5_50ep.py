@@ -1,4 +1,4 @@
-"""Conditional DETR-DC5, ResNet-101 with a dilated last stage, 50 epochs: 45.0 AP (Conditional DETR Table 1)."""
+"""Conditional DETR-DC5, ResNet-101 with a dilated last stage, 50 epochs: 45.0 AP (DN-DETR Table 1)."""
 
 from .conditional_detr_r101_50ep import dataloader, lr_multiplier, model, optimizer, train
 

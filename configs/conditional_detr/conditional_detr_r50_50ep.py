@@ -1,4 +1,4 @@
-"""Conditional DETR, ResNet-50, 50 epochs: 40.9 AP (Conditional DETR Table 1)."""
+"""Conditional DETR, ResNet-50, 50 epochs: 40.9 AP (DN-DETR Table 1)."""
 
 from ..common.data.coco import dataloader
 from ..common.models.conditional_detr_r50 import model

@@ -1,4 +1,4 @@
-"""DETR, ResNet-101, 500 epochs: 43.5 AP (DETR Table 1)."""
+"""DETR, ResNet-101, 500 epochs: 43.5 AP (DN-DETR Table 1)."""
 
 from .detr_r50_500ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -1,4 +1,4 @@
-"""DETR, ResNet-50, 300 epochs: 40.6 AP (DETR section 4.1; DN-DETR Table 3)."""
+"""DETR, ResNet-50, 300 epochs: 40.6 AP (DN-DETR Table 3)."""
 
 from ..common.data.coco import dataloader
 from ..common.models.detr_r50 import model

@@ -1,4 +1,4 @@
-"""DETR, ResNet-50, 500 epochs: 42.0 AP (DETR Table 1)."""
+"""DETR, ResNet-50, 500 epochs: 42.0 AP (DN-DETR Table 1)."""
 
 from ..common.schedule import drop_at
 from .detr_r50_300ep import dataloader, model, optimizer, train

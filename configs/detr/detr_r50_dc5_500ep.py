@@ -1,4 +1,4 @@
-"""DETR-DC5, ResNet-50 with a dilated last stage, 500 epochs: 43.3 AP (DETR Table 1)."""
+"""DETR-DC5, ResNet-50 with a dilated last stage, 500 epochs: 43.3 AP (DN-DETR Table 1)."""
 
 from .detr_r50_500ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -104,4 +104,33 @@ DAB_DETR = Format(
     settings={"position_encoding.temperature": 20, "position_encoding.offset": 0},
 )
 
-DENSE_FORMATS = (DETR, CONDITIONAL_DETR, DAB_DETR)
+ANCHOR_DETR = Format(
+    name="megvii-research/AnchorDETR",
+    signature=("transformer.pattern.weight", "transformer.adapt_pos2d.0.weight", "input_proj.0.0.weight"),
+    rules=(
+        ("transformer.encoder_layers.{}.self_attn.", "encoder.layers.{}.self_attention."),
+        ("transformer.encoder_layers.{}.norm1.", "encoder.layers.{}.norm."),
+        ("transformer.encoder_layers.{}.ffn.norm2.", "encoder.layers.{}.feed_forward.norm."),
+        ("transformer.encoder_layers.{}.ffn.", "encoder.layers.{}.feed_forward."),
+        ("transformer.decoder_layers.{}.self_attn.", "decoder.layers.{}.self_attention."),
+        ("transformer.decoder_layers.{}.norm2.", "decoder.layers.{}.self_norm."),
+        ("transformer.decoder_layers.{}.cross_attn.", "decoder.layers.{}.cross_attention."),
+        ("transformer.decoder_layers.{}.norm1.", "decoder.layers.{}.cross_norm."),
+        ("transformer.decoder_layers.{}.ffn.norm2.", "decoder.layers.{}.feed_forward.norm."),
+        ("transformer.decoder_layers.{}.ffn.", "decoder.layers.{}.feed_forward."),
+        ("transformer.class_embed.{}.", "decoder.class_head.{}."),
+        ("transformer.bbox_embed.{}.", "decoder.box_head.{}."),
+        ("transformer.pattern.weight", "queries.patterns.weight"),
+        ("transformer.position.weight", "queries.points.weight"),
+        ("transformer.adapt_pos2d.0.", "position_encoding.embedding.layers.0."),
+        ("transformer.adapt_pos2d.2.", "position_encoding.embedding.layers.1."),
+        ("transformer.adapt_pos1d.0.", "position_encoding.axis_embedding.layers.0."),
+        ("transformer.adapt_pos1d.2.", "position_encoding.axis_embedding.layers.1."),
+        ("input_proj.{}.", "neck.levels.{}."),
+        *below("backbone.body.", PLAIN_RESNET),
+    ),
+    not_needed=BUFFERS,
+    settings={},
+)
+
+DENSE_FORMATS = (DETR, CONDITIONAL_DETR, ANCHOR_DETR, DAB_DETR)

@@ -81,11 +81,11 @@ def recognise(tensors: Collection[str], source: str) -> Format:
     Raises:
         ValueError: none has.
     """
-    if any(name.startswith((PREFIX, "backbone.body.")) for name in tensors):
-        return OWN
     for checkpoint_format in FORMATS:
         if all(name in tensors for name in checkpoint_format.signature):
             return checkpoint_format
+    if any(name.startswith((PREFIX, "backbone.body.")) for name in tensors):
+        return OWN
     for name, reason in REFUSED.items():
         if name in tensors:
             raise ValueError(f"{source}: this is {reason}.")

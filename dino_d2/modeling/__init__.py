@@ -24,8 +24,18 @@ from .heads import BoxHead, ClassHead, PerLayer, SoftmaxClassHead
 from .matcher import HungarianMatcher
 from .neck import ChannelMapper, Projection
 from .objectness_criterion import ObjectnessCriterion
+from .point_detector import (
+    GridPointQueries,
+    PointDecoder,
+    PointDetector,
+    PointPositions,
+    PointQueries,
+    RowColumnPointDecoder,
+    RowColumnPositions,
+)
 from .postprocess import BestClasses, TopPairs
 from .queries import MixedQuerySelection, PatternQueries, ProposalHead, PureQuerySelection, StaticQueries
+from .row_column_attention import RowColumnEncoder
 from .tta import OneToOneEnsemble, View
 
 __all__ = [
@@ -47,6 +57,7 @@ __all__ = [
     "DynamicAnchorDecoder",
     "EmbeddedQueries",
     "FocalClasses",
+    "GridPointQueries",
     "HungarianMatcher",
     "IndicatedLabelEmbedding",
     "LabelEmbedding",
@@ -60,11 +71,18 @@ __all__ = [
     "PatternBoxQueries",
     "PatternQueries",
     "PerLayer",
+    "PointDecoder",
+    "PointDetector",
+    "PointPositions",
+    "PointQueries",
     "PositionScale",
     "Projection",
     "ProposalHead",
     "PureQuerySelection",
     "ReferencePointQueries",
+    "RowColumnEncoder",
+    "RowColumnPointDecoder",
+    "RowColumnPositions",
     "ScaledAnchorPosition",
     "SetCriterion",
     "SoftmaxClassHead",

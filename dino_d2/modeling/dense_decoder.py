@@ -12,23 +12,29 @@ from .levels import Levels
 class DenseDecoderLayer(nn.Module):
     """Self-attention among queries, attention to the memory, feed-forward; normalised after each (DETR figure 10)."""
 
+    attention_class = CrossAttention
+
     def __init__(self, embed_dim: int = 256, feedforward_dim: int = 2048, num_heads: int = 8, dropout: float = 0.0):
         super().__init__()
         self.self_attention = SelfAttention(embed_dim, num_heads, dropout)
         self.self_norm = nn.LayerNorm(embed_dim)
-        self.cross_attention = CrossAttention(embed_dim, num_heads, dropout)
+        self.cross_attention = self.attention_class(embed_dim, num_heads, dropout)
         self.cross_norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, feedforward_dim, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, key: Tensor, levels: Levels, mask: Tensor | None
+        self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, levels: Levels, mask: Tensor | None
     ) -> Tensor:
-        """Content and positions [B, T, D], memory without and with its position [B, S, D] -> content [B, T, D]."""
-        x = self.self_norm(x + self.dropout(self.self_attention(x, query_position, mask)))
-        attended = self.cross_attention(x + query_position, key, memory, levels.padding_mask)
-        x = self.cross_norm(x + self.dropout(attended))
+        """Content and positions [B, T, D], memory and its positions [B, S, D] -> content [B, T, D]."""
+        own_position = query_position[..., : x.shape[-1]]
+        x = self.self_norm(x + self.dropout(self.self_attention(x, own_position, mask)))
+        x = self.cross_norm(x + self.dropout(self.attend(x, query_position, memory, position, levels)))
         return self.feed_forward(x)
+
+    def attend(self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, levels: Levels) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        return self.cross_attention(x + query_position, memory + position, memory, levels.padding_mask)
 
 
 class DenseDecoder(nn.Module):
@@ -42,8 +48,11 @@ class DenseDecoder(nn.Module):
         feedforward_dim: hidden width of the feed-forward networks.
         num_heads: attention heads.
         dropout: 0.1 in DETR.
+        norm: before the heads; a LayerNorm by default.
         activation_checkpointing: as in the deformable decoder.
     """
+
+    layer_class = DenseDecoderLayer
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class DenseDecoder(nn.Module):
         feedforward_dim: int = 2048,
         num_heads: int = 8,
         dropout: float = 0.1,
+        norm: nn.Module | None = None,
         activation_checkpointing: bool = False,
     ):
         super().__init__()
@@ -61,9 +71,9 @@ class DenseDecoder(nn.Module):
         self.box_head = box_head
         self.activation_checkpointing = activation_checkpointing
         self.layers = nn.ModuleList(
-            DenseDecoderLayer(embed_dim, feedforward_dim, num_heads, dropout) for _ in range(num_layers)
+            self.layer_class(embed_dim, feedforward_dim, num_heads, dropout) for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim) if norm is None else norm
 
     def forward(
         self, content: Tensor, anchors: Tensor, memory: Tensor, position: Tensor, levels: Levels, mask: Tensor | None
@@ -81,12 +91,13 @@ class DenseDecoder(nn.Module):
         Returns:
             class logits [L, B, T, C + 1] and boxes [L, B, T, 4] (cxcywh in [0, 1]) of every layer.
         """
-        key = memory + position
-        states = []
-        x = content
-        for layer in self.layers:
-            inputs = (x, anchors, memory, key, levels, mask)
-            x = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
-            states.append(self.norm(x))
-        states = torch.stack(states)  # [L, B, T, D]
+        states = self.run_layers(content, anchors, memory, position, levels, mask)
         return self.class_head(states), self.box_head(states).sigmoid()
+
+    def run_layers(self, x: Tensor, *inputs: Tensor | Levels | None) -> Tensor:
+        """Content [B, T, D] through all layers, which get the other inputs alike -> states [L, B, T, D]."""
+        states = []
+        for layer in self.layers:
+            x = recomputed(layer, x, *inputs) if self.activation_checkpointing else layer(x, *inputs)
+            states.append(self.norm(x))
+        return torch.stack(states)

@@ -11,6 +11,8 @@ from .levels import Levels
 class DenseEncoderLayer(nn.Module):
     """Self-attention over all tokens, then a feed-forward network; normalised after each (DETR figure 10)."""
 
+    attention_class = SelfAttention
+
     def __init__(
         self,
         embed_dim: int = 256,
@@ -20,16 +22,20 @@ class DenseEncoderLayer(nn.Module):
         activation: nn.Module | None = None,
     ):
         super().__init__()
-        self.self_attention = SelfAttention(embed_dim, num_heads, dropout)
+        self.self_attention = self.attention_class(embed_dim, num_heads, dropout)
         self.norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, feedforward_dim, dropout, activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Tokens and positions, both [B, S, D] -> [B, S, D]."""
-        mask = None if levels.padding_mask is None else levels.padding_mask[:, None]  # [B, 1, S]
-        x = self.norm(x + self.dropout(self.self_attention(x, position, mask)))
+        x = self.norm(x + self.dropout(self.attend(x, position, levels)))
         return self.feed_forward(x)
+
+    def attend(self, x: Tensor, position: Tensor, levels: Levels) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        mask = None if levels.padding_mask is None else levels.padding_mask[:, None]  # [B, 1, S]
+        return self.self_attention(x, position, mask)
 
 
 class DenseEncoder(nn.Module):
@@ -46,6 +52,8 @@ class DenseEncoder(nn.Module):
         activation_checkpointing: as in the deformable encoder.
     """
 
+    layer_class = DenseEncoderLayer
+
     def __init__(
         self,
         num_layers: int = 6,
@@ -61,13 +69,13 @@ class DenseEncoder(nn.Module):
         self.position_scale = position_scale
         self.activation_checkpointing = activation_checkpointing
         self.layers = nn.ModuleList(
-            DenseEncoderLayer(embed_dim, feedforward_dim, num_heads, dropout, activation) for _ in range(num_layers)
+            self.layer_class(embed_dim, feedforward_dim, num_heads, dropout, activation) for _ in range(num_layers)
         )
 
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Tokens and positions, both [B, S, D] -> memory [B, S, D]."""
         for layer in self.layers:
-            scale = 1.0 if self.position_scale is None else self.position_scale(tokens)
-            inputs = (tokens, position * scale, levels)
+            scaled = position if self.position_scale is None else position * self.position_scale(tokens)
+            inputs = (tokens, scaled, levels)
             tokens = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
         return tokens

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dino_d2.denoising import DenoisingQueries
 
 from .levels import Levels, flatten_maps, make_levels
-from .queries import Proposals
+from .queries import Proposals, Queries
 
 
 class DetectorOutput(NamedTuple):
@@ -84,9 +84,14 @@ class Detector(nn.Module):
             content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
             anchors = torch.cat([self.queries.denoising_anchors(denoising.boxes), anchors], dim=1)
             mask = denoising.attention_mask(queries.content.shape[1])
-        own = {} if queries.positions is None else {"query_positions": queries.positions}
+        positions = self.query_positions(queries, anchors)
+        own = {} if positions is None else {"query_positions": positions}
         logits, boxes = self.decoder(content, anchors, memory, position, levels, mask, **own)
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
+
+    def query_positions(self, queries: Queries, anchors: Tensor) -> Tensor | None:
+        """Position encodings of queries [B, T, D], where they do not come from the decoder."""
+        return queries.positions
 
     def token_positions(self, levels: Levels) -> Tensor:
         """Position encoding of every token, [B, S, D], with the embedding of its level."""

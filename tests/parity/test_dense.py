@@ -8,7 +8,7 @@ from .dense_losses import compare_losses, compare_matches
 from .dense_model import build_model
 from .gradients import compare_gradients
 
-SYSTEMS = ("detr", "conditional_detr", "dab_detr")
+SYSTEMS = ("detr", "conditional_detr", "anchor_detr", "dab_detr")
 
 
 @torch.no_grad()
