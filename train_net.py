@@ -12,6 +12,8 @@ Any value of the config can be given as ``path.to.key=value`` at the end of the 
 
 import sys
 
+import torch
+
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.engine import default_argument_parser
 from dino_d2.engine.config import load_config
@@ -19,6 +21,13 @@ from dino_d2.engine.errors import UserError
 from dino_d2.engine.launch import launch
 from dino_d2.engine.run import evaluate, train
 from dino_d2.engine.trainer import NonFiniteLossError
+
+OUT_OF_MEMORY = (
+    "the GPU's memory is too small for this. What helps, in this order (docs/custom_data.md has figures): "
+    "train.amp.enabled=True; half of dataloader.train.total_batch_size and twice train.accumulate; "
+    "model.detector.encoder.activation_checkpointing=True; smaller images, by "
+    "dataloader.train.mapper.augmentations.max_size=1000."
+)
 
 
 def main(args) -> None:
@@ -30,6 +39,8 @@ def main(args) -> None:
             train(cfg, resume=args.resume)
     except (UserError, DatasetError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {OUT_OF_MEMORY}\nPyTorch says: {error}")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,8 @@ def test_command(coco, tmp_path):
     file.write_text("{")
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr.startswith(f"error: {file} is not a JSON file")
+    assert f"error: {file} is not a JSON file" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_table_has_the_count_and_the_first_ids(coco, tmp_path):

@@ -20,7 +20,7 @@ if ENGINE != "detectron2":
 import detectron2
 from detectron2.engine import DefaultPredictor
 
-from dino_d2.engine.run import load_weights
+from dino_d2.engine.model import load_weights
 from dino_d2.predictor import predictor_cfg
 
 ROOT = Path(__file__).parents[1]

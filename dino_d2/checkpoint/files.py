@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from dino_d2.detectron2.utils.file_io import PathManager
 
 #: Where the tensors lie in the dictionaries that trainers save.
 CONTAINERS = ("model", "state_dict", "model_state_dict")
+
+#: How files of torch.save begin: a zip archive, or the pickle of versions before 1.6.
+PYTORCH_STARTS = (b"PK", b"\x80")
 
 #: What wrappers put in front of every name.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -28,9 +32,9 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             or anything that iopath can fetch.
 
     Raises:
-        ValueError: the file holds more than tensors and plain values, or no tensors.
+        ValueError: the file is cut off or of another kind, or holds more than tensors and plain values, or no tensors.
     """
-    readers = {".pkl": read_numpy_pickle, ".safetensors": load_file}
+    readers = {".pkl": read_numpy_pickle, ".safetensors": read_safetensors}
     content = readers.get(Path(path).suffix, read_torch)(PathManager.get_local_path(path))
     for container in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(container), dict):
@@ -64,6 +68,16 @@ def strip_wrappers(name: str) -> str:
 
 def read_torch(path: str) -> Any:
     """Content of a PyTorch file: tensors, plain values and the authors' ``argparse.Namespace``, nothing else."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start.startswith(PYTORCH_STARTS):
+        raise ValueError(
+            f"{path}: no PyTorch file: it begins with {start!r}. "
+            + ("Is it a web page saved in place of the download? " if start.lstrip().startswith(b"<") else "")
+            + "Fetch it again, or give the right file."
+        )
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: cut off after {Path(path).stat().st_size:,} bytes. Fetch or copy it again.")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Mapped, not read: of a training checkpoint the optimizer's part, twice the model's, is never touched.
@@ -75,6 +89,15 @@ def read_torch(path: str) -> Any:
             'torch.save({"model": torch.load(OLD, weights_only=False)["model"]}, NEW).\n'
             f"PyTorch says: {error}"
         ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: damaged, fetch or copy it again. PyTorch says: {error}") from error
+
+
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: no safetensors file, or cut off: {error}. Fetch it again.") from error
 
 
 class NumpyUnpickler(pickle.Unpickler):
@@ -106,5 +129,5 @@ def read_numpy_pickle(path: str) -> Any:
     with open(path, "rb") as file:
         try:
             return NumpyUnpickler(file, encoding="latin1").load()
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{path}: not read: {error}") from error
+        except (pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise ValueError(f"{path}: not read: {error}. Fetch it again, or give the right file.") from error

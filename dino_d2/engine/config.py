@@ -1,5 +1,7 @@
 """The config of a run: file, command line, and what is counted in the data."""
 
+import difflib
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,7 +12,10 @@ from dino_d2.detectron2.engine import default_setup
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.logger import setup_logger
 
+from .datasets import check_names
 from .errors import UserError
+from .overrides import apply_overrides, check_calls
+from .settings import check_settings
 
 #: What a recipe may leave to be read in the dataset, so that nobody types it.
 CLASSES = ("data.classes", "model.detector.num_classes")
@@ -21,17 +26,12 @@ def load_config(args: Namespace) -> DictConfig:
     """The config file with the command line's overrides, written to the output folder as config.yaml.
 
     Raises:
-        UserError: no such config file, or a flag among the overrides.
+        UserError: no such config file, or something in it or on the command line that cannot be.
     """
-    if not Path(args.config_file).is_file():
-        raise UserError(
-            f"there is no config file {args.config_file!r} (looked from {Path.cwd()}). "
-            "Recipes lie in configs/, e.g. --config-file configs/dino/dino_tiny_shapes.py"
-        )
-    for argument in args.opts:
-        if argument.startswith("--"):
-            raise UserError(f"{argument} stands behind the first key=value; flags go before all of them")
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = apply_overrides(read_config(args.config_file), args.opts)
+    check_calls(cfg)
+    check_settings(cfg)
+    check_names(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     settle(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
     default_setup(cfg, args)
@@ -41,6 +41,42 @@ def load_config(args: Namespace) -> DictConfig:
         # Fetching the backbone's ImageNet weights first would be for nothing. Detectron2's backbones fetch none.
         cfg.model.detector.backbone.pretrained = False
     return cfg
+
+
+def read_config(path: str) -> DictConfig:
+    """A recipe or the config.yaml of a run.
+
+    Raises:
+        UserError: it is not there, or cannot be executed; the message has its line.
+    """
+    if not path:
+        raise UserError("no config file is given. Add for example --config-file configs/dino/dino_tiny_shapes.py")
+    if not Path(path).is_file():
+        known = sorted(str(file) for file in Path("configs").glob("*/*.py") if file.parent.name != "common")
+        near = difflib.get_close_matches(path, known, n=1)
+        raise UserError(
+            f"there is no config file {path!r} (looked from {Path.cwd()}). "
+            + (f"Did you mean {near[0]}?" if near else "Recipes lie in configs/, e.g. configs/dino/dino_tiny_shapes.py")
+        )
+    if Path(path).suffix not in (".py", ".yaml", ".yml"):
+        raise UserError(f"--config-file {path}: a config is a .py file, or the config.yaml of a run")
+    try:
+        cfg = LazyConfig.load(path)
+    except Exception as error:  # a recipe is a program, which can fail in every way
+        raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
+    if not OmegaConf.is_dict(cfg) or not len(cfg):
+        raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
+    return cfg
+
+
+def _place(path: str, error: BaseException) -> str:
+    """What went wrong, and in which line of which config file."""
+    if isinstance(error, SyntaxError) and error.__cause__:
+        error = error.__cause__  # Python's own words, with the line
+    files = [frame for frame in traceback.extract_tb(error.__traceback__) if "/configs/" in frame.filename]
+    files += [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f" ({files[-1].filename}, line {files[-1].lineno})" if files else ""
+    return f"{type(error).__name__}: {error}{where}. Correct it there"
 
 
 def settle(cfg: DictConfig, keys: tuple[str, ...]) -> None:

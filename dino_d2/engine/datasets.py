@@ -43,6 +43,25 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
             )
 
 
+def check_names(cfg: DictConfig) -> None:
+    """
+    Raises:
+        UserError: ``cfg.dataloader`` names a dataset that is not in the catalog; the nearest one is named.
+    """
+    known = DatasetCatalog.list()
+    for split in ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+        for name in [names] if isinstance(names, str) else names if OmegaConf.is_list(names) else []:
+            if isinstance(name, str) and name not in known:
+                nearest = difflib.get_close_matches(name, known, n=1)
+                raise UserError(
+                    f"dataloader.{split}.dataset.names: {name!r} is not in Detectron2's DatasetCatalog. "
+                    + (f"Did you mean {nearest[0]}? " if nearest else "")
+                    + "For data of your own use configs/dino/dino_r50_4scale_custom.py with data.root=FOLDER, or "
+                    "register it in the config file."
+                )
+
+
 def dataset_names(cfg: DictConfig, split: str) -> list[str]:
     """The catalog names of the split's datasets; none where the loader is not of Detectron2's kind."""
     names = instantiate(OmegaConf.select(cfg, f"dataloader.{split}.dataset.names"))
@@ -57,14 +76,6 @@ def _check_dataset(name: str) -> None:
     if source := source_of(name):
         _check_coco_format(*source)
         return
-    known = DatasetCatalog.list()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(
-            f"dataset {name!r} is not in Detectron2's DatasetCatalog. {hint}For data of your own use "
-            "configs/dino/dino_r50_4scale_custom.py with data.root=FOLDER, or register it in the config file."
-        )
     metadata = MetadataCatalog.get(name)
     for what in ("json_file", "image_root"):
         path = metadata.get(what)

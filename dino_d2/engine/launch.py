@@ -28,8 +28,13 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
-        UserError: more processes than GPUs, or processes from both sides.
+        UserError: more processes than GPUs, processes from both sides, or numbers that cannot be.
     """
+    if args.num_gpus < 1 or args.num_machines < 1:
+        raise UserError("--num-gpus and --num-machines must be at least 1; without a GPU --num-gpus 1 runs on the CPU")
+    if not 0 <= args.machine_rank < args.num_machines:
+        last = args.num_machines - 1
+        raise UserError(f"--machine-rank {args.machine_rank}: with {last + 1} machines it must be 0 to {last}")
     if dist.is_torchelastic_launched():
         if args.num_gpus * args.num_machines > 1:
             raise UserError("torchrun has started the processes already: leave --num-gpus and --num-machines out")
@@ -38,7 +43,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if gpus is not None and args.num_gpus > gpus:
-        raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {gpus}")
+        raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {gpus}. Give at most --num-gpus {gpus}")
     if args.num_gpus * args.num_machines > 1:
         forward_signals()
     try:

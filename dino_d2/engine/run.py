@@ -8,22 +8,20 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from dino_d2.checkpoint import load_checkpoint
+from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories
-from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.engine import default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
-from dino_d2.detectron2.utils.file_io import PathManager
-from dino_d2.modeling import TimmBackbone
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import can_resume
 from .datasets import check_datasets
 from .errors import UserError
+from .model import build_model, check_whole, load_weights
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, kept_random_state
@@ -45,7 +43,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     start = time.perf_counter()
     resume = can_resume(cfg, resume)
     check_datasets(cfg)
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
@@ -105,38 +103,25 @@ def evaluate(cfg: DictConfig) -> dict:
     """Evaluate ``cfg.train.init_checkpoint`` on the config's test set; returns {"bbox": {"AP": ...}}.
 
     Raises:
-        UserError: no checkpoint was named.
+        UserError: no checkpoint was named, or it is of another model.
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
     check_datasets(cfg, splits=("test",))
-    model = instantiate(cfg.model).to(cfg.train.device)
-    load_weights(model, cfg.train.init_checkpoint)
+    model = build_model(cfg)
+    check_whole(load_weights(model, cfg.train.init_checkpoint))
     return test(cfg, model)
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Fill the model from a checkpoint of ours or a published one; ``path`` may be an address that iopath knows.
-
-    Raises:
-        UserError: there is no such file, or nothing in it fits.
-    """
-    if not isinstance(model.detector.backbone, TimmBackbone):
-        # Detectron2's own backbones keep Detectron2's names, which its checkpointer matches.
-        DetectionCheckpointer(model).load(path)
-        return
-    if not PathManager.isfile(path):
-        raise UserError(f"train.init_checkpoint={path}: there is no such file (looked from {Path.cwd()})")
-    try:
-        load_checkpoint(model, PathManager.get_local_path(path))
-    except ValueError as error:
-        raise UserError(f"train.init_checkpoint: {error}") from error
 
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
     """Run the config's evaluator over its test set; training goes on as if it had not been run."""
     with kept_random_state():
-        results = inference_on_dataset(model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator))
+        loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+        try:
+            results = inference_on_dataset(model, loader, evaluator)
+        except DatasetError as error:
+            # That of a loading process comes with the traceback there in front of its words.
+            raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
     print_csv_format(results)
     return results
 

@@ -1,5 +1,7 @@
 """Image features from any timm model, under Detectron2's stage names."""
 
+import difflib
+
 import timm
 import torch
 from timm.layers import Format, freeze_batch_norm_2d
@@ -9,6 +11,10 @@ from .frozen_batch_norm import fold_frozen_batch_norms
 from .swin import admit_any_size
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")  # strides 2 .. 32; less where the last ones are dilated
+
+
+class BackboneError(RuntimeError):
+    """A backbone that timm cannot give as asked; the message says what it can."""
 
 
 class TimmBackbone(nn.Module):
@@ -25,8 +31,7 @@ class TimmBackbone(nn.Module):
             stage of a ResNet in place of its stride ("DC5").
 
     Raises:
-        ValueError: the model has no stage of the name asked for.
-        RuntimeError: the published weights could not be downloaded.
+        BackboneError: there is no such model or no such stage, or its published weights could not be downloaded.
     """
 
     def __init__(
@@ -40,23 +45,18 @@ class TimmBackbone(nn.Module):
         options: dict | None = None,
     ):
         super().__init__()
-        try:
-            body = timm.create_model(name, features_only=True, pretrained=pretrained, **(options or {}))
-        except OSError as error:
-            raise RuntimeError(
-                f"the pretrained weights of timm model {name!r} could not be downloaded: {error}\n"
-                "Without a network, set model.detector.backbone.pretrained=False and, if you have them as a file, "
-                "give the weights with train.init_checkpoint."
-            ) from error
+        body = create(name, pretrained, options or {})
         admit_any_size(body)
         reductions = body.feature_info.reduction()
         stages = list(STAGES[STAGES.index("stem" if reductions[0] == 2 else "res2") :][: len(reductions)])
         for feature in out_features:
             if feature not in stages:
-                raise ValueError(f"timm model {name!r} has the stages {stages}; there is no {feature!r} to return")
+                raise BackboneError(f"timm model {name!r} has the stages {stages}; there is no {feature!r} to return")
         self.stage_index = {feature: stages.index(feature) for feature in out_features}
         self.out_channels = {f: body.feature_info.channels()[i] for f, i in self.stage_index.items()}
         if freeze_stages > 0:
+            if f"res{freeze_stages + 1}" not in stages:
+                raise BackboneError(f"freeze_stages={freeze_stages}: {name!r} has the stages {stages}; 0 freezes none")
             last = body.feature_info.module_name()[stages.index(f"res{freeze_stages + 1}")]
             freeze_up_to(body, last.replace(".", "_"))
         body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
@@ -79,6 +79,33 @@ class TimmBackbone(nn.Module):
                 x = self.norms[feature](x)
             outputs[feature] = x.permute(0, 3, 1, 2)
         return outputs
+
+
+def create(name: str, pretrained: bool, options: dict) -> nn.Module:
+    """timm's model, returning feature maps.
+
+    Raises:
+        BackboneError: as in :class:`TimmBackbone`.
+    """
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except OSError as error:
+        raise BackboneError(
+            f"the pretrained weights of timm model {name!r} could not be downloaded: {error}\n"
+            "Without a network, set model.detector.backbone.pretrained=False and, if you have them as a file, "
+            "give the weights with train.init_checkpoint."
+        ) from error
+    except (RuntimeError, TypeError) as error:
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), n=3)
+            raise BackboneError(
+                f"timm has no model {name!r}. "
+                + (f"Did you mean {', '.join(near)}?" if near else "timm.list_models('*resnet*') lists such names.")
+            ) from error
+        if "pretrained tag" in str(error):
+            tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*"))
+            raise BackboneError(f"timm has no weights {name!r}; for this model it has {tags}") from error
+        raise BackboneError(f"timm cannot make {name!r} with the options {options}: {error}") from error
 
 
 def freeze_up_to(body: nn.Module, last: str) -> None:

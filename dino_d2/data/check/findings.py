@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
+
+from dino_d2.detectron2.data.detection_utils import read_image
 
 from .structure import Finding, bad_annotations, faults, first
 
@@ -158,7 +160,7 @@ def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]
 
 
 def size_of(path: Path, decode: bool) -> tuple[int, int] | str:
-    """(width, height) in pixels after the EXIF rotation that the mapper applies too, or what is wrong."""
+    """(width, height) in pixels after the EXIF rotation, as the mapper will see it, or what is wrong."""
     try:
         with Image.open(path) as image:
             if image.format == "PNG" and not decode:
@@ -166,6 +168,7 @@ def size_of(path: Path, decode: bool) -> tuple[int, int] | str:
             if image.format in ("JPEG", "MPO", "WEBP") and not decode:
                 turned = image.getexif().get(_ORIENTATION, 1) > _UPRIGHT
                 return image.size[::-1] if turned else image.size
-            return ImageOps.exif_transpose(image).size
+        height, width = read_image(str(path), format="RGB").shape[:2]
+        return width, height
     except PILLOW_ERRORS as error:
         return str(error)
