@@ -5,14 +5,16 @@
     python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
     python benchmarks/inference.py --profile trace.json
 
-``ours`` and ``composite`` are one model that takes turns with the compiled op and with its plain PyTorch form (softmax,
-locations and grid_sample); ``floor`` are the matrix products and convolutions that ``ours`` computes, alone. bfloat16
-and float16 are autocast. Peak memory is what a first run of the case adds to a fresh process that has loaded the model
-and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
+One model takes turns: ``ours``; ``composite``, deformable attention (softmax, locations, grid_sample) and linear layers
+in plain PyTorch; ``composite_op``, deformable attention alone in plain PyTorch. Layouts, folded norms and the setting
+of the allocator are the same for all. ``floor`` are the matrix products and convolutions that ``ours`` computes, alone.
+bfloat16 and float16 are autocast. Peak memory is what a first run of the case adds to a fresh process that has loaded
+the model and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
 """
 
 import argparse
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -21,10 +23,19 @@ from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_tu
 from recipes import add_arguments, image_inputs, load, make_model
 from torch import nn
 
+from dino_d2.layers.linear import use_plain_linear
 from dino_d2.layers.ms_deform_attn import use_reference_op
 
 SIZES, BATCHES, HALF = [(640, 640), (800, 1216)], [1, 8], ["float32", "bfloat16"]
-OPS = {"ours": contextlib.nullcontext, "composite": use_reference_op}
+
+
+@contextlib.contextmanager
+def plain_pytorch() -> Iterator[None]:
+    with use_reference_op(), use_plain_linear():
+        yield
+
+
+OPS = {"ours": contextlib.nullcontext, "composite": plain_pytorch, "composite_op": use_reference_op}
 
 
 def ready_model(config_file: str, overrides: list[str], device: str) -> nn.Module:
@@ -75,10 +86,10 @@ def measure(options: argparse.Namespace, model: nn.Module, case: tuple[int, int,
 def report(rows: list[dict]) -> None:
     ours = rows[0]["latency_ms"]
     print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}")
-    print(f"{'':12}{'latency ms':>12}{'images/s':>10}{'ours / it':>11}{'peak MiB':>10}")
+    print(f"{'':14}{'latency ms':>12}{'images/s':>10}{'ours / it':>11}{'peak MiB':>10}")
     for row in rows:
         memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:10.0f}"
-        line = f"{row['implementation']:12}{row['latency_ms']:12.1f}{row['images_per_second']:10.2f}"
+        line = f"{row['implementation']:14}{row['latency_ms']:12.1f}{row['images_per_second']:10.2f}"
         print(f"{line}{ours / row['latency_ms']:11.2f}{memory}", flush=True)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.engine.memory import keep_freed_memory
 
 CONFIG = "configs/dino/dino_r50_4scale_12ep.py"
 
@@ -37,6 +38,9 @@ def load(config_file: str, overrides: list[str]):
 
 
 def make_model(cfg, device: str) -> nn.Module:
+    """The config's model, in a process set up as train_net.py does."""
+    if device == "cpu":
+        keep_freed_memory()
     torch.manual_seed(0)
     return instantiate(cfg.model).to(device)
 

@@ -6,10 +6,10 @@
 
 Each step is one of the project's ``Trainer``: JPEG files of the size, ten objects an image, decoded and mapped in the
 training process (no workers, so that the part "data" is the whole work of loading); forward with losses; matching,
-which is taken out of forward; backward; and optimizer: clipping, stepping and what is left. Implementations take turns
-on one model. Peak memory is what a process adds in its first two steps beyond the loaded model: activations, gradients,
-optimizer state; resident memory on a CPU, PyTorch's allocations on a GPU. A last line says how many images a second
-the step takes, and how many one worker of the recipe's loader gives.
+which is taken out of forward; backward; and optimizer: clipping, stepping and what is left. ``ours``, ``composite`` and
+``composite_op`` (see inference.py) take turns on one model. Peak memory is what a process adds in its first two steps
+beyond the loaded model: activations, gradients, optimizer state; resident memory on a CPU, PyTorch's allocations on a
+GPU. A last line says how many images a second the step takes, and how many one worker of the recipe's loader gives.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace, cfg, case: tuple[int, int, int], dtype:
 def report(rows: list[dict]) -> None:
     print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}; milliseconds")
     print(
-        f"{'':12}"
+        f"{'':14}"
         + "".join(f"{part:>11}" for part in ("step", *PARTS))
         + f"{'peak MiB':>11}{'ours / it':>11}{'memory':>9}"
     )
@@ -141,7 +141,7 @@ def report(rows: list[dict]) -> None:
     for row in rows:
         cells = "".join(f"{row[f'{part}_ms']:11.1f}" for part in ("step", *PARTS))
         ratios = f"{ours['step_ms'] / row['step_ms']:11.2f}{ours['peak_mib'] / row['peak_mib']:9.2f}"
-        print(f"{row['implementation']:12}{cells}{row['peak_mib']:11.0f}{ratios}", flush=True)
+        print(f"{row['implementation']:14}{cells}{row['peak_mib']:11.0f}{ratios}", flush=True)
 
 
 def feed(cfg, need: float) -> dict:

@@ -33,7 +33,7 @@ def test_inference(run, capsys):
     written = run("inference", *TINY, "--dtype", "float32")
     assert "torch" in written["machine"]
     rows = {row["implementation"]: row for row in written["rows"]}
-    assert list(rows) == ["ours", "composite", "floor"]
+    assert list(rows) == ["ours", "composite", "composite_op", "floor"]
     assert all(row.items() >= CASE.items() for row in rows.values())
     assert all(row["latency_ms"] > 0 for row in rows.values())
     assert rows["floor"]["latency_ms"] < rows["ours"]["latency_ms"]
@@ -45,7 +45,7 @@ def test_inference(run, capsys):
 def test_train_step(run):
     written = run("train_step", *TINY, "--dtype", "float32")
     rows = {row["implementation"]: row for row in written["rows"]}
-    assert list(rows) == ["ours", "composite"]
+    assert list(rows) == ["ours", "composite", "composite_op"]
     for row in rows.values():
         assert row.items() >= CASE.items()
         parts = [row[f"{part}_ms"] for part in ("data", "forward", "matching", "backward", "optimizer")]

@@ -1,11 +1,13 @@
 """The linear layer of oneDNN against PyTorch's own in float64."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dino_d2.layers import Linear, linear
-from dino_d2.layers.linear import _goes_to_onednn
+from dino_d2.layers.linear import _goes_to_onednn, use_plain_linear
 
 
 def reference(x, weight, bias, activation):
@@ -59,9 +61,11 @@ def test_float32_on_a_cpu_goes_to_onednn_and_the_rest_to_pytorch():
     assert _goes_to_onednn(x, weight)
     assert not _goes_to_onednn(x.double(), weight.double())
     assert not _goes_to_onednn(x[:0], weight)
+    assert _goes_to_onednn(x.bfloat16(), weight.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not _goes_to_onednn(x, weight)
         assert linear(x, weight).dtype == torch.bfloat16
+    with use_plain_linear():
+        assert not _goes_to_onednn(x, weight)
     assert linear(x[:0], weight).shape == (0, 5)
 
 
@@ -70,3 +74,20 @@ def test_an_exported_graph_holds_plain_pytorch():
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert names
     assert not any("mkldnn" in name for name in names)
+
+
+def test_autocast_gives_what_pytorch_gives():
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(30, 16, generator=generator), torch.randn(30, 8, generator=generator)
+    module = Linear(16, 8, activation="relu")
+    results = []
+    for plain in (contextlib.nullcontext, use_plain_linear):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16), plain():
+            y = module(leaf)
+        y.backward(grad.to(y.dtype))
+        results.append((y.detach(), leaf.grad, module.weight.grad, module.bias.grad))
+        module.zero_grad()
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)

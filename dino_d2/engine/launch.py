@@ -14,6 +14,7 @@ from dino_d2.detectron2.engine import launch as detectron2_launch
 from dino_d2.detectron2.utils import comm
 
 from .errors import UserError
+from .memory import keep_freed_memory
 from .preemption import forward_signals
 
 
@@ -75,6 +76,7 @@ def _run(main: Callable[[Namespace], None], args: Namespace) -> None:
     if not torch.cuda.is_available():
         # Each rank would otherwise take all cores of the machine, and all of them would wait for each other.
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+        keep_freed_memory()
     main(args)
     if dist.is_initialized():
         comm.synchronize()

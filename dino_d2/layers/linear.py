@@ -1,5 +1,8 @@
 """Linear layers that compute in oneDNN on a CPU."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +11,20 @@ from torch.autograd.function import once_differentiable
 #: PyTorch takes float32 products to MKL, which has no AVX-512 kernels for processors of AMD. Its oneDNN has: on two
 #: cores of an EPYC 370 GFLOPS instead of 170 (14000 × 256 times 256 × 2048), with the ReLU inside for nothing.
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+_plain_depth = 0
+
+
+@contextlib.contextmanager
+def use_plain_linear() -> Iterator[None]:
+    """Everything inside takes ``F.linear``; for comparisons and measurements."""
+    global _plain_depth
+    _plain_depth += 1
+    try:
+        yield
+    finally:
+        _plain_depth -= 1
 
 
 class Linear(nn.Linear):
@@ -27,6 +44,9 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """``F.linear`` and an activation, "none" or "relu": [..., I], [O, I], [O] -> [..., O]."""
+    if x.dtype is not torch.float64 and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if not _goes_to_onednn(x, weight):
         y = F.linear(x, weight, bias)
         return y.relu_() if activation == "relu" else y
@@ -38,14 +58,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 
 
 def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether PyTorch would take the product to MKL: float32 on a CPU. What traces the graph must see plain PyTorch."""
+    """Whether the product is one for oneDNN. What traces the graph must see plain PyTorch.
+
+    PyTorch itself takes bfloat16 there, but copies the bias first and computes the activation afterwards.
+    """
     return (
         _onednn is not None
-        and x.dtype is torch.float32
+        and not _plain_depth
+        and x.dtype in (torch.float32, torch.bfloat16)
         and x.device.type == "cpu"
-        and weight.dtype is torch.float32
+        and weight.dtype is x.dtype
         and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
