@@ -1,5 +1,6 @@
 """Checkpoints of Deformable DETR, DAB-Deformable-DETR and DN-Deformable-DETR++ as their authors publish them."""
 
+from .dense_formats import CONDITIONAL_ATTENTION
 from .parts import BUFFERS, DEFORMABLE_TRANSFORMER, PLAIN_RESNET, Format, below
 from .rules import Rule
 
@@ -44,4 +45,30 @@ DAB_DEFORMABLE_DETR = Format(
 DN_DEFORMABLE_DETR = DAB_DEFORMABLE_DETR._replace(
     name="IDEA-Research/DN-DETR, DN-Deformable-DETR",
     signature=("label_enc.weight", *DAB_DEFORMABLE_DETR.signature),
+)
+
+ENCODER_ONLY_RULES: tuple[Rule, ...] = (
+    *CONDITIONAL_ATTENTION,
+    ("transformer.decoder.layers.{}.ca_out_v_proj.", "decoder.layers.{}.cross_attention.out_proj."),
+    ("transformer.decoder.layers.{}.lvl_attn.", "decoder.layers.{}.level_weights."),
+    *DEFORMABLE_TRANSFORMER,
+    ("transformer.decoder.norm.", "decoder.norm."),
+    ("transformer.decoder.query_scale.", "decoder.position_scale."),
+    ("transformer.decoder.ref_point_head.", "decoder.position_head."),
+    ("transformer.decoder.ref_anchor_head.", "decoder.size_modulation."),
+    ("transformer.decoder.bbox_embed.", "decoder.box_head."),
+    ("class_embed.", "decoder.class_head."),
+    ("bbox_embed.", "decoder.box_head."),
+    ("refpoint_embed.weight", "queries.anchor_logits.weight"),
+    ("transformer.patterns.weight", "queries.patterns.weight"),
+    ("label_enc.weight", "label_embedding.weight"),
+    *below("backbone.0.body.", PLAIN_RESNET),
+)
+DN_DEFORMABLE_ENCODER = Format(
+    name="IDEA-Research/DN-DETR, DN-Deformable-DETR with deformable encoder only",
+    signature=("label_enc.weight", "refpoint_embed.weight", "transformer.decoder.layers.0.lvl_attn.weight"),
+    rules=ENCODER_ONLY_RULES,
+    not_needed=BUFFERS,
+    settings={"position_encoding.temperature": 20, "position_encoding.offset": 0},
+    unknown_class=True,
 )

@@ -5,7 +5,13 @@ are settled by `layout`: ``neck.levels.i`` is feature level i, whether projected
 ``decoder.class_head.i`` and ``decoder.box_head.i`` are the heads of layer i, whether shared or not.
 """
 
-from .deformable_formats import DAB_DEFORMABLE_DETR, DEFORMABLE_DETR, DN_DEFORMABLE_DETR, TWO_STAGE_DEFORMABLE_DETR
+from .deformable_formats import (
+    DAB_DEFORMABLE_DETR,
+    DEFORMABLE_DETR,
+    DN_DEFORMABLE_DETR,
+    DN_DEFORMABLE_ENCODER,
+    TWO_STAGE_DEFORMABLE_DETR,
+)
 from .dense_formats import DENSE_FORMATS
 from .parts import (
     BUFFERS,
@@ -113,6 +119,7 @@ REFUSED = {
 
 #: In order: a format whose signature another one's tensors have too comes after it.
 FORMATS = (
+    DN_DEFORMABLE_ENCODER,
     DN_DEFORMABLE_DETR,
     DAB_DEFORMABLE_DETR,
     TWO_STAGE_DEFORMABLE_DETR,

@@ -52,7 +52,8 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
 
     found, wanted = num_classes(placed), num_classes(own)
     if found and wanted:
-        trim_label_embedding(placed, found)
+        unknown = len(own.get("label_embedding.weight", ())) - wanted  # 1 where it has a row for the unknown class
+        trim_label_embedding(placed, found + max(0, unknown))
         if found != wanted:
             before = placed
             placed, report.classes = fit_classes(placed, wanted)
@@ -121,11 +122,11 @@ def to_our_names(
     return renamed, names, unused
 
 
-def trim_label_embedding(placed: dict[str, Tensor], classes: int) -> None:
-    """Drop rows beyond the classes, in place: the authors' label embedding has one more, which nothing uses."""
+def trim_label_embedding(placed: dict[str, Tensor], rows: int) -> None:
+    """Drop rows beyond these, in place: DINO's label embedding has one more than classes, which nothing uses."""
     embedding = placed.get("label_embedding.weight")
-    if embedding is not None and len(embedding) > classes:
-        placed["label_embedding.weight"] = embedding[:classes]
+    if embedding is not None and len(embedding) > rows:
+        placed["label_embedding.weight"] = embedding[:rows]
 
 
 def differing_settings(detector: nn.Module, checkpoint_format: Format) -> dict[str, tuple[float, float]]:

@@ -13,6 +13,7 @@ class Format(NamedTuple):
     rules: tuple[Rule, ...]
     not_needed: dict[str, str]  # regular expression: why its tensors have no place here
     settings: dict[str, float]  # of our detector, which the weights were trained with and no tensor tells
+    unknown_class: bool = False  # the label embedding's last row, after the classes, is used
 
 
 SWIN_BLOCKS: tuple[Rule, ...] = (  # the original Swin layout; timm merges patches at the start of the next stage

@@ -60,13 +60,14 @@ def to_ours(tensors: dict[str, Tensor], source: str = "checkpoint") -> tuple[dic
 
     Heads are shared where all layers' are equal, else each layer keeps its own.
     """
-    renamed, _, unused = to_our_names(tensors, recognise(tensors, source))
+    checkpoint_format = recognise(tensors, source)
+    renamed, _, unused = to_our_names(tensors, checkpoint_format)
     shared = {re.sub(r"(decoder\.(?:class|box)_head)\.\d+", r"\1", name) for name in renamed}
     placed, differing = to_model(renamed, shared)
     if differing:
         placed, _ = to_model(renamed, ())
     if classes := num_classes(placed):
-        trim_label_embedding(placed, classes)
+        trim_label_embedding(placed, classes + checkpoint_format.unknown_class)
     return {PREFIX + name: tensor for name, tensor in placed.items()}, unused
 
 

@@ -22,6 +22,7 @@ from .embedded_queries import DenoisedEmbeddedQueries, EmbeddedQueries
 from .encoder import DeformableEncoder
 from .heads import BoxHead, ClassHead, PerLayer, SoftmaxClassHead
 from .matcher import HungarianMatcher
+from .multi_scale_decoder import MultiScaleAnchorDecoder
 from .neck import ChannelMapper, Projection
 from .objectness_criterion import ObjectnessCriterion
 from .point_detector import (
@@ -64,6 +65,7 @@ __all__ = [
     "LookForwardOnce",
     "LookForwardTwice",
     "MixedQuerySelection",
+    "MultiScaleAnchorDecoder",
     "ObjectnessCriterion",
     "ObjectnessProposalHead",
     "OneToOneEnsemble",

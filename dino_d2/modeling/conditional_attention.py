@@ -24,13 +24,17 @@ class ConditionalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """Content and positions [B, T, D], mask as in :class:`~dino_d2.layers.SelfAttention` -> [B, T, D]."""
-        query = split_heads(self.query_content(x) + self.query_position(position), self.num_heads)
+        query = split_heads(self.query(x, position), self.num_heads)
         key = split_heads(self.key_content(x) + self.key_position(position), self.num_heads)
         value = split_heads(self.value(x), self.num_heads)
         allowed = None
         if mask is not None:
             allowed = ~mask if mask.dim() == 2 else ~mask[:, None]  # [B, 1, T, T]: the same for all heads
         return self.out_proj(attend(self, query, key, value, allowed))
+
+    def query(self, x: Tensor, position: Tensor) -> Tensor:
+        """Projected queries of all heads; content and positions [B, T, D] -> [B, T, D]."""
+        return self.query_content(x) + self.query_position(position)
 
 
 class ConditionalCrossAttention(nn.Module):

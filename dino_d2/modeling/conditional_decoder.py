@@ -91,14 +91,23 @@ class ConditionalDecoder(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         attentions = [FirstConditionalCrossAttention] + [ConditionalCrossAttention] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            ConditionalDecoderLayer(
-                attention(embed_dim, num_heads, dropout), embed_dim, feedforward_dim, num_heads, dropout, activation
+            self.make_layer(
+                attention(embed_dim, num_heads, dropout),
+                embed_dim=embed_dim,
+                feedforward_dim=feedforward_dim,
+                num_heads=num_heads,
+                dropout=dropout,
+                activation=activation,
             )
             for attention in attentions
         )
         self.position_scale = PositionScale(embed_dim)
         self.position_head = self.make_position_head()
         self.norm = nn.LayerNorm(embed_dim)
+
+    def make_layer(self, cross_attention: nn.Module, **sizes: int | float | nn.Module | None) -> nn.Module:
+        """One layer around its cross-attention."""
+        return ConditionalDecoderLayer(cross_attention, **sizes)
 
     def make_position_head(self) -> nn.Module:
         """From embeddings [B, T, D] to logits [B, T, 2] of their reference points."""

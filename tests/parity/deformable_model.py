@@ -4,10 +4,12 @@ import pytest
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import DETR, FocalClasses, PatternQueries
+from dino_d2.modeling import DETR, AnchorBoxQueries, FocalClasses, PatternQueries
 
 from .models import BACKBONES, MODELS, load
 from .vectors import Vector
+
+ENCODER_ONLY = "dn_dab_deformable_detr_deformable_encoder_only"
 
 #: Arguments that name parts this project does not have; another value skips the vector.
 ONLY = {
@@ -24,6 +26,11 @@ def build_model(vector: Vector) -> DETR:
     for name, value in ONLY.items():
         if vector.args.get(name, value) != value:
             pytest.skip(f"the authors' option {name}={vector.args[name]!r} has no counterpart here")
+    if vector.system == ENCODER_ONLY:
+        if vector.args["transformer_activation"] != "relu":
+            pytest.skip("the deformable encoder has ReLU here")
+        if vector.args["pe_temperatureH"] != vector.args["pe_temperatureW"]:
+            pytest.skip("one temperature for both axes here")
     if vector.args["backbone"] not in BACKBONES:
         pytest.skip(f"no timm name for the backbone {vector.args['backbone']!r}")
     return load(instantiate(model_config(vector)), vector)
@@ -44,7 +51,8 @@ def model_config(vector: Vector):
     detector.neck.in_channels = {stage: channels[int(stage[3]) - 2] for stage in stages}
     for part, name in ((detector.encoder, "enc"), (detector.decoder, "dec")):
         part.num_layers = args[f"{name}_layers"]
-        part.num_points = args[f"{name}_n_points"]
+        if "num_points" in part:
+            part.num_points = args[f"{name}_n_points"]
         part.feedforward_dim = args["dim_feedforward"]
         part.num_heads = args["nheads"]
         part.dropout = args["dropout"]
@@ -78,14 +86,23 @@ def config_file(vector: Vector) -> str:
     return {
         "dab_deformable_detr": "dab_deformable_detr_r50.py",
         "dn_dab_deformable_detr": "dn_deformable_detr_r50.py",
+        ENCODER_ONLY: "dn_deformable_encoder_r50.py",
     }[system]
 
 
 def set_queries(vector: Vector, model) -> None:
-    """Number of queries and patterns."""
-    queries, args = model.detector.queries, vector.args
-    queries.num_queries = args["num_queries"]
-    if "label_embedding" in model.detector:
-        queries.embed_dim = args["hidden_dim"] - 1
-    if args.get("num_patterns", 0):
-        queries.update(_target_=PatternQueries, num_patterns=args["num_patterns"])
+    """Number of queries and patterns, and what the encoder-only model alone has options for."""
+    args, detector = vector.args, model.detector
+    patterns = args.get("num_patterns", 0)
+    if vector.system == ENCODER_ONLY:
+        detector.position_encoding.temperature = args["pe_temperatureH"]
+        model.postprocess.top_k = args["num_select"]
+        detector.queries.num_patterns = patterns
+        if not patterns:
+            detector.queries = L(AnchorBoxQueries)(embed_dim=args["hidden_dim"])
+    else:
+        if "label_embedding" in detector:
+            detector.queries.embed_dim = args["hidden_dim"] - 1
+        if patterns:
+            detector.queries.update(_target_=PatternQueries, num_patterns=patterns)
+    detector.queries.num_queries = args["num_queries"]
