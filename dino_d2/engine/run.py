@@ -15,6 +15,7 @@ from dino_d2.detectron2.engine import default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
+from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
@@ -44,6 +45,9 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     resume = can_resume(cfg, resume)
     check_datasets(cfg)
     model = build_model(cfg)
+    if not resume and comm.is_main_process():
+        MatchingHistory(cfg.train.output_dir).forget()
+    model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))

@@ -1,0 +1,6 @@
+"""Instruments of the DINO and DN-DETR papers, as Detectron2 evaluators to list beside COCO AP."""
+
+from .duplicates import DuplicateEvaluator
+from .matching_evaluator import MatchingEvaluator
+
+__all__ = ["DuplicateEvaluator", "MatchingEvaluator"]

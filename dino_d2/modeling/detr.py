@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from dino_d2.layers import xyxy_to_cxcywh
 from .criterion import SetCriterion
 from .postprocess import Detections, TopPairs
 from .tta import OneToOneEnsemble
+
+
+class QueryPredictions(NamedTuple):
+    """What each query of one image made of its anchor, for instruments (dino_d2/evaluation); views, not copies."""
+
+    logits: Tensor  # [N, C] of the last layer
+    boxes: Tensor  # [N, 4] cxcywh in [0, 1], of the last layer
+    anchors: Tensor  # [N, 4] cxcywh in [0, 1] that entered the first layer, or what the query source has instead
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,7 +75,8 @@ class DETR(nn.Module):
 
         Returns:
             in training the weighted losses by name; else one {"instances": Instances} an image, in the same
-            order, with ``pred_boxes`` (xyxy in output pixels), ``scores`` and ``pred_classes``.
+            order, with ``pred_boxes`` (xyxy in output pixels), ``scores`` and ``pred_classes``. Beside it stand the
+            "queries" they come from, as :class:`QueryPredictions`.
         """
         if self.training:
             return self.losses(batched_inputs)
@@ -101,6 +111,8 @@ class DETR(nn.Module):
                 height, width = batched_inputs[i]["image"].shape[-2:]
                 size = (batched_inputs[i].get("height", height), batched_inputs[i].get("width", width))
                 results[i]["instances"] = to_instances(scores, classes, boxes, size)
+            for i, *queries in zip(members, output.logits[-1], output.boxes[-1], output.anchors, strict=True):
+                results[i]["queries"] = QueryPredictions(*queries)
         return results
 
     def normalise(self, image: Tensor) -> Tensor:

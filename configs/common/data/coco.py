@@ -43,5 +43,5 @@ dataloader.test = L(build_detection_test_loader)(
 )
 
 dataloader.evaluator = L(COCOEvaluator)(
-    dataset_name="${..test.dataset.names}",
+    dataset_name="${dataloader.test.dataset.names}",  # by its whole name: a recipe may put it into a list
 )

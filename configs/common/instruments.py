@@ -1,0 +1,17 @@
+"""What DINO and DN-DETR measure beside AP. In a recipe, after all else that changes `dataloader.evaluator`:
+
+from ..common.instruments import instruments
+dataloader.evaluator = [dataloader.evaluator, *instruments]
+"""
+
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.evaluation import DuplicateEvaluator, MatchingEvaluator
+
+instruments = [
+    L(MatchingEvaluator)(
+        matcher="${model.criterion.matcher}",
+        output_dir="${train.output_dir}",
+        top_k=100,  # figure 4 of DINO
+    ),
+    L(DuplicateEvaluator)(score_threshold=0.3, iou_threshold=0.5),
+]
