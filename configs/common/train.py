@@ -23,6 +23,12 @@ train = OmegaConf.create(
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
         log_period=20,
+        panels=dict(
+            period=0,  # iterations between pictures of the model at work, in panels/ and in TensorBoard; 0 for none
+            num_images=4,
+            show=["predictions"],  # beside the ground truth; there are "denoising" and "sampling_points" too
+            query=None,  # whose sampling points; null for the query of the best detection
+        ),
         num_pictures=8,  # validation images in predictions.png after training; 0 for none
     )
 )

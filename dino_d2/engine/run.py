@@ -23,6 +23,7 @@ from .config import can_resume
 from .datasets import check_datasets
 from .errors import UserError
 from .model import build_model, check_whole, load_weights
+from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, kept_random_state
@@ -75,6 +76,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
             hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
             hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
             else None,
@@ -128,6 +130,12 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
     print_csv_format(results)
     return results
+
+
+def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
+    """The hook that draws what ``cfg.train.panels`` asks for."""
+    mapper = instantiate(cfg.dataloader.test.mapper)
+    return Panels(model, dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
 
 
 def picture_path(cfg: DictConfig) -> Path:

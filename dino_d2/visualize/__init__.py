@@ -1,13 +1,17 @@
 """Pictures: boxes on images of any size, predictions beside ground truth, and the inside of a detector at work."""
 
 from .boxes import LabelledBox, draw_boxes
+from .denoising import panel_of_denoising
 from .predictions import draw_detections, draw_predictions, panel_of_predictions, picture_of_predictions
+from .sampling import panel_of_sampling_points
 
 __all__ = [
     "LabelledBox",
     "draw_boxes",
     "draw_detections",
     "draw_predictions",
+    "panel_of_denoising",
     "panel_of_predictions",
+    "panel_of_sampling_points",
     "picture_of_predictions",
 ]

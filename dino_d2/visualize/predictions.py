@@ -14,6 +14,7 @@ from dino_d2.detectron2.data.detection_utils import read_image
 from dino_d2.detectron2.structures import BoxMode, Instances
 
 from .boxes import LabelledBox, draw_boxes
+from .mapped import evaluating
 from .sheet import GAP, below, beside, captioned, legend
 from .style import TILE, colour_of
 
@@ -48,7 +49,7 @@ def picture_of_predictions(
         model, mapper, score_threshold: see `panel_of_predictions`.
     """
     names = MetadataCatalog.get(dataset).thing_classes
-    _save(panel_of_predictions(model, pick(dataset, count), mapper, names, score_threshold), path)
+    save(panel_of_predictions(model, pick(dataset, count), mapper, names, score_threshold), path)
 
 
 def pick(dataset: str, count: int) -> list[dict[str, Any]]:
@@ -72,11 +73,8 @@ def panel_of_predictions(
         mapper: dataset dict to model input, that of the test loader.
         dataset_dicts, class_names, score_threshold: see `draw_predictions`.
     """
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():  # one by one: a panel should not need more memory than the evaluation
+    with evaluating(model):  # one by one: a panel should not need more memory than the evaluation
         predictions = [model([mapper(dataset_dict)])[0]["instances"] for dataset_dict in dataset_dicts]
-    model.train(was_training)
     return _panel(dataset_dicts, predictions, class_names, score_threshold)
 
 
@@ -99,7 +97,7 @@ def draw_predictions(
     """
     if not dataset_dicts or len(dataset_dicts) != len(predictions):
         raise ValueError(f"Got {len(dataset_dicts)} images and {len(predictions)} predictions to draw.")
-    _save(_panel(dataset_dicts, predictions, class_names, score_threshold), path)
+    save(_panel(dataset_dicts, predictions, class_names, score_threshold), path)
 
 
 def _panel(
@@ -127,7 +125,8 @@ def _panel(
     return below(*rows, legend(names, max(row.width for row in rows)))
 
 
-def _save(picture: Image.Image, path: str | PathLike) -> None:
+def save(picture: Image.Image, path: str | PathLike) -> None:
+    """Writes a PNG; its folder is made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, format="PNG")
 

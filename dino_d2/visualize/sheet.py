@@ -51,6 +51,6 @@ def legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
     sheet = Image.new("RGB", (width, y + _CAPTION), PAPER)
     pen = ImageDraw.Draw(sheet)
     for x, y, length, name, colour in places:
-        pen.rectangle((x, y, x + length, y + _CAPTION - 3), fill=colour)
+        pen.rectangle((x, y, x + length, y + _CAPTION - 3), fill=colour, outline=INK if colour == PAPER else colour)
         pen.text((x + 6, y + 2), name, fill=readable_on(colour), font=font(14))
     return sheet

@@ -1,4 +1,4 @@
-"""Numbers over iterations and where they are written, as in `detectron2.utils.events`."""
+"""Numbers and pictures over iterations and where they are written, as in `detectron2.utils.events`."""
 
 import datetime
 import json
@@ -8,6 +8,7 @@ from collections import defaultdict
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
@@ -31,6 +32,7 @@ class EventStorage:
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._latest: dict[str, tuple[float, int]] = {}
         self._smoothing: dict[str, bool] = {}
+        self._images: list[tuple[str, np.ndarray | torch.Tensor, int]] = []
 
     @property
     def iter(self) -> int:
@@ -59,6 +61,14 @@ class EventStorage:
         """`put_scalar` for each keyword argument."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def put_image(self, img_name: str, img_tensor: np.ndarray | torch.Tensor) -> None:
+        """Keep an RGB image [3, H, W] (uint8, or floats in 0..1) for the next writer that shows images."""
+        self._images.append((img_name, img_tensor, self._iter))
+
+    def clear_images(self) -> None:
+        """Forget the images; done by the writer that has written them."""
+        self._images = []
 
     def history(self, name: str) -> HistoryBuffer:
         if name not in self._history:
@@ -132,7 +142,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """All scalars as TensorBoard events in a folder."""
+    """All scalars and images as TensorBoard events in a folder."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         """`kwargs` go to `torch.utils.tensorboard.SummaryWriter`."""
@@ -154,6 +164,9 @@ class TensorboardXWriter(EventWriter):
                 self._writer.add_scalar(name, value, iteration)
                 newest = max(newest, iteration)
         self._last_write = newest
+        for name, image, iteration in storage._images:
+            self._writer.add_image(name, image, iteration)
+        storage.clear_images()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:
