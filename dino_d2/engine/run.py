@@ -48,7 +48,6 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     model = build_model(cfg)
     if not resume and comm.is_main_process():
         MatchingHistory(cfg.train.output_dir).forget()
-    model = instantiate(cfg.model).to(cfg.train.device)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
