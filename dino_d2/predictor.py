@@ -57,6 +57,7 @@ class Predictor:
         categories: [{"id", "name"}] with the ids of the data the model was trained on, in the order of its classes;
             from the checkpoint, else from the config.yaml of the run or the recipe's test set, else made of numbers.
         class_names: their names.
+        mapper: the data mapper of the recipe's test set.
 
     Raises:
         UserError: a file is missing, the weights are of another model, or the device cannot be used.
@@ -80,9 +81,10 @@ class Predictor:
         self.model = instantiate(lazy.model).eval()
         _fill(self.model, tensors, str(weights), str(config_file))
         self.model = _move(self.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._mapper = instantiate(lazy.dataloader.test.mapper)
+        self.mapper = instantiate(lazy.dataloader.test.mapper)
         self.categories = read_categories(str(weights)) or _categories_of_data(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
+        self._lazy = lazy
         self._told = False
 
     def __call__(
@@ -119,12 +121,21 @@ class Predictor:
         found = [output["instances"].to("cpu") for output in outputs]
         return found if several else found[0]
 
+    def test_set(self) -> str:
+        """The catalogs' name of the recipe's test set; registers it.
+
+        Raises:
+            DatasetError: it is not on this machine.
+        """
+        names = self._lazy.dataloader.test.dataset.names
+        return names if isinstance(names, str) else instantiate(names)
+
     def _input(self, image: AnyImage, colour_order: ColourOrder | None) -> dict:
         """What the test loader would give the model."""
-        array = pixels(image, self._mapper.image_format, colour_order or "BGR")
+        array = pixels(image, self.mapper.image_format, colour_order or "BGR")
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
-        self._mapper.augmentations(augmented)
+        self.mapper.augmentations(augmented)
         chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         return {"image": torch.from_numpy(chw), "height": height, "width": width}
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dino_d2.denoising import ContrastiveDenoising
 from dino_d2.engine.errors import UserError
 from dino_d2.layers import cxcywh_to_xyxy
 from dino_d2.modeling import DETR
@@ -81,10 +82,13 @@ def check_denoising(model: DETR) -> None:
 
 
 def _noise(model: DETR, sign: str) -> str:
-    inner = model.denoising.box_noise_scale
+    denoising = model.denoising
+    if not isinstance(denoising, ContrastiveDenoising):
+        return f"noise below {denoising.centre_noise_scale:g} (centre), {denoising.size_noise_scale:g} (size)"
+    inner = denoising.positive_noise_scale
     if sign == "positives":
         return f"noise below λ1 = {inner:g}"
-    return f"noise from λ1 = {inner:g} to λ2 = {model.denoising.negative_noise_scale:g}"
+    return f"noise from λ1 = {inner:g} to λ2 = {denoising.negative_noise_scale:g}"
 
 
 def _with_ground_truth(image: Image.Image, boxes: Tensor) -> Image.Image:
