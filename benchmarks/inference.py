@@ -8,8 +8,8 @@
 One model takes turns: ``ours``; ``composite``, deformable attention (softmax, locations, grid_sample) and linear layers
 in plain PyTorch; ``composite_op``, deformable attention alone in plain PyTorch. Layouts, folded norms and the setting
 of the allocator are the same for all. ``floor`` are the matrix products and convolutions that ``ours`` computes, alone.
-bfloat16 and float16 are autocast. Peak memory is what a first run of the case adds to a fresh process that has loaded
-the model and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
+bfloat16 and float16 are those of ``for_inference``. Peak memory is what a first run of the case adds to a fresh process
+that has loaded the model and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 
-import torch
 from floor import products_of
 from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_turns, write_json, write_trace
 from recipes import add_arguments, image_inputs, load, make_model
@@ -25,6 +24,7 @@ from torch import nn
 
 from dino_d2.layers.linear import use_plain_linear
 from dino_d2.layers.ms_deform_attn import use_reference_op
+from dino_d2.modeling import for_inference
 
 SIZES, BATCHES, HALF = [(640, 640), (800, 1216)], [1, 8], ["float32", "bfloat16"]
 
@@ -38,29 +38,30 @@ def plain_pytorch() -> Iterator[None]:
 OPS = {"ours": contextlib.nullcontext, "composite": plain_pytorch, "composite_op": use_reference_op}
 
 
-def ready_model(config_file: str, overrides: list[str], device: str) -> nn.Module:
+def ready_model(config_file: str, overrides: list[str], device: str, dtype: str) -> nn.Module:
     """The model of a config as evaluation uses it."""
-    return make_model(load(config_file, overrides), device).eval()
+    return for_inference(
+        make_model(load(config_file, overrides), device), DTYPES[dtype] if dtype != "float32" else None
+    )
 
 
-def detect(model: nn.Module, implementation: str, dtype: str, inputs: list[dict]) -> None:
-    device = model.device.type
-    with OPS[implementation](), torch.autocast(device, DTYPES[dtype], enabled=dtype != "float32"):
+def detect(model: nn.Module, implementation: str, inputs: list[dict]) -> None:
+    with OPS[implementation]():
         model(inputs)
 
 
 def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
     """Peak memory of the first detection at a size, (height, width, batch)."""
-    model = ready_model(config_file, overrides, device)
-    detect(model, implementation, dtype, image_inputs(64, 64, 1))
-    return peak_mib(partial(detect, model, implementation, dtype, image_inputs(*case)), device)
+    model = ready_model(config_file, overrides, device, dtype)
+    detect(model, implementation, image_inputs(64, 64, 1))
+    return peak_mib(partial(detect, model, implementation, image_inputs(*case)), device)
 
 
 def measure(options: argparse.Namespace, model: nn.Module, case: tuple[int, int, int], dtype: str) -> list[dict]:
     """Rows of one size, batch and dtype."""
     height, width, batch = case
     inputs = image_inputs(*case)
-    works = {name: partial(detect, model, name, dtype, inputs) for name in OPS}
+    works = {name: partial(detect, model, name, inputs) for name in OPS}
     works["floor"] = products_of(works["ours"])
     times = take_turns(works, options.device, options.seconds)
     recipe = (options.config_file, options.overrides, options.device)
@@ -102,18 +103,19 @@ def main() -> None:
     dtypes = options.dtype or HALF
     if options.quick:
         options.seconds = min(options.seconds, 5.0)
-    model = ready_model(options.config_file, options.overrides, options.device)
+    recipe = (options.config_file, options.overrides, options.device)
     if options.profile:
-        inputs = image_inputs(*sizes[0], batches[0])
-        for _ in range(2):
-            detect(model, "ours", dtypes[0], inputs)
-        write_trace(partial(detect, model, "ours", dtypes[0], inputs), options.device, options.profile)
+        work = partial(detect, ready_model(*recipe, dtypes[0]), "ours", image_inputs(*sizes[0], batches[0]))
+        for _ in range(3):
+            work()
+        write_trace(work, options.device, options.profile)
         return
     print(machine(options.device))
     rows = []
-    for size in sizes:
-        for batch in batches:
-            for dtype in dtypes:
+    for dtype in dtypes:
+        model = ready_model(*recipe, dtype)
+        for size in sizes:
+            for batch in batches:
                 rows += measure(options, model, (*size, batch), dtype)
                 report(rows[-len(OPS) - 1 :])
     write_json(options.json, options.device, rows)

@@ -22,6 +22,8 @@ def run(monkeypatch, tmp_path):
         module = __import__(name)
         # A process of its own, for honest memory, takes seconds to start.
         monkeypatch.setattr(module, "in_fresh_process", lambda function, *inputs: function(*inputs), raising=False)
+        # ... and the allocator's setting would stay for the rest of the tests.
+        monkeypatch.setattr("recipes.keep_freed_memory", lambda: False)
         monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(tmp_path / "out.json")])
         module.main()
         return json.loads((tmp_path / "out.json").read_text())

@@ -16,6 +16,7 @@ from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
 from dino_d2.evaluation.history import MatchingHistory
+from dino_d2.modeling.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
@@ -61,7 +62,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         optimizer,
         clip_grad_norm=cfg.train.clip_grad_norm,
         accumulate=cfg.train.accumulate,
-        precision=getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None,
+        precision=precision(cfg),
         ema=ema,
     )
     test_set = instantiate(cfg.dataloader.test.dataset.names)
@@ -119,7 +120,11 @@ def evaluate(cfg: DictConfig) -> dict:
 
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
-    """Run the config's evaluator over its test set; training goes on as if it had not been run."""
+    """Run the config's evaluator over its test set; training goes on as if it had not been run.
+
+    With ``train.amp`` the model detects in that precision too.
+    """
+    model = for_inference(model, precision(cfg))
     with kept_random_state():
         loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
         try:
@@ -135,6 +140,11 @@ def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = instantiate(cfg.dataloader.test.mapper)
     return Panels(model, dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
+
+
+def precision(cfg: DictConfig) -> torch.dtype | None:
+    """Of autocast in training and evaluation; None for float32."""
+    return getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None
 
 
 def picture_path(cfg: DictConfig) -> Path:

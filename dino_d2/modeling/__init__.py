@@ -21,6 +21,7 @@ from .detr import DETR
 from .embedded_queries import DenoisedEmbeddedQueries, EmbeddedQueries
 from .encoder import DeformableEncoder
 from .heads import BoxHead, ClassHead, PerLayer, SoftmaxClassHead
+from .inference import for_inference
 from .matcher import HungarianMatcher
 from .multi_scale_decoder import MultiScaleAnchorDecoder
 from .neck import ChannelMapper, Projection
@@ -95,4 +96,5 @@ __all__ = [
     "TwoStageQueries",
     "UnknownLabelEmbedding",
     "View",
+    "for_inference",
 ]

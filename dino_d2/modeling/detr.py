@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ class DETR(nn.Module):
             detector.label_embedding.requires_grad_(False)
         self.postprocess = postprocess or TopPairs(300)
         self.tta = tta
+        self.precision: torch.dtype | None = None  # of autocast in detection, see `for_inference`
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -105,7 +107,8 @@ class DETR(nn.Module):
         results: list[dict] = [{} for _ in batched_inputs]
         for members in by_size.values():
             images = torch.stack([self.normalise(batched_inputs[i]["image"]) for i in members])
-            output = self.detector(images)
+            with nullcontext() if self.precision is None else torch.autocast(self.device.type, self.precision):
+                output = self.detector(images)
             detections = self.postprocess(output.logits[-1], output.boxes[-1])
             for i, scores, classes, boxes in zip(members, *detections, strict=True):
                 height, width = batched_inputs[i]["image"].shape[-2:]

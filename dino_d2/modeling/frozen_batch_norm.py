@@ -28,12 +28,24 @@ class NormedConv2d(nn.Conv2d):
     norm_behind: tuple[FrozenBatchNorm2d]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, *self.folded())
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that do the work of both."""
         (norm,) = self.norm_behind
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias * scale
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        return self.weight * scale[:, None, None, None], shift
+
+    @torch.no_grad()
+    def fold_for_good(self) -> None:
+        """Become a plain convolution of these."""
+        weight, bias = self.folded()
+        self.weight, self.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        del self.norm_behind
+        self.__class__ = nn.Conv2d
 
 
 class FoldedNorm(FrozenBatchNorm2d):

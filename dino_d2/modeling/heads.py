@@ -44,6 +44,13 @@ class BoxHead(MLP):
         nn.init.zeros_(self.layers[-1].bias)
         nn.init.constant_(self.layers[-1].bias[2:], size)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        # A correction with bfloat16's eight bits would move a box by pixels.
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.layers[0].weight.dtype))
+
 
 class PerLayer(nn.ModuleList):
     """A head of its own for every decoder layer, as Deformable DETR and detrex have; DINO shares one (section D.3).

@@ -1,0 +1,32 @@
+"""A model for detection alone: norms folded for good, and half precision where it is wished."""
+
+import copy
+
+import torch
+from torch import nn
+
+from .frozen_batch_norm import NormedConv2d
+from .heads import BoxHead
+
+
+def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.Module:
+    """A copy of a :class:`~dino_d2.modeling.detr.DETR` in evaluation mode that does once what each call would repeat.
+
+    Frozen norms are multiplied into the convolutions. With a precision, the model detects under autocast, and the
+    weights of convolutions and linear layers are kept in it; norms, boxes and what is added up stay float32.
+
+    Args:
+        model: is left as it is.
+        precision: ``torch.bfloat16`` (also for CPUs that have it), ``torch.float16`` (for GPUs), or None for float32.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, NormedConv2d):
+            module.fold_for_good()
+    if precision is not None:
+        model.precision = precision
+        box_heads = {child for module in model.modules() if isinstance(module, BoxHead) for child in module.modules()}
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module not in box_heads:
+                module.to(precision)
+    return model
