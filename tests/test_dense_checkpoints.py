@@ -25,6 +25,8 @@ CHECKPOINTS = {
     "anchor_detr/anchor_detr_r50_dc5_rcda": ("anchor_detr_r50.py", {"queries.num_points": 20}),
     "dab_detr/dab_detr_r50": ("dab_detr_r50.py", {"queries.num_queries": 20}),
     "dab_detr/dab_detr_r50_pat3": ("dab_detr_r50.py", {"queries": PATTERNS}),
+    "dn_detr/dn_dab_detr_r50": ("dn_detr_r50.py", {"queries.num_queries": 20}),
+    "dn_detr/dn_dab_detr_r50_pat3": ("dn_detr_r50.py", {"queries": PATTERNS}),
 }
 
 
@@ -74,3 +76,7 @@ def test_raw_category_ids_become_80_classes(vector):
     theirs = next(t for name, t in tensors.items() if name.endswith("class_embed.bias") or "class_embed.0.b" in name)
     assert torch.equal(bias[:80], theirs[torch.tensor(COCO_CATEGORY_IDS)])
     assert torch.equal(bias[80:], theirs[91:])
+    if "label_enc.weight" in tensors:  # the last row is the class of matching queries
+        embedding = model.detector.label_embedding.weight
+        assert torch.equal(embedding[:80], tensors["label_enc.weight"][torch.tensor(COCO_CATEGORY_IDS)])
+        assert torch.equal(embedding[80], tensors["label_enc.weight"][91])

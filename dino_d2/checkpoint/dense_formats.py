@@ -133,4 +133,11 @@ ANCHOR_DETR = Format(
     settings={},
 )
 
-DENSE_FORMATS = (DETR, CONDITIONAL_DETR, ANCHOR_DETR, DAB_DETR)
+DN_DETR = DAB_DETR._replace(
+    name="IDEA-Research/DN-DETR",
+    signature=("label_enc.weight", *DAB_DETR.signature),
+    rules=(("label_enc.weight", "label_embedding.weight"), *DAB_DETR.rules),
+    unknown_class=True,
+)
+
+DENSE_FORMATS = (DETR, CONDITIONAL_DETR, ANCHOR_DETR, DN_DETR, DAB_DETR)

@@ -1,7 +1,7 @@
 from .anchor_box_queries import AnchorBoxQueries, PatternBoxQueries
 from .backbone import TimmBackbone
 from .class_loss import FocalClasses, SoftmaxClasses
-from .conditional_attention import PositionScale
+from .conditional_attention import PositionScale, SizeModulation
 from .conditional_decoder import ConditionalDecoder, DynamicAnchorDecoder
 from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding
 from .criterion import SetCriterion
@@ -88,6 +88,7 @@ __all__ = [
     "RowColumnPositions",
     "ScaledAnchorPosition",
     "SetCriterion",
+    "SizeModulation",
     "SoftmaxClassHead",
     "SoftmaxClasses",
     "StaticQueries",

@@ -22,6 +22,7 @@ class Recorder:
             detector.neck.register_forward_hook(self.take_maps),
             detector.position_encoding.register_forward_hook(self.take_positions),
             detector.encoder.register_forward_hook(self.take_memory),
+            detector.decoder.register_forward_pre_hook(self.take_content),
             detector.decoder.class_head.register_forward_hook(self.take_states),
             detector.decoder.box_head.register_forward_hook(self.take_corrections),
         ]
@@ -37,6 +38,9 @@ class Recorder:
 
     def take_memory(self, _: nn.Module, __: tuple, memory: Tensor) -> None:
         self.memory = memory
+
+    def take_content(self, _: nn.Module, inputs: tuple) -> None:
+        self.content = inputs[0]
 
     def take_states(self, _: nn.Module, inputs: tuple, __: Tensor) -> None:
         self.states = inputs[0]
@@ -87,6 +91,15 @@ def compare_references(comparison: Comparison, vector: Vector, output: DetectorO
     stored = vector["dec.refs"]
     references = (output.boxes.double().logit() - recorder.corrections.double()).sigmoid()[..., : stored.shape[-1]]
     comparison.close("dec.refs", references, stored.expand_as(references), 5e-6)
+
+
+def compare_query_content(comparison: Comparison, vector: Vector, model: DETR, content: Tensor) -> None:
+    """What all queries start with; the authors' is stored before the patterns are added."""
+    stored = vector["dn.query_label"].clone()
+    if patterns := getattr(model.detector.queries, "patterns", None):
+        num_matching = stored.shape[1] - vector.meta["dn_pad_size"]
+        stored[:, -num_matching:] += patterns.weight.repeat_interleave(num_matching // len(patterns.weight), dim=0)
+    comparison.close("dn.query_label", content, stored, 1e-6)
 
 
 def compare_detections(comparison: Comparison, vector: Vector, model: DETR) -> None:

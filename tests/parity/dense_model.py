@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from dino_d2.checkpoint import load_tensors
-from dino_d2.checkpoint.dense_formats import ANCHOR_DETR, CONDITIONAL_DETR, DAB_DETR
+from dino_d2.checkpoint.dense_formats import ANCHOR_DETR, CONDITIONAL_DETR, DAB_DETR, DN_DETR
 from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
 from dino_d2.checkpoint.parts import Format
 from dino_d2.detectron2.config import LazyCall as L
@@ -85,11 +85,21 @@ def set_dab_detr(model, args: dict) -> None:
     model.postprocess.top_k = args["num_select"]
 
 
+def set_dn_detr(model, args: dict) -> None:
+    set_dab_detr(model, args)
+    if not args["use_dn"] or args["contrastive"] or args["use_mqs"] or args["use_lft"]:
+        pytest.skip("DN-DETR has plain denoising and learned anchors here")
+    model.denoising.groups.groups = args["scalar"]
+    model.denoising.label_flip_probability = args["label_noise_scale"]
+    model.denoising.centre_noise_scale = model.denoising.size_noise_scale = args["box_noise_scale"]
+
+
 SYSTEMS = {
     "detr": System("detr_r50.py", DETR_FORMAT, set_detr),
     "conditional_detr": System("conditional_detr_r50.py", CONDITIONAL_DETR, set_conditional_detr),
     "anchor_detr": System("anchor_detr_r50.py", ANCHOR_DETR, set_anchor_detr),
     "dab_detr": System("dab_detr_r50.py", DAB_DETR, set_dab_detr),
+    "dn_dab_detr": System("dn_detr_r50.py", DN_DETR, set_dn_detr),
 }
 
 

@@ -3,12 +3,20 @@
 import pytest
 import torch
 
-from .dense_forward import compare_detections, compare_parts, compare_predictions, compare_references, run
+from .dense_forward import (
+    compare_detections,
+    compare_parts,
+    compare_predictions,
+    compare_query_content,
+    compare_references,
+    run,
+)
 from .dense_losses import compare_losses, compare_matches
 from .dense_model import build_model
+from .dn_denoising import compare_denoising, make_denoising
 from .gradients import compare_gradients
 
-SYSTEMS = ("detr", "conditional_detr", "anchor_detr", "dab_detr")
+SYSTEMS = ("detr", "conditional_detr", "anchor_detr", "dab_detr", "dn_dab_detr")
 
 
 @torch.no_grad()
@@ -26,10 +34,17 @@ def test_training_step(vector, comparison):
     if "train" not in vector.meta["mode"]:
         pytest.skip("this vector is of evaluation alone")
     model = build_model(vector).train()
-    output, _ = run(model, vector)
-    compare_predictions(comparison, vector, output)
-    compare_matches(comparison, vector, model, "")
-    losses = model.criterion(output, *vector.targets)
+    denoising, slots, prefix = None, 0, ""
+    if model.denoising is not None:
+        denoising = make_denoising(vector, model.denoising)
+        slots, prefix = denoising.target.shape[1], "train_"
+    output, recorder = run(model, vector, denoising)
+    compare_predictions(comparison, vector, output, slots, prefix)
+    if denoising is not None:
+        compare_denoising(comparison, vector, denoising, output.logits.shape[2] - slots)
+        compare_query_content(comparison, vector, model, recorder.content)
+    compare_matches(comparison, vector, model, prefix)
+    losses = model.criterion(output, *vector.targets, denoising)
     compare_losses(comparison, vector, losses)
     sum(losses.values()).backward()
     compare_gradients(comparison, vector, model)

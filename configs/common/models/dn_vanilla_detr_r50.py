@@ -1,0 +1,17 @@
+"""DN-Vanilla-DETR with ResNet-50: noised boxes embedded where DETR has its queries (DN-DETR section 4.7.2)."""
+
+from dino_d2.denoising import Denoising, FixedGroups
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.modeling import DenoisedEmbeddedQueries, UnknownLabelEmbedding
+
+from .detr_r50 import model
+
+model.detector.queries._target_ = DenoisedEmbeddedQueries
+model.detector.label_embedding = L(UnknownLabelEmbedding)(num_classes="${..num_classes}", embed_dim="${..embed_dim}")
+model.denoising = L(Denoising)(
+    num_classes="${..detector.num_classes}",
+    groups=L(FixedGroups)(groups=5),
+    label_flip_probability=0.2,
+    centre_noise_scale=0.4,
+    size_noise_scale=0.4,
+)
