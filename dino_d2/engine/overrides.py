@@ -90,9 +90,11 @@ def check_type(key: str, old: Any, new: Any) -> None:
     """
     if old is None or new is None or (isinstance(new, str) and "${" in new):
         return
-    wanted = next((words for types, words, fits in _TYPES if isinstance(old, types) and not fits(old, new)), None)
-    if wanted:
-        raise UserError(f"{key}={new!r}: must be {wanted}; the recipe has {_short(old)}")
+    for types, words, fits in _TYPES:
+        if isinstance(old, types):
+            if not fits(old, new):
+                raise UserError(f"{key}={new!r}: must be {words}; the recipe has {_short(old)}")
+            return
 
 
 def takes_fractions(call: Any, name: str) -> bool:
