@@ -16,7 +16,7 @@ from in_process import run_train_net
 from PIL import Image
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.engine.overrides import check_calls
+from dino_d2.engine.overrides import check_calls, check_type
 
 ROOT = Path(__file__).parents[1]
 CUSTOM = "configs/dino/dino_r50_4scale_custom.py"
@@ -276,3 +276,9 @@ def test_nothing_but_the_message_reaches_the_terminal(mistake, place):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_have_no_mistake(recipe):
     check_calls(LazyConfig.load(str(ROOT / recipe)))
+
+
+def test_a_switch_can_be_set_either_way():
+    for old in (True, False):
+        for new in (True, False):
+            check_type("train.amp.enabled", old, new)

@@ -11,6 +11,7 @@ train = OmegaConf.create(
         device="cuda" if torch.cuda.is_available() else "cpu",
         seed=42,
         amp=dict(enabled=False, dtype="bfloat16"),  # "float16" scales the loss
+        compile=False,  # torch.compile of the detector; the first iteration of each image size takes minutes
         clip_grad_norm=0.1,  # Table 8, clip_max_norm
         accumulate=1,  # batches whose gradients are averaged before a step
         ema=dict(enabled=False, decay=0.9997),  # evaluate and keep a running mean of the weights

@@ -55,6 +55,8 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    if cfg.train.compile:
+        model.detector.compile(fullgraph=True)
     ddp_model = create_ddp_model(model, **cfg.train.ddp)
     trainer = Trainer(
         ddp_model,

@@ -1,5 +1,7 @@
 """The tokens of all feature levels in one row, and where they lie in the image."""
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -38,17 +40,36 @@ def make_levels(maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
         masks = [F.interpolate(padding_mask[:, None].float(), size=shape)[:, 0].bool() for shape in shapes]
     # The image fills the upper left corner, so the first row and column tell how far it reaches.
     valid_sizes = torch.stack([torch.stack([(~m[:, 0]).sum(1), (~m[:, :, 0]).sum(1)], -1) for m in masks], 1)
-    spatial_shapes = torch.tensor(shapes).to(device, non_blocking=True)
-    tokens_before = torch.tensor([0] + [h * w for h, w in shapes[:-1]]).cumsum(0)
+    spatial_shapes, start_index = shape_tensors(tuple(shapes), device)
     return Levels(
         shapes=shapes,
         spatial_shapes=spatial_shapes,
-        start_index=tokens_before.to(device, non_blocking=True),
+        start_index=start_index,
         masks=masks,
         padding_mask=None if padding_mask is None else torch.cat([m.flatten(1) for m in masks], dim=1),
         valid_sizes=valid_sizes,
         valid_ratios=valid_sizes / spatial_shapes.flip(-1),
     )
+
+
+def shape_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``spatial_shapes`` and ``start_index`` of :class:`Levels`.
+
+    They are kept for the last shapes: a CUDA graph cannot copy from the host, so it must find them on the device.
+    """
+    # What is traced must make them in its graph.
+    return _make_shape_tensors(shapes, device) if torch.compiler.is_compiling() else _kept(shapes, device)
+
+
+def _make_shape_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    starts = [0, *itertools.accumulate(h * w for h, w in shapes[:-1])]
+    return torch.tensor(shapes).to(device, non_blocking=True), torch.tensor(starts).to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # or a training step could not use what an evaluation has left
+        return _make_shape_tensors(shapes, device)
 
 
 def flatten_maps(maps: list[Tensor]) -> Tensor:
