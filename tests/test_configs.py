@@ -10,7 +10,12 @@ from PIL import Image
 from dino_d2.detectron2.config import LazyConfig, instantiate
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("*/*.py") if p.parent.name != "common")
+RECIPES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for pattern in ("*/*.py", "dino/ablations/*.py")
+    for p in (ROOT / "configs").glob(pattern)
+    if p.parent.name != "common"
+)
 
 
 @pytest.fixture

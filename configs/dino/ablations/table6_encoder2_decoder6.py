@@ -1,0 +1,7 @@
+"""DINO Table 6: 2 encoder and 6 decoder layers, plain denoising; 45.4 AP."""
+
+from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
+
+model.detector.encoder.num_layers = 2
+
+train.output_dir = "./output/ablations/table6_encoder2_decoder6"

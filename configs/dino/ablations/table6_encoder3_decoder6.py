@@ -1,0 +1,7 @@
+"""DINO Table 6: 3 encoder and 6 decoder layers, plain denoising; 45.8 AP."""
+
+from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
+
+model.detector.encoder.num_layers = 3
+
+train.output_dir = "./output/ablations/table6_encoder3_decoder6"

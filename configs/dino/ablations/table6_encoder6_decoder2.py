@@ -1,0 +1,7 @@
+"""DINO Table 6: 6 encoder and 2 decoder layers, plain denoising; 44.4 AP."""
+
+from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
+
+model.detector.decoder.num_layers = 2
+
+train.output_dir = "./output/ablations/table6_encoder6_decoder2"

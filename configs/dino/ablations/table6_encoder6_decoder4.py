@@ -1,0 +1,7 @@
+"""DINO Table 6: 6 encoder and 4 decoder layers, plain denoising; 46.0 AP."""
+
+from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
+
+model.detector.decoder.num_layers = 4
+
+train.output_dir = "./output/ablations/table6_encoder6_decoder4"
