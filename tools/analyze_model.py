@@ -39,9 +39,9 @@ class TensorsOut(nn.Module):
 
 
 def attention_flops(inputs: list, outputs: list) -> int:
-    """Query-key and weight-value products; query, key and value are [..., T, d]."""
-    query, key = get_shape(inputs[0]), get_shape(inputs[1])
-    return 2 * prod(query) * key[-2]
+    """Query-key and weight-value products; query, key and value are [..., T, d], the value of another d maybe."""
+    query, key, value = (get_shape(x) for x in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def deformable_attention_flops(inputs: list, outputs: list) -> int:
