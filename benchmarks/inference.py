@@ -57,12 +57,19 @@ def peak(config_file: str, overrides: list[str], device: str, implementation: st
     return peak_mib(partial(detect, model, implementation, image_inputs(*case)), device)
 
 
-def measure(options: argparse.Namespace, model: nn.Module, case: tuple[int, int, int], dtype: str) -> list[dict]:
-    """Rows of one size, batch and dtype."""
+def measure(
+    options: argparse.Namespace,
+    model: nn.Module,
+    case: tuple[int, int, int],
+    dtype: str,
+    names: list[str] | None = None,
+) -> list[dict]:
+    """Rows of one size, batch and dtype: all implementations and the floor, or those of ``names`` alone."""
     height, width, batch = case
     inputs = image_inputs(*case)
-    works = {name: partial(detect, model, name, inputs) for name in OPS}
-    works["floor"] = products_of(works["ours"])
+    works = {name: partial(detect, model, name, inputs) for name in names or OPS}
+    if not names:
+        works["floor"] = products_of(works["ours"])
     times = take_turns(works, options.device, options.seconds)
     recipe = (options.config_file, options.overrides, options.device)
     rows = []

@@ -173,6 +173,17 @@ def report(case: str, batch: int, dtype: str, measured: dict[str, Measured]) -> 
         print(f"{cells}{one.peak_mib:10.0f}{ratios:>18}", flush=True)
 
 
+def rows_of(case: str, batch: int, dtype: str, device: str, measured: dict[str, Measured]) -> list[dict]:
+    """The medians, as they are written to a file."""
+    where = {"case": case, "batch": batch, "dtype": dtype, "device": device}
+    return [
+        where
+        | {"implementation": name, "forward_ms": median(one.forward_ms)}
+        | {"forward_backward_ms": median(one.forward_backward_ms), "peak_mib": one.peak_mib}
+        for name, one in measured.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -198,11 +209,7 @@ def main() -> None:
                 report(case, batch, dtype, measured)
                 if options.device == "cuda":
                     print(f"floor of the forward pass (bytes moved / copy bandwidth): {floor_ms(inputs):.3f} ms")
-                for name, one in measured.items():
-                    row = {"case": case, "batch": batch, "dtype": dtype, "device": options.device}
-                    row |= {"implementation": name, "forward_ms": median(one.forward_ms)}
-                    row |= {"forward_backward_ms": median(one.forward_backward_ms)}
-                    rows.append(row | {"peak_mib": one.peak_mib})
+                rows += rows_of(case, batch, dtype, options.device, measured)
     write_json(options.json, options.device, rows)
 
 

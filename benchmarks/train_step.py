@@ -98,22 +98,32 @@ def peak(config_file: str, overrides: list[str], device: str, implementation: st
         return peak_mib(lambda: [trainer.step(implementation) for _ in range(2)], device)
 
 
-def measure(options: argparse.Namespace, cfg, case: tuple[int, int, int], dtype: str) -> list[dict]:
-    """Rows of one size, batch and dtype."""
+def measure(
+    options: argparse.Namespace,
+    cfg,
+    case: tuple[int, int, int],
+    dtype: str,
+    names: list[str] | None = None,
+    compile_with: str | None = None,
+) -> list[dict]:
+    """Rows of one size, batch and dtype: all implementations, or ``names``, with a backend of torch.compile."""
+    names = names or list(OPS)
     height, width, batch = case
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(cfg, options.device, dtype, Path(folder), case)
-        parts: dict[str, list] = {name: [] for name in OPS}
+        if compile_with:
+            trainer.model.detector.compile(fullgraph=True, dynamic=False, backend=compile_with)
+        parts: dict[str, list] = {name: [] for name in names}
 
         def step(name: str) -> None:
             trainer.parts.clear()
             trainer.step(name)
             parts[name].append(trainer.medians())
 
-        take_turns({name: partial(step, name) for name in OPS}, options.device, options.seconds, least=2)
+        take_turns({name: partial(step, name) for name in names}, options.device, options.seconds, least=2)
     recipe = (options.config_file, options.overrides, options.device)
     rows = []
-    for name in OPS:
+    for name in names:
         timed = parts[name][1:]  # the first was to warm up
         rows.append(
             {

@@ -83,3 +83,19 @@ def test_a_fresh_process_computes_with_as_many_threads(monkeypatch):
     from measure import in_fresh_process
 
     assert in_fresh_process(torch.get_num_threads) == torch.get_num_threads()
+
+
+@pytest.mark.slow
+def test_gpu_suite(run, monkeypatch):
+    """Its plumbing; the figures need a GPU. Compilation, which takes long, is left out."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
+    for name in ("inference", "train_step"):
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.setattr(__import__(name), "in_fresh_process", lambda function, *inputs: function(*inputs))
+    written = run("gpu_suite", "--device", "cpu", "--quick")
+    assert {row["implementation"] for row in written["op"]} >= {"ours", "composite"}
+    for table in ("inference", "train_step"):
+        assert {(row["dtype"], row["compiled"]) for row in written[table]} == {
+            (dtype, compiled) for dtype in ("float32", "bfloat16") for compiled in (False, True)
+        }
+    assert written["synchronisations"] is None

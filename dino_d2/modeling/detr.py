@@ -87,9 +87,10 @@ class DETR(nn.Module):
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Losses of one batch; see :class:`SetCriterion` for their names."""
         images, padding_mask = self.pad([self.normalise(x["image"]) for x in batched_inputs])
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
-        labels = [x.gt_classes for x in instances]
-        boxes = [normalised_boxes(x) for x in instances]
+        instances = [x["instances"] for x in batched_inputs]
+        # Nothing here waits for the device; the copy of the matching costs is the one time that a step does.
+        labels = [x.gt_classes.to(self.device, non_blocking=True) for x in instances]
+        boxes = [normalised_boxes(x).to(self.device, non_blocking=True) for x in instances]
         denoising = None if self.denoising is None else self.denoising(labels, boxes)
         output = self.detector(images, padding_mask, denoising)
         return self.criterion(output, labels, boxes, denoising)
@@ -145,7 +146,7 @@ def normalised_boxes(instances: Instances) -> Tensor:
     """Ground truth of one image as [n, 4] cxcywh, divided by the image's own size."""
     height, width = instances.image_size
     boxes = instances.gt_boxes.tensor
-    scale = torch.tensor([width, height, width, height], dtype=boxes.dtype).to(boxes.device, non_blocking=True)
+    scale = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
     return xyxy_to_cxcywh(boxes) / scale
 
 
