@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
 def test_forward_and_backward_wait_once(make_model, make_input):
