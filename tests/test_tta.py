@@ -121,7 +121,7 @@ def test_the_model_sees_each_view_once_and_returns_boxes_of_the_output_size(make
     seen = []
     detect = model.detect
     model.detect = lambda batch: seen.append([tuple(x["image"].shape[-2:]) for x in batch]) or detect(batch)
-    model.tta = OneToOneEnsemble([View(flip=True), View(scale=1.5)], iou_threshold=0.5)
+    model.inference = OneToOneEnsemble([View(flip=True), View(scale=1.5)], iou_threshold=0.5)
     result = model(inputs)
     assert seen == [[(64, 96)] * 2, [(64, 96)] * 2, [(96, 144)] * 2]
     for a, b in zip(plain, result, strict=True):
@@ -129,5 +129,5 @@ def test_the_model_sees_each_view_once_and_returns_boxes_of_the_output_size(make
         assert torch.equal(a["instances"].scores, b["instances"].scores)
         assert not torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
     assert "tta" not in "".join(model.state_dict())
-    model.tta = OneToOneEnsemble([])
+    model.inference = OneToOneEnsemble([])
     assert torch.allclose(model(inputs)[0]["instances"].pred_boxes.tensor, plain[0]["instances"].pred_boxes.tensor)

@@ -1,6 +1,6 @@
 """Test-time augmentation (DINO appendix A): the flipped image, and two larger scales with and without the flip.
 
-In a recipe: `from ..common.tta import tta` and `model.tta = tta`. The paper does not say which scales and weights.
+In a recipe: `from ..common.tta import tta` and `model.inference = tta`. The paper names no scales and weights.
 """
 
 from dino_d2.detectron2.config import LazyCall as L

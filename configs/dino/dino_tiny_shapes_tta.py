@@ -3,6 +3,6 @@
 from ..common.tta import tta
 from .dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
 
-model.tta = tta
+model.inference = tta
 
 train.output_dir = "./output/dino_tiny_shapes_tta"

@@ -128,7 +128,7 @@ def _usable_file(json: Path, coco: dict) -> Path:
     _avoid_id_zero(corrected)
     if corrected == coco["annotations"]:
         return json
-    path = _write_to_cache(json.stem, {**coco, "annotations": corrected})
+    path = write_to_cache(json.stem, {**coco, "annotations": corrected})
     logger.info(f"{json}: using the corrected copy {path}")
     return path
 
@@ -164,7 +164,7 @@ def _avoid_id_zero(annotations: list[dict]) -> None:
             annotation["id"] = 1 + max(other["id"] for other in annotations)
 
 
-def _write_to_cache(stem: str, coco: dict) -> Path:
+def write_to_cache(stem: str, coco: dict) -> Path:
     """Writes the json under a name made from its content, so that processes can write it at the same time."""
     text = json_module.dumps(coco)
     folder = Path(get_cache_dir()) / "dino_d2"

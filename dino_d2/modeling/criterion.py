@@ -78,19 +78,31 @@ class SetCriterion(nn.Module):
         losses = self.part_losses(logits, predicted, matches, padded_labels, padded_boxes, num_boxes)
         named = self.name_losses(losses, layer_names)
         if denoising is not None:
-            # Every object is rebuilt once a group; the loss is the mean over groups.
-            repeats = max(1.0, denoising.num_positives / max(1, sum(map(len, labels))))
-            losses = self.part_losses(
-                output.logits[:, :, :num_slots],
-                output.boxes[:, :, :num_slots],
-                denoising_matches(denoising, len(output.logits)),
-                padded_labels,
-                padded_boxes,
-                num_boxes * repeats,
-                denoising.scored,
-            )
-            named |= self.name_losses(losses, [f"_dn{suffix}" for suffix in layer_suffixes(len(output.logits))])
+            named |= self.denoising_losses(output, labels, boxes, denoising, num_boxes)
         return named
+
+    def denoising_losses(
+        self,
+        output: DetectorOutput,
+        labels: list[Tensor],
+        boxes: list[Tensor],
+        denoising: DenoisingQueries,
+        num_boxes: Tensor,
+    ) -> dict[str, Tensor]:
+        """The losses ``_dn`` of the denoising part alone; ``num_boxes`` is the number of objects per rank."""
+        num_slots = denoising.target.shape[1]
+        # Every object is rebuilt once a group; the loss is the mean over groups.
+        repeats = max(1.0, denoising.num_positives / max(1, sum(map(len, labels))))
+        losses = self.part_losses(
+            output.logits[:, :, :num_slots],
+            output.boxes[:, :, :num_slots],
+            denoising_matches(denoising, len(output.logits)),
+            pad_sequence(labels, batch_first=True),
+            pad_sequence(boxes, batch_first=True),
+            num_boxes * repeats,
+            denoising.scored,
+        )
+        return self.name_losses(losses, [f"_dn{suffix}" for suffix in layer_suffixes(len(output.logits))])
 
     def part_losses(
         self,

@@ -20,6 +20,15 @@ class DetectorOutput(NamedTuple):
     proposals: Proposals | None
 
 
+class Encoded(NamedTuple):
+    """What the decoder starts from."""
+
+    memory: Tensor  # [B, S, D]
+    position: Tensor  # [B, S, D] of the memory
+    levels: Levels
+    queries: Queries  # matching ones, whose content is complete
+
+
 class Detector(nn.Module):
     """The detection transformer (DINO figure 2): tensors in, tensors out.
 
@@ -72,14 +81,23 @@ class Detector(nn.Module):
             padding_mask: [B, H, W] bool, True = padding; None where nothing is padded.
             denoising: queries to rebuild, in training.
         """
+        return self.decode(self.encode(images, padding_mask), denoising)
+
+    def encode(self, images: Tensor, padding_mask: Tensor | None = None) -> Encoded:
+        """All that does not depend on denoising queries; arguments as above."""
         maps = self.neck(self.backbone(images))
         levels = make_levels(maps, padding_mask)
         position = self.token_positions(levels)
         memory = self.encoder(flatten_maps(maps), position, levels)
         queries = self.queries(memory, levels)
-        content, anchors, mask = queries.content, queries.anchors, None
         if self.label_embedding is not None:
-            content = self.label_embedding.matching(content)
+            queries = queries._replace(content=self.label_embedding.matching(queries.content))
+        return Encoded(memory, position, levels, queries)
+
+    def decode(self, encoded: Encoded, denoising: DenoisingQueries | None = None) -> DetectorOutput:
+        """Predictions of the denoising queries, if any, and of the matching ones."""
+        memory, position, levels, queries = encoded
+        content, anchors, mask = queries.content, queries.anchors, None
         if denoising is not None:
             content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
             anchors = torch.cat([self.queries.denoising_anchors(denoising.boxes), anchors], dim=1)

@@ -14,8 +14,8 @@ from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import xyxy_to_cxcywh
 
 from .criterion import SetCriterion
+from .detector import DetectorOutput
 from .postprocess import Detections, TopPairs
-from .tta import OneToOneEnsemble
 
 
 class QueryPredictions(NamedTuple):
@@ -36,7 +36,7 @@ class DETR(nn.Module):
         denoising: maker of denoising queries in training; None trains without.
         pixel_mean, pixel_std: of the three channels, in 0..255 and in the order the data mapper reads them.
         postprocess: last layer's logits and boxes -> detections, one of `postprocess`; 300 pairs by default.
-        tta: views of an image that evaluation detects in as well; None looks at the image alone.
+        inference: what evaluation makes of `detect` and a batch, as `tta.OneToOneEnsemble` does; None calls it once.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DETR(nn.Module):
         pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375),
         postprocess: Callable[[Tensor, Tensor], Detections] | None = None,
-        tta: OneToOneEnsemble | None = None,
+        inference: Callable[[Callable[[list[dict]], list[dict]], list[dict]], list[dict]] | None = None,
     ):
         super().__init__()
         self.detector = detector
@@ -59,7 +59,7 @@ class DETR(nn.Module):
             # Nothing reads it then, and DistributedDataParallel waits for a gradient of every trained parameter.
             detector.label_embedding.requires_grad_(False)
         self.postprocess = postprocess or TopPairs(300)
-        self.tta = tta
+        self.inference = inference
         self.precision: torch.dtype | None = None  # of autocast in detection, see `for_inference`
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -82,7 +82,9 @@ class DETR(nn.Module):
         """
         if self.training:
             return self.losses(batched_inputs)
-        return self.detect(batched_inputs) if self.tta is None else self.tta(self.detect, batched_inputs)
+        if self.inference is None:
+            return self.detect(batched_inputs)
+        return self.inference(self.detect, batched_inputs)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Losses of one batch; see :class:`SetCriterion` for their names."""
@@ -109,7 +111,7 @@ class DETR(nn.Module):
         for members in by_size.values():
             images = torch.stack([self.normalise(batched_inputs[i]["image"]) for i in members])
             with nullcontext() if self.precision is None else torch.autocast(self.device.type, self.precision):
-                output = self.detector(images)
+                output = self.predict(images, [batched_inputs[i] for i in members])
             detections = self.postprocess(output.logits[-1], output.boxes[-1])
             for i, scores, classes, boxes in zip(members, *detections, strict=True):
                 height, width = batched_inputs[i]["image"].shape[-2:]
@@ -118,6 +120,10 @@ class DETR(nn.Module):
             for i, *queries in zip(members, output.logits[-1], output.boxes[-1], output.anchors, strict=True):
                 results[i]["queries"] = QueryPredictions(*queries)
         return results
+
+    def predict(self, images: Tensor, batched_inputs: list[dict]) -> DetectorOutput:
+        """Predictions of the matching queries for images [B, 3, H, W] of one size; their dicts are not needed here."""
+        return self.detector(images)
 
     def normalise(self, image: Tensor) -> Tensor:
         """[3, H, W] in 0..255 -> zero mean and unit variance, on the model's device."""

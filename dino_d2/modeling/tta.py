@@ -49,7 +49,7 @@ class View:
 class OneToOneEnsemble:
     """Detects in the image and in views of it, and places each box of the image by the boxes that agree with it.
 
-    The image as the data mapper made it is the main augmentation Aug_0. `model.tta` of a recipe takes one of these.
+    The image as the data mapper made it is the main augmentation Aug_0. `model.inference` of a recipe takes it.
 
     Args:
         views: the other augmentations, Aug_1 to Aug_{n-1}.

@@ -1,0 +1,22 @@
+"""DN-DETR Table 3 on shapes, split 0.7/0.3: known classes only in the denoising part, AP of the unknown classes.
+
+Evaluated without known objects ("AP"); `shapes_known_objects_70_30_given.py` evaluates the same weights with them.
+"""
+
+from dino_d2.data.known import only_classes
+from dino_d2.denoising import Denoising, FixedGroups
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.modeling.known import KnownClasses, KnownObjectDETR, known_classes, unknown_classes
+
+from ..dino.dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
+
+model._target_ = KnownObjectDETR
+model.known = L(KnownClasses)(classes=L(known_classes)(num_classes="${model.detector.num_classes}", share=0.7))
+model.denoising = L(Denoising)(num_classes="${..detector.num_classes}", groups=L(FixedGroups)(groups=1))
+
+dataloader.evaluator.dataset_name = L(only_classes)(
+    dataset="${dataloader.test.dataset.names}",
+    classes=L(unknown_classes)(num_classes="${model.detector.num_classes}", share="${model.known.classes.share}"),
+)
+
+train.output_dir = "./output/shapes_known_objects_70_30"

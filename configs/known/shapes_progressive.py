@@ -1,0 +1,14 @@
+"""Trained to know any part of an image's objects; evaluated by taking the best detection for known, time and again."""
+
+from dino_d2.denoising import Denoising, FixedGroups
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.modeling.known import KnownAtRandom, KnownObjectDETR, ProgressiveInference
+
+from ..dino.dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
+
+model._target_ = KnownObjectDETR
+model.known = L(KnownAtRandom)()
+model.denoising = L(Denoising)(num_classes="${..detector.num_classes}", groups=L(FixedGroups)(groups=1))
+model.inference = L(ProgressiveInference)(steps=5, score_threshold=0.5)  # model.inference=null detects in one go
+
+train.output_dir = "./output/shapes_progressive"
