@@ -12,7 +12,7 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
     p.relative_to(ROOT).as_posix()
-    for pattern in ("*/*.py", "dino/ablations/*.py")
+    for pattern in ("*/*.py", "dino/ablations/*.py", "dino/objects365/*.py")
     for p in (ROOT / "configs").glob(pattern)
     if p.parent.name != "common"
 )

@@ -70,9 +70,7 @@ def parts_on_disk(file_name: str, folder: Path) -> int | None:
     for parts in (2, 1):
         if folder.joinpath(*Path(file_name).parts[-parts:]).is_file():
             return parts
-    raise DatasetError(
-        f"Objects365: the first image, {file_name}, is not under {folder}, nor its last one or two parts."
-    )
+    raise DatasetError(f"Objects365: {file_name} is not under {folder}, and neither are its last one or two parts.")
 
 
 def iterations(epochs: float, datasets: Sequence[str], batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 16 GPUs, one image each (appendix D.2). The class heads go over by name first:
 
-    python -m dino_d2.checkpoint.transfer output/objects365/dino_swin_large_5scale_26ep/model_final.pth o365_to_coco.pth
+    python -m dino_d2.checkpoint.transfer output/dino_swin_large_5scale_26ep/model_final.pth o365_to_coco.pth
     python train_net.py --config-file ... --num-gpus 16 train.init_checkpoint=o365_to_coco.pth
 """
 
@@ -27,4 +27,4 @@ lr_multiplier = drop_at(16, 18)  # the paper gives the number of epochs alone
 
 train.amp.enabled = True
 train.max_iter = 135000  # 18 epochs of 7500 iterations of 16 images
-train.output_dir = "./output/objects365/dino_swin_large_5scale_coco_18ep"
+train.output_dir = "./output/dino_swin_large_5scale_coco_18ep"

@@ -1,0 +1,273 @@
+#!/usr/bin/env python
+"""DINO's ablations in small: trains each row with several seeds on the shapes dataset and writes a table and a picture.
+
+    python tools/ablate.py                     # goes on where it was stopped; --jobs trainings at a time
+    python tools/ablate.py --rows dn cdn --seeds 1 --iterations 100 --page output/try/ablations.md
+
+The rows are those of Table 4, denoising none/DN/CDN, and noise scales. What a training measures lies in its folder,
+``{output}/{row}/seed{n}``; a finished one is not run again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from dino_d2.denoising import ContrastiveDenoising, Denoising, DynamicGroups
+from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.detectron2.config import LazyConfig
+from dino_d2.modeling import LookForwardOnce, PureQuerySelection, StaticQueries
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = "configs/dino/dino_tiny_shapes_instruments.py"
+
+#: Name in metrics.json, heading, and digits behind the point.
+MEASURES = {
+    "bbox/AP": ("AP", 1),
+    "bbox/APs": ("AP small", 1),
+    "matching/ATD100": ("ATD(100)", 3),
+    "matching/ATD100_small": ("ATD(100) small", 3),
+    "matching/IS": ("IS", 2),
+    "duplicates/rate": ("duplicates, %", 1),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what it is, and its changes to DINO on shapes."""
+
+    title: str
+    changes: tuple[Callable[[DictConfig], None], ...] = ()
+
+
+def static(model: DictConfig) -> None:
+    model.detector.queries = L(StaticQueries)(num_queries=50, embed_dim="${..embed_dim}")
+
+
+def pure(model: DictConfig) -> None:
+    head = model.detector.queries.proposal_head
+    model.detector.queries = L(PureQuerySelection)(num_queries=50, proposal_head=head)
+
+
+def once(model: DictConfig) -> None:
+    model.detector.decoder.box_update = L(LookForwardOnce)()
+
+
+def plain_denoising(noise: float = 0.4) -> Callable[[DictConfig], None]:
+    """As many slots that rebuild an object as the contrastive kind has."""
+
+    def change(model: DictConfig) -> None:
+        model.denoising = L(Denoising)(
+            num_classes="${..detector.num_classes}",
+            groups=L(DynamicGroups)(num_objects=60),
+            label_flip_probability=0.25,
+            centre_noise_scale=noise,
+            size_noise_scale=noise,
+        )
+
+    return change
+
+
+def contrastive(inner: float, outer: float) -> Callable[[DictConfig], None]:
+    def change(model: DictConfig) -> None:
+        model.denoising = L(ContrastiveDenoising)(
+            num_classes="${..detector.num_classes}",
+            groups=L(DynamicGroups)(num_objects=60),
+            label_flip_probability=0.25,
+            positive_noise_scale=inner,
+            negative_noise_scale=outer,
+        )
+
+    return change
+
+
+def no_denoising(model: DictConfig) -> None:
+    model.denoising = None
+    model.detector.label_embedding = None
+
+
+ROWS = {
+    "static": Row("Table 4, row 2: static queries, DN", (static, once, plain_denoising())),
+    "pure": Row("Table 4, row 3: + pure query selection", (pure, once, plain_denoising())),
+    "mixed": Row("Table 4, row 4: + mixed query selection", (once, plain_denoising())),
+    "dn": Row("Table 4, row 5: + look forward twice", (plain_denoising(),)),
+    "cdn": Row("Table 4, row 6: + contrastive DN (DINO)"),
+    "none": Row("row 6 without denoising", (no_denoising,)),
+    "cdn_small": Row("row 6, λ1 0.4, λ2 0.8 (λ1 of Table 8)", (contrastive(0.4, 0.8),)),
+    "cdn_wide": Row("row 6, λ1 1, λ2 3", (contrastive(1.0, 3.0),)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tools/ablate.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--iterations", type=int, default=1000, help="of 8 images each")
+    parser.add_argument("--evaluations", type=int, default=4, help="of a training, evenly; IS compares the last two")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--output", type=Path, default=Path("output/ablations"))
+    parser.add_argument("--page", type=Path, default=Path("docs/ablations.md"), help="the picture goes beside it")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    folders = {
+        (row, seed): options.output.absolute() / row / f"seed{seed}" for row in options.rows for seed in options.seeds
+    }
+    trained = train_all(folders, options.iterations, options.evaluations, options.jobs)
+    results = {row: [measures_of(folders[row, seed]) for seed in options.seeds] for row in options.rows}
+    options.page.parent.mkdir(parents=True, exist_ok=True)
+    picture = options.page.with_suffix(".png")
+    draw(results, picture)
+    minutes = (time.perf_counter() - start) / 60
+    options.page.write_text(page(results, options, picture.name, trained, minutes), encoding="utf-8")
+    print(table(results))
+    print(f"{options.page} and {picture}")
+
+
+def train_all(folders: dict[tuple[str, int], Path], iterations: int, evaluations: int, jobs: int) -> int:
+    """Run every training that is not finished, ``jobs`` at a time; returns how many were run."""
+    waiting = [key for key, folder in folders.items() if iterations_done(folder) < iterations]
+    count = len(waiting)
+    running: dict[tuple[str, int], subprocess.Popen] = {}
+    with tqdm(total=len(folders) * iterations, unit="it", smoothing=0.05) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    row, seed = key = waiting.pop(0)
+                    running[key] = start_training(row, seed, folders[key], iterations, evaluations)
+                for key, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[key]
+                        if process.returncode != 0:
+                            sys.exit(f"error: {key[0]}, seed {key[1]}: see the end of {folders[key] / 'console.txt'}")
+                bar.set_postfix_str(", ".join(f"{row} {seed}" for row, seed in running))
+                bar.n = sum(min(iterations, iterations_done(folder)) for folder in folders.values())
+                bar.refresh()
+                time.sleep(1)
+        finally:
+            for process in running.values():
+                process.terminate()  # saves a checkpoint and ends
+                process.wait()
+    return count
+
+
+def start_training(row: str, seed: int, folder: Path, iterations: int, evaluations: int) -> subprocess.Popen:
+    """train_net.py on the row's config, resumed if it was stopped before."""
+    cfg = LazyConfig.load(str(ROOT / BASE))
+    for change in ROWS[row].changes:
+        change(cfg.model)
+    cfg.train.update(
+        seed=seed,
+        max_iter=iterations,
+        output_dir=str(folder),
+        eval_period=max(1, iterations // evaluations),
+        num_pictures=0,
+    )
+    cfg.train.checkpointer.update(period=max(1, iterations // evaluations), max_to_keep=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    LazyConfig.save(cfg, str(folder / "row.yaml"))
+    with open(folder / "console.txt", "a") as console:
+        return subprocess.Popen(
+            [sys.executable, "train_net.py", "--resume", "--config-file", str(folder / "row.yaml")],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=console,
+            stderr=console,
+        )
+
+
+def lines_of(folder: Path) -> list[dict]:
+    """metrics.json, but for a last line that is being written."""
+    path = folder / "metrics.json"
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def iterations_done(folder: Path) -> int:
+    """Of a training; all of them only when its last evaluation is written too."""
+    lines = lines_of(folder)
+    evaluated = max((line["iteration"] for line in lines if "bbox/AP" in line), default=0)
+    return max([evaluated, *(line["iteration"] for line in lines if "total_loss" in line)], default=0)
+
+
+def measures_of(folder: Path) -> dict[str, float]:
+    """The last value of each measure; NaN of those that were never measured."""
+    values = dict.fromkeys(MEASURES, float("nan"))
+    for line in lines_of(folder):
+        values |= {name: line[name] for name in MEASURES if name in line}
+    return values
+
+
+def spread(results: list[dict[str, float]], name: str) -> tuple[float, float]:
+    """Mean and standard deviation over seeds (n - 1; 0 of a single one)."""
+    values = [result[name] for result in results]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown, mean ± spread."""
+    lines = [
+        "| | " + " | ".join(heading for heading, _ in MEASURES.values()) + " |",
+        "|---" * (len(MEASURES) + 1) + "|",
+    ]
+    for row, seeds in results.items():
+        cells = []
+        for name, (_, digits) in MEASURES.items():
+            mean, deviation = spread(seeds, name)
+            cells.append(f"{mean:.{digits}f} ± {deviation:.{digits}f}")
+        lines.append(f"| {ROWS[row].title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """A panel for each measure: a dot a seed, a line at the mean."""
+    figure = Figure(figsize=(12, 0.8 + 0.35 * len(results)), layout="constrained")
+    panels = figure.subplots(1, len(MEASURES), sharey=True)
+    for panel, (name, (heading, _)) in zip(panels, MEASURES.items(), strict=True):
+        for y, seeds in enumerate(results.values()):
+            values = [result[name] for result in seeds]
+            panel.plot(values, [y] * len(values), "o", color="tab:blue", alpha=0.6, markersize=5)
+            panel.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
+        panel.set_title(heading, fontsize=9)
+        panel.tick_params(labelsize=8)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(results)), list(results))
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=90)
+
+
+def page(results: dict, options: argparse.Namespace, picture: str, trained: int, minutes: float) -> str:
+    """The page of the documentation."""
+    command = shlex.join(["python", "tools/ablate.py", *sys.argv[1:]])
+    return f"""# Ablations on the shapes dataset
+
+DINO's Table 4 in small, denoising none/DN/CDN, and noise scales: {options.iterations} iterations of 8 images, mean of
+{len(options.seeds)} seeds ± their standard deviation. What each column measures: [evaluation.md](evaluation.md). From
+ATD on, lower is better.
+
+{table(results)}
+
+![Each dot is a training, each line a mean]({picture})
+
+Made with `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}; this
+call ran {trained} of {len(results) * len(options.seeds)} trainings in {minutes:.0f} minutes, {options.jobs} at a time.
+The images are small, few and made by a program: differences within the spread say nothing, and larger ones need not
+carry over to photographs.
+"""
+
+
+if __name__ == "__main__":
+    main()
