@@ -16,21 +16,17 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from dino_d2.denoising import ContrastiveDenoising, Denoising, DynamicGroups
-from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig
-from dino_d2.modeling import LookForwardOnce, PureQuerySelection, StaticQueries
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "configs/dino/dino_tiny_shapes_instruments.py"
@@ -46,70 +42,49 @@ MEASURES = {
 }
 
 
+#: What the recipes of configs/dino/ablations change; the rest of the model stays small.
+PARTS = ("denoising", "detector.queries", "detector.decoder.box_update", "detector.label_embedding")
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what it is, and its changes to DINO on shapes."""
+    """One line of the table: the recipe of configs/dino/ablations whose parts it takes, and values changed in it."""
 
     title: str
-    changes: tuple[Callable[[DictConfig], None], ...] = ()
-
-
-def static(model: DictConfig) -> None:
-    model.detector.queries = L(StaticQueries)(num_queries=50, embed_dim="${..embed_dim}")
-
-
-def pure(model: DictConfig) -> None:
-    head = model.detector.queries.proposal_head
-    model.detector.queries = L(PureQuerySelection)(num_queries=50, proposal_head=head)
-
-
-def once(model: DictConfig) -> None:
-    model.detector.decoder.box_update = L(LookForwardOnce)()
-
-
-def plain_denoising(noise: float = 0.4) -> Callable[[DictConfig], None]:
-    """As many slots that rebuild an object as the contrastive kind has."""
-
-    def change(model: DictConfig) -> None:
-        model.denoising = L(Denoising)(
-            num_classes="${..detector.num_classes}",
-            groups=L(DynamicGroups)(num_objects=60),
-            label_flip_probability=0.25,
-            centre_noise_scale=noise,
-            size_noise_scale=noise,
-        )
-
-    return change
-
-
-def contrastive(inner: float, outer: float) -> Callable[[DictConfig], None]:
-    def change(model: DictConfig) -> None:
-        model.denoising = L(ContrastiveDenoising)(
-            num_classes="${..detector.num_classes}",
-            groups=L(DynamicGroups)(num_objects=60),
-            label_flip_probability=0.25,
-            positive_noise_scale=inner,
-            negative_noise_scale=outer,
-        )
-
-    return change
-
-
-def no_denoising(model: DictConfig) -> None:
-    model.denoising = None
-    model.detector.label_embedding = None
+    recipe: str
+    values: dict[str, float] = field(default_factory=dict)
 
 
 ROWS = {
-    "static": Row("Table 4, row 2: static queries, DN", (static, once, plain_denoising())),
-    "pure": Row("Table 4, row 3: + pure query selection", (pure, once, plain_denoising())),
-    "mixed": Row("Table 4, row 4: + mixed query selection", (once, plain_denoising())),
-    "dn": Row("Table 4, row 5: + look forward twice", (plain_denoising(),)),
-    "cdn": Row("Table 4, row 6: + contrastive DN (DINO)"),
-    "none": Row("row 6 without denoising", (no_denoising,)),
-    "cdn_small": Row("row 6, λ1 0.4, λ2 0.8 (λ1 of Table 8)", (contrastive(0.4, 0.8),)),
-    "cdn_wide": Row("row 6, λ1 1, λ2 3", (contrastive(1.0, 3.0),)),
+    "static": Row("Table 4, row 2: static queries, DN", "table4_row2_optimised_dn_detr"),
+    "pure": Row("Table 4, row 3: pure query selection", "table4_row3_pure_selection"),
+    "mixed": Row("Table 4, row 4: mixed query selection", "table4_row4_mixed_selection"),
+    "dn": Row("Table 4, row 5: look forward twice", "table4_row5_look_forward_twice"),
+    "cdn": Row("Table 4, row 6: contrastive DN (DINO)", "table4_row6_dino"),
+    "none": Row("row 6 without denoising", "table7_no_dn"),
+    "cdn_small": Row(
+        "row 6, λ1 0.4, λ2 0.8 (Table 8)",
+        "table4_row6_dino",
+        {"denoising.positive_noise_scale": 0.4, "denoising.negative_noise_scale": 0.8},
+    ),
+    "cdn_wide": Row("row 6, λ2 3", "table4_row6_dino", {"denoising.negative_noise_scale": 3.0}),
 }
+
+
+def row_config(row: Row) -> DictConfig:
+    """The small DINO on shapes with the row's parts, at its own size: 50 queries, a denoising budget of 60 objects."""
+    cfg = LazyConfig.load(str(ROOT / BASE))
+    num_queries = cfg.model.detector.queries.num_queries
+    budget = cfg.model.denoising.groups.num_objects
+    recipe = LazyConfig.load(str(ROOT / "configs/dino/ablations" / f"{row.recipe}.py"))
+    for part in PARTS:
+        OmegaConf.update(cfg.model, part, OmegaConf.select(recipe.model, part), merge=False)
+    cfg.model.detector.queries.num_queries = num_queries
+    if cfg.model.denoising is not None:
+        cfg.model.denoising.groups.num_objects = budget
+    for key, value in row.values.items():
+        OmegaConf.update(cfg.model, key, value)
+    return cfg
 
 
 def main() -> None:
@@ -166,9 +141,7 @@ def train_all(folders: dict[tuple[str, int], Path], iterations: int, evaluations
 
 def start_training(row: str, seed: int, folder: Path, iterations: int, evaluations: int) -> subprocess.Popen:
     """train_net.py on the row's config, resumed if it was stopped before."""
-    cfg = LazyConfig.load(str(ROOT / BASE))
-    for change in ROWS[row].changes:
-        change(cfg.model)
+    cfg = row_config(ROWS[row])
     cfg.train.update(
         seed=seed,
         max_iter=iterations,
