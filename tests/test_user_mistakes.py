@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from in_process import run_train_net
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.engine.overrides import check_calls, check_type
+from dino_d2.engine.overrides import apply_overrides, check_calls, check_type
 
 ROOT = Path(__file__).parents[1]
 CUSTOM = "configs/dino/dino_r50_4scale_custom.py"
@@ -282,3 +283,32 @@ def test_a_switch_can_be_set_either_way():
     for old in (True, False):
         for new in (True, False):
             check_type("train.amp.enabled", old, new)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.detector.backbone.pretrained=False",  # True in the recipe, and True is an int
+        "model.detector.backbone.freeze_batch_norm=False",  # an argument that the recipe leaves at its default
+        "train.max_iter=5",  # a call in the recipe
+        "train.max_iter.epochs=0.5",  # 50 in the recipe, but a float by its annotation
+        "optimizer.lr=1",
+        "train.clip_grad_norm=1",
+        "train.max_iter=1e3",
+        "train.seed=null",
+        "model.denoising=null",
+        "data.train.json=a.json",
+        "data.root='a folder'",
+        "train.output_dir=2026",
+        "optimizer.params.lr_factor_func.factors={}",
+        "dataloader.train.mapper.augmentations=${dataloader.test.mapper.augmentations}",
+        "model.pixel_mean.0=1.5",
+        "+train.mine=1",
+    ],
+)
+def test_what_is_no_mistake_is_set(override):
+    cfg = apply_overrides(LazyConfig.load(str(ROOT / CUSTOM)), [override])
+    key, _, value = override.lstrip("+").partition("=")
+    if "$" not in value:
+        expected = OmegaConf.from_dotlist([f"value={value}"]).value
+        assert str(OmegaConf.select(cfg, key)).strip("'") == str(expected).strip("'")

@@ -19,7 +19,8 @@ from .errors import UserError
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Set values in ``cfg`` in place, as Detectron2's ``LazyConfig.apply_overrides`` does, and return it.
 
-    A key must be there, or be an argument of the call that it belongs to; ``+key=value`` adds any other.
+    A key must be there, or be an argument of the call that it belongs to; ``+key=value`` adds any other. Sections are
+    merged, but for ``{}``, which empties one.
 
     Raises:
         UserError: no ``key=value``, an unknown key (with the nearest one), or a value of another type.
@@ -37,10 +38,13 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             above, _, last = key.rpartition(".")
             node = OmegaConf.select(cfg, above) if above else cfg
             old = OmegaConf.select(cfg, key, throw_on_missing=False)
-            if isinstance(old, int) and takes_fractions(node, last):
+            if type(old) is int and takes_fractions(node, last):
                 old = float(old)
             check_type(key, old, value)
         try:
+            if value == {}:  # Detectron2 merges sections, so that an empty one would change nothing
+                OmegaConf.update(cfg, key, value, merge=False)
+                continue
             LazyConfig.apply_overrides(cfg, [text])
         except (KeyError, AssertionError, OmegaConfBaseException) as error:
             raise UserError(f"{text}: cannot be set: {error}") from error
@@ -109,11 +113,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-#: (types, what they are called, whether a new value fits the old one); bool comes first, as it is an int.
+#: (type, what it is called, whether a new value fits the old one); bool comes before int, which it is one of.
 _TYPES = (
     (bool, "True or False", lambda old, new: isinstance(new, bool)),
     (int, "a whole number", lambda old, new: _is_number(new) and float(new).is_integer()),
-    (float, "a number", lambda old, new: isinstance(old, int) or _is_number(new)),
+    (float, "a number", lambda old, new: _is_number(new)),
     (str, "text", lambda old, new: not isinstance(new, list)),
     (ListConfig, "a list, [a,b]", lambda old, new: isinstance(new, list)),
     (DictConfig, "a section, {a: 1}", lambda old, new: "_target_" in old or isinstance(new, dict)),
