@@ -89,8 +89,7 @@ def main() -> None:
         for name in options.settings:
             rows.append(measure(name, data, options.size, options.steps))
             print(f"{name:40}{rows[-1]['peak_mib']:8.0f} MiB{rows[-1]['step_seconds']:8.2f} s a step", flush=True)
-    if options.json:
-        write_json(options.json, DEVICE, rows)
+            write_json(options.json, DEVICE, rows)
 
 
 if __name__ == "__main__":

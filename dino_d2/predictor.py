@@ -36,6 +36,7 @@ from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
 from dino_d2.engine.errors import UserError
+from dino_d2.engine.overrides import apply_overrides
 from dino_d2.modeling.content import UnknownLabelEmbedding
 from dino_d2.modeling.inference import for_inference
 
@@ -182,7 +183,7 @@ def LazyConfigModel(cfg: CfgNode) -> nn.Module:
 
 
 def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
-    lazy = LazyConfig.apply_overrides(LazyConfig.load(config_file), list(overrides))
+    lazy = apply_overrides(LazyConfig.load(config_file), overrides)
     backbone = lazy.model.detector.backbone
     if "pretrained" in backbone:  # timm's; all weights come from the checkpoint
         backbone.pretrained = False

@@ -133,6 +133,16 @@ def test_other_layouts(make, tmp_path):
         assert coco["categories"][coco["annotations"][0]["category_id"] - 1]["name"] == "dog"
 
 
+def test_images_of_one_name_in_two_splits(tmp_path):
+    for split in ("train", "val"):
+        image(tmp_path / f"images/{split}/1.jpg")
+        voc_xml(tmp_path / f"xml/{split}/1.xml", OBJECTS[0])
+    assert main([str(tmp_path)]) == 0
+    for split in ("train", "val"):
+        (entry,) = json.loads((tmp_path / f"annotations/instances_{split}.json").read_text())["images"]
+        assert entry["file_name"] == f"images/{split}/1.jpg"
+
+
 def test_without_splits_some_are_held_out(tmp_path, capsys):
     for i in range(50):
         image(tmp_path / f"source/{i}.jpg")

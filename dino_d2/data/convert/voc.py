@@ -29,7 +29,10 @@ def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
         DatasetError: an XML file that is broken, has no image or an unusable box; it names file and object.
     """
     files = sorted(root.rglob("*.xml"))
-    by_stem = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    by_stem: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            by_stem.setdefault(path.stem, []).append(path)
     listed = _image_sets(root)
     dataset = Dataset(classes or [])
     for file in files:
@@ -53,7 +56,7 @@ def _image_sets(root: Path) -> dict[str, str]:
     return listed
 
 
-def _read_image(file: Path, images: dict[str, Path]) -> AnnotatedImage:
+def _read_image(file: Path, images: dict[str, list[Path]]) -> AnnotatedImage:
     try:
         annotation = ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
@@ -61,7 +64,9 @@ def _read_image(file: Path, images: dict[str, Path]) -> AnnotatedImage:
     file_name = annotation.findtext("filename", default="").strip()
     image = file.parent / file_name
     if not file_name or not image.is_file():
-        image = images.get(file.stem) or images.get(Path(file_name).stem)
+        candidates = images.get(file.stem) or images.get(Path(file_name).stem) or []
+        # annotations/train/1.xml belongs to images/train/1.jpg and not to images/val/1.jpg.
+        image = max(candidates, key=lambda path: len({*path.parts} & {*file.parts}), default=None)
     if image is None:
         raise DatasetError(f"{file}: its image {file_name or file.stem} is nowhere in the folder. Add it there.")
     try:

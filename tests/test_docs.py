@@ -1,0 +1,177 @@
+"""Every command in the docs runs, or the docs say that no test runs it; every link leads somewhere.
+
+A command stands in a block marked `sh` or `bash`. Those of `RUN` are run here, in this order and with the given changes
+that make them small. Others must say "not run by the tests", in a comment behind them or in the text before the block.
+"""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from in_process import run_train_net
+from PIL import Image
+
+from dino_d2.data.check.__main__ import main as check
+from dino_d2.data.convert.__main__ import main as convert
+from dino_d2.data.shapes import Recipe, generate
+from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.engine.overrides import apply_overrides
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = "not run by the tests"
+
+_QUICK = ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.max_iter=1", "train.num_pictures=1"]
+_THIN = ["model.detector.encoder={num_layers: 1, feedforward_dim: 32}",
+         "model.detector.decoder={num_layers: 1, feedforward_dim: 32}"]  # fmt: skip
+_SIZES = ["dataloader.train.mapper.augmentations={short_edge_lengths: [64], crop_short_edge_lengths: [64]}",
+          "dataloader.train.mapper.augmentations.crop_size=[32, 48]",
+          "dataloader.test.mapper.augmentations.short_edge_length=64"]  # fmt: skip
+_SHAPES = [*_QUICK, *_THIN, "dataloader.train.total_batch_size=2"]
+_SHAPES += [f"dataloader.{split}.dataset.names.{key}" for split in ("train", "test")
+            for key in ("train=4", "val=2", "size=64")]  # fmt: skip
+_CUSTOM = [*_QUICK, *_THIN, *_SIZES, "model.detector.embed_dim=64", "model.detector.queries.num_queries=20",
+           "model.detector.backbone={name: resnet10t, pretrained: false, options: {channels: [8, 8, 8, 8]}}",
+           "model.detector.neck.in_channels={res3: 8, res4: 8, res5: 8}"]  # fmt: skip
+_TINY_COCO = [*_QUICK, *_THIN, *_SIZES, "model.detector.backbone.pretrained=False"]
+
+_TRAIN = "python train_net.py --config-file "
+_CUSTOM_RECIPE = f"{_TRAIN}configs/dino/dino_r50_4scale_custom.py "
+RUN = {
+    "python -m dino_d2.data.convert datasets/mine": [],
+    "python -m dino_d2.data.check datasets/mine/annotations/instances_train.json datasets/mine": [],
+    f"{_CUSTOM_RECIPE}data.root=datasets/mine train.init_checkpoint=coco.pth": _CUSTOM,
+    f"{_CUSTOM_RECIPE}data.train.json=train.json data.train.images=photos data.val.json=val.json "
+    "data.val.images=photos": _CUSTOM,
+    f"{_TRAIN}output/dino_r50_4scale_custom/config.yaml --eval-only "
+    "train.init_checkpoint=output/dino_r50_4scale_custom/model_final.pth": [],
+    f"{_TRAIN}configs/dino/dino_tiny_coco.py data.train.json=annotations/train.json data.train.images=train "
+    "data.val.json=annotations/val.json data.val.images=val": _TINY_COCO,
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py": _SHAPES,
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py --resume": [*_SHAPES, "train.max_iter=2"],
+    f"{_TRAIN}configs/dino/dino_tiny_shapes_tta.py --eval-only "
+    "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth": _SHAPES,
+    f"{_TRAIN}output/dino_tiny_shapes/config.yaml --eval-only "
+    "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth": [],
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.max_iter=1000 optimizer.lr=5e-4": _SHAPES,
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py model.denoising=null": _SHAPES,
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """(language, content, the paragraph before) of each fenced block."""
+    found = list(re.finditer(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S))
+    paragraphs = [m.string[: m.start()].rstrip().rpartition("\n\n")[2] for m in found]
+    return [(m[1], m[2], " ".join(text.split())) for m, text in zip(found, paragraphs, strict=True)]
+
+
+def commands(page: Path) -> list[tuple[str, bool]]:
+    """(command on one line, whether the docs say that it is not run) of a page."""
+    found = []
+    for language, content, before in blocks(page):
+        if language in ("sh", "bash"):
+            for line in content.replace("\\\n", " ").splitlines():
+                command, _, comment = line.partition(" #")
+                if command.strip() and not command.startswith("#"):
+                    found.append((" ".join(command.split()), NOT_RUN in comment or NOT_RUN in before))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_command_is_run_or_said_not_to_be(page):
+    silent = [command for command, marked in commands(page) if not marked and command not in RUN]
+    assert silent == [], f'add them to RUN, or say "{NOT_RUN}" in {page.name}'
+    both = [command for command, marked in commands(page) if marked and command in RUN]
+    assert both == [], f"these are run; {page.name} says they are not"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_stand_in_blocks_of_their_kind(page):
+    plain = [line for language, content, _ in blocks(page) if not language for line in content.splitlines()]
+    assert [line for line in plain if re.match(r"(python|pip|make|torchrun|pytest|srun) ", line)] == []
+
+
+def test_what_is_run_is_in_the_docs():
+    shown = {command for page in PAGES for command, _ in commands(page)}
+    assert [command for command in RUN if command not in shown] == []
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder in which the commands find what they speak of."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    generate(tmp_path / "src", Recipe(train=4, val=2, size=64))
+    for split in ("train", "val"):
+        shutil.copytree(f"src/{split}", split)
+        Path("annotations").mkdir(exist_ok=True)
+        shutil.copy(f"src/annotations/shapes_{split}.json", f"annotations/{split}.json")
+        _as_yolo(split)
+        coco = json.loads(Path(f"annotations/{split}.json").read_text())
+        for image in coco["images"]:
+            Path("photos").mkdir(exist_ok=True)
+            shutil.copy(f"{split}/{image['file_name']}", f"photos/{split}{image['file_name']}")
+            image["file_name"] = f"{split}{image['file_name']}"
+        Path(f"{split}.json").write_text(json.dumps(coco))
+    Path("datasets/mine/data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [circle, square, triangle, star, ring]"
+    )
+    cfg = LazyConfig.load("configs/dino/dino_r50_4scale_custom.py")
+    apply_overrides(cfg, [*_CUSTOM, "model.detector.num_classes=80"])
+    torch.save({"model": instantiate(cfg.model).state_dict()}, "coco.pth")
+    return tmp_path
+
+
+def _as_yolo(split: str) -> None:
+    coco = json.loads(Path(f"src/annotations/shapes_{split}.json").read_text())
+    labels = {image["id"]: [] for image in coco["images"]}
+    for annotation in coco["annotations"]:
+        x, y, w, h = np.array(annotation["bbox"]) / 64
+        labels[annotation["image_id"]].append(f"{annotation['category_id'] - 1} {x + w / 2} {y + h / 2} {w} {h}")
+    shutil.copytree(f"src/{split}", f"datasets/mine/images/{split}")
+    Path(f"datasets/mine/labels/{split}").mkdir(parents=True)
+    for image in coco["images"]:
+        name = Path(image["file_name"]).stem
+        Path(f"datasets/mine/labels/{split}/{name}.txt").write_text("\n".join(labels[image["id"]]))
+
+
+@pytest.mark.slow
+def test_the_commands_run(place):
+    for command, changes in RUN.items():
+        program, *arguments = shlex.split(command.removeprefix("python ").removeprefix("-m "))
+        if program == "train_net.py":
+            run_train_net(*arguments, *changes)
+        else:
+            status = {"dino_d2.data.convert": convert, "dino_d2.data.check": check}[program](arguments)
+            assert status == 0, command
+    picture = Image.open(place / "output/dino_r50_4scale_custom/predictions.png")
+    assert picture.size[0] > 0
+
+
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for words, target in LINK.findall(text):
+        if "://" in target or target.startswith("#"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor.startswith("L"):  # a line: it must be that of the name that the link shows
+            name = words.strip("`").split(".")[-1]
+            lines = [n for n, line in enumerate(file.read_text().splitlines(), 1) if re.search(rf"\b{name}\b", line)]
+            assert int(anchor[1:]) in lines, f"{page.name}: {words} is in lines {lines} of {path}, not {anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_each_page_is_linked_from_the_readme(page):
+    assert f"(docs/{page.name})" in PAGES[0].read_text()
