@@ -6,8 +6,10 @@ that make them small. Others must say "not run by the tests", in a comment behin
 
 import json
 import re
+import runpy
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ _SIZES = ["dataloader.train.mapper.augmentations={short_edge_lengths: [64], crop
           "dataloader.test.mapper.augmentations.short_edge_length=64"]  # fmt: skip
 _SHAPES = [*_QUICK, *_THIN, "dataloader.train.total_batch_size=2"]
 _SHAPES += [f"dataloader.{split}.dataset.names.{key}" for split in ("train", "test")
-            for key in ("train=4", "val=2", "size=64")]  # fmt: skip
+            for key in ("train=4", "val=27", "size=64")]  # fmt: skip
 _CUSTOM = [*_QUICK, *_THIN, *_SIZES, "model.detector.embed_dim=64", "model.detector.queries.num_queries=20",
            "model.detector.backbone={name: resnet10t, pretrained: false, options: {channels: [8, 8, 8, 8]}}",
            "model.detector.neck.in_channels={res3: 8, res4: 8, res5: 8}"]  # fmt: skip
@@ -59,8 +61,22 @@ RUN = {
     f"{_TRAIN}output/dino_tiny_shapes/config.yaml --eval-only "
     "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth": [],
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.max_iter=1000 optimizer.lr=5e-4": _SHAPES,
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py --eval-only "
+    "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth "
+    "+dataloader.evaluator.output_dir=found": _SHAPES,
+    "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
+    "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output found": ["--opts", *_SHAPES],
+    "python tools/plot_precision_recall.py found/coco_instances_results.json "
+    "datasets/shapes/annotations/shapes_val.json": [],
+    "python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py --weights "
+    "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val/000027.png --output pictures":
+        ["--opts", *_SHAPES],
+    "python tools/plot_metrics.py output/dino_tiny_shapes": [],
+    "python tools/plot_metrics.py output/one output/two --output compared.png": [],
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.panels.period=500 "
+    "'train.panels.show=[predictions,denoising,sampling_points]'": [*_SHAPES, "train.panels.period=1"],
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py model.denoising=null": _SHAPES,
-}
+}  # fmt: skip
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -108,6 +124,10 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     generate(tmp_path / "src", Recipe(train=4, val=2, size=64))
+    for name in ("one", "two"):
+        Path("output", name).mkdir(parents=True)
+        lines = [json.dumps({"iteration": i, "total_loss": 9.0 - i, "bbox/AP": float(i)}) for i in range(3)]
+        Path("output", name, "metrics.json").write_text("\n".join(lines))
     for split in ("train", "val"):
         shutil.copytree(f"src/{split}", split)
         Path("annotations").mkdir(exist_ok=True)
@@ -142,11 +162,15 @@ def _as_yolo(split: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_run(place):
+def test_the_commands_run(place, monkeypatch):
     for command, changes in RUN.items():
         program, *arguments = shlex.split(command.removeprefix("python ").removeprefix("-m "))
         if program == "train_net.py":
             run_train_net(*arguments, *changes)
+        elif program.endswith(".py"):
+            monkeypatch.setattr(sys, "argv", [program, *arguments, *changes])
+            monkeypatch.syspath_prepend((ROOT / program).parent)
+            runpy.run_path(str(ROOT / program), run_name="__main__")
         else:
             status = {"dino_d2.data.convert": convert, "dino_d2.data.check": check}[program](arguments)
             assert status == 0, command
