@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
 
 from dino_d2.layers import ms_deform_attn_op
 
@@ -89,3 +91,15 @@ def test_table_names_every_part(run):
     table = run()
     for word in ("backbone", "encoder", "queries", "decoder", "total", "64 x 96"):
         assert word in table
+
+
+def test_values_may_be_narrower_than_queries(tool):
+    """Conditional DETR's attention has content and position side by side in queries and keys, not in values."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, query, key, value):
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    inputs = torch.rand(2, 4, 5, 16), torch.rand(2, 4, 7, 16), torch.rand(2, 4, 7, 8)
+    counted = FlopCountAnalysis(Attention(), inputs).set_op_handle(**tool.HANDLES).total()
+    assert counted == 2 * 4 * 5 * 7 * (16 + 8)
