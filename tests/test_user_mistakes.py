@@ -222,6 +222,13 @@ def test_a_mistake_is_met_with_one_message(mistake, place):
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(False, True), (True, False), (5, 7), (5, 7.0), (0.5, 1), (0.5, 0.1), ("a", "b"), (None, "a")]
+)
+def test_a_value_of_the_same_kind_is_no_mistake(old, new):
+    check_type("train.key", old, new)
+
+
 def test_an_image_that_breaks_after_the_check_ends_in_its_message(place):
     """The check reads first bytes alone; what a loading process meets later comes without its traceback."""
     (place / "data/val/2.png").write_bytes((place / "data/val/2.png").read_bytes()[:60])
