@@ -1,6 +1,7 @@
 """The Predictor for scripts, and Detectron2's DefaultPredictor on this project's configs."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
@@ -258,3 +260,25 @@ def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
         Predictor(RECIPE, weights, overrides, device="abacus")
     with pytest.raises(UserError, match="colour_order must be"):
         Predictor(RECIPE, weights, overrides)(np.zeros((8, 8, 3), np.uint8), colour_order="GBR")
+
+
+def test_the_lines_of_the_docs_run(tmp_path, monkeypatch, capsys):
+    """docs/predict.md and the README's snippet, in a folder that looks like that of a finished `make train`."""
+    root = CONFIGS.parents[1]
+    (tmp_path / "configs").symlink_to(root / "configs")
+    generate(tmp_path / "datasets/shapes", Recipe(train=1, val=27, size=64))
+    model = instantiate(LazyConfig.load(RECIPE).model)
+    torch.nn.init.constant_(model.detector.decoder.class_head.bias, 1.0)
+    (tmp_path / "output/dino_tiny_shapes").mkdir(parents=True)
+    checkpointer = AtomicCheckpointer(model, str(tmp_path / "output/dino_tiny_shapes"), categories=CATEGORIES)
+    checkpointer.save("model_final")
+    monkeypatch.chdir(tmp_path)
+    for page in ("docs/predict.md", "README.md"):
+        blocks = re.findall(r"```python\n(.*?)```", (root / page).read_text(), flags=re.S)
+        blocks = [block for block in blocks if "redictor" in block or "instances" in block]
+        assert blocks, page
+        names: dict = {}
+        for block in blocks:
+            exec(block, names)
+    assert capsys.readouterr().out.count("[") == 100
+    assert Image.open("found.png").size == (480, 480)
