@@ -71,6 +71,8 @@ RUN = {
     "python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val/000027.png --output pictures":
         ["--opts", *_SHAPES],
+    "python tools/draw_matching.py arrows --config-file configs/dino/dino_tiny_shapes.py --weights "
+    "output/dino_tiny_shapes/model_final.pth --longest 0.2 --output anchors.png": ["--opts", *_SHAPES],
     "python tools/plot_metrics.py output/dino_tiny_shapes": [],
     "python tools/plot_metrics.py output/one output/two --output compared.png": [],
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.panels.period=500 "
