@@ -1,0 +1,227 @@
+"""Train several recipes with the same budget and seeds, and draw their AP against iterations and against time.
+
+    python tools/compare_family.py configs/detr/detr_tiny_shapes.py configs/dino/dino_tiny_shapes.py
+    python tools/compare_family.py configs/*/*_tiny_shapes.py --seeds 1 2 3 --iterations 2000 --output output/family
+    python tools/compare_family.py configs/*/*_tiny_shapes.py --draw-only
+
+One run after the other. Stop it at any time: the same command goes on where it was, in the middle of a run too. Every
+run is an ordinary one of train_net.py in its own folder, OUTPUT/RECIPE/seed_S. Left in OUTPUT: family.png with the
+mean over the seeds and the range from the worst to the best one, and family.md with a table of the last evaluation.
+Time is that of training, without evaluation; compare it only between runs that had the machine for themselves.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+
+
+class Curve(NamedTuple):
+    """What one run has reached by each of its evaluations."""
+
+    iterations: np.ndarray  # [E] trained so far
+    minutes: np.ndarray  # [E] of training, without evaluation
+    ap: np.ndarray  # [E] in 0..100
+
+
+class Run(NamedTuple):
+    """One recipe with one seed."""
+
+    recipe: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return Path(self.recipe).stem.removesuffix("_tiny_shapes")
+
+
+def read_rows(folder: Path) -> list[dict]:
+    """Rows of a run's metrics.json in order of iterations; where a resumed run repeats some, its own count."""
+    rows: dict[int, dict] = {}
+    path = folder / "metrics.json"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        rows.setdefault(row["iteration"], {}).update(row)
+    return [rows[iteration] for iteration in sorted(rows)]
+
+
+def read_curve(folder: Path) -> Curve:
+    """AP of every evaluation, with the time that the iterations before it took."""
+    points = []
+    seconds, done = 0.0, 0
+    for row in read_rows(folder):
+        iterations = row["iteration"] + 1  # rows count from zero
+        seconds += row.get("time", 0.0) * (iterations - done)  # of one iteration, as the run had it since the last row
+        done = iterations if "time" in row else done
+        if "bbox/AP" in row:
+            points.append((iterations, seconds / 60, row["bbox/AP"]))
+    return Curve(*np.array(points, dtype=float).reshape(-1, 3).T)
+
+
+def is_finished(run: Run, iterations: int) -> bool:
+    """Whether the last evaluation of this budget is there."""
+    return iterations in read_curve(run.folder).iterations
+
+
+def train(run: Run, options: argparse.Namespace, bar: tqdm) -> None:
+    """Train one run to the end, from where it was left.
+
+    Raises:
+        RuntimeError: the training failed; the message has the end of its output.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    period = max(1, options.iterations // options.evaluations)
+    command = [
+        *(sys.executable, str(ROOT / "train_net.py"), "--config-file", run.recipe, "--resume"),
+        f"train.output_dir={run.folder}",
+        f"train.seed={run.seed}",
+        f"train.max_iter={options.iterations}",
+        f"train.eval_period={period}",
+        f"train.checkpointer.period={period}",
+        "train.checkpointer.max_to_keep=1",
+        "train.num_pictures=0",
+        *options.overrides,
+    ]
+    done = sum_done(run)
+    log = run.folder / "output.txt"
+    with log.open("a") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                now = sum_done(run)
+                bar.update(max(0, now - done))
+                done = max(done, now)
+        except KeyboardInterrupt:
+            process.wait()  # it has the signal too, and leaves a checkpoint
+            raise
+    if process.returncode or not is_finished(run, options.iterations):
+        end = "\n".join(log.read_text().splitlines()[-15:])
+        raise RuntimeError(f"{run.recipe} with seed {run.seed} did not finish. Its output, {log}, ends:\n{end}")
+    bar.update(options.iterations - done)
+
+
+def sum_done(run: Run) -> int:
+    """Iterations so far."""
+    rows = read_rows(run.folder)
+    return rows[-1]["iteration"] + 1 if rows else 0
+
+
+def collect(runs: list[Run]) -> dict[str, list[Curve]]:
+    """{recipe: curves of its seeds, cut to the evaluations that all of them have}."""
+    families: dict[str, list[Curve]] = {}
+    for run in runs:
+        curve = read_curve(run.folder)
+        if len(curve.ap):
+            families.setdefault(run.name, []).append(curve)
+    return {name: same_length(curves) for name, curves in families.items()}
+
+
+def same_length(curves: list[Curve]) -> list[Curve]:
+    """Curves cut to the shortest."""
+    count = min(len(curve.ap) for curve in curves)
+    return [Curve(*(values[:count] for values in curve)) for curve in curves]
+
+
+def draw(families: dict[str, list[Curve]], path: Path) -> None:
+    """Mean over seeds as a line, the range of the seeds as a band; against iterations, and against time."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6), sharey=True, layout="constrained")
+    colours = matplotlib.colormaps["tab20"].colors
+    for number, (name, curves) in enumerate(families.items()):
+        ap = np.array([curve.ap for curve in curves])  # [seeds, E]
+        colour = colours[(2 * number + number // 10) % 20]
+        minutes = np.mean([curve.minutes for curve in curves], axis=0)
+        for axis, x in ((axes[0], curves[0].iterations), (axes[1], minutes)):
+            axis.plot(x, ap.mean(0), color=colour, marker=".", label=name)
+            axis.fill_between(x, ap.min(0), ap.max(0), color=colour, alpha=0.15, linewidth=0)
+    seeds = sorted({len(curves) for curves in families.values()})
+    axes[0].set(
+        xlabel="iterations", ylabel=f"AP: mean and range of {' or '.join(map(str, seeds))} seeds", ylim=(0, None)
+    )
+    axes[1].set(xlabel="minutes of training on this machine")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend(loc="upper left", fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def table(families: dict[str, list[Curve]]) -> str:
+    """The last evaluation of every recipe, best first."""
+    rows = []
+    for name, curves in families.items():
+        last = np.array([curve.ap[-1] for curve in curves])
+        minutes = np.mean([curve.minutes[-1] for curve in curves])
+        rows.append([name, len(last), int(curves[0].iterations[-1]), last.mean(), last.min(), last.max(), minutes])
+    rows.sort(key=lambda row: -row[3])
+    headers = ["recipe", "seeds", "iterations", "AP, mean", "worst", "best", "minutes a run"]
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt=".1f")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="+", help="config files; values such as train.device=cpu hold for all runs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--iterations", type=int, default=2000, help="of every run")
+    parser.add_argument("--evaluations", type=int, default=10, help="of every run, evenly spread")
+    parser.add_argument("--output", type=Path, default=Path("output/family"))
+    parser.add_argument("--draw-only", action="store_true", help="train nothing, draw what is there")
+    options = parser.parse_intermixed_args(arguments)  # values may stand behind the flags
+    options.overrides = [x for x in options.recipes if "=" in x]
+    options.recipes = [x for x in options.recipes if "=" not in x]
+    missing = [x for x in options.recipes if not Path(x).is_file()]
+    if missing or not options.recipes:
+        parser.error(f"no such config file: {', '.join(missing)}" if missing else "give at least one config file")
+    if options.iterations % options.evaluations:
+        parser.error(f"--iterations {options.iterations} must be a multiple of --evaluations {options.evaluations}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train what is missing, then draw."""
+    options = parse(arguments)
+    output = options.output.resolve()
+    # Seed by seed, so that a comparison of all recipes is there as early as possible.
+    runs = [
+        Run(str(Path(recipe).resolve()), seed, output / Path(recipe).stem / f"seed_{seed}")
+        for seed in options.seeds
+        for recipe in options.recipes
+    ]
+    failed = []
+    if not options.draw_only:
+        with tqdm(total=len(runs) * options.iterations, unit="it", smoothing=0.02) as bar:
+            for number, run in enumerate(runs, 1):
+                bar.set_description(f"{run.name}, seed {run.seed} ({number} of {len(runs)} runs)")
+                bar.update(min(sum_done(run), options.iterations))
+                if is_finished(run, options.iterations):
+                    continue
+                try:
+                    train(run, options, bar)
+                except RuntimeError as error:
+                    failed.append(str(error))
+                    bar.write(f"error: {error}")
+    families = collect(runs)
+    if families:
+        output.mkdir(parents=True, exist_ok=True)
+        draw(families, output / "family.png")
+        (output / "family.md").write_text(table(families) + "\n")
+        print(f"{table(families)}\n\n{output / 'family.png'}")
+    if failed or not families:
+        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed" if failed else f"error: no evaluation in {output}")
+
+
+if __name__ == "__main__":
+    main()
