@@ -74,7 +74,7 @@ class DeformableEncoder(nn.Module):
         num_points: sampling points per head and level.
         dropout: 0 in DINO.
         activation_checkpointing: keep each layer's input alone and compute the layer again in the backward pass, for
-            less memory (docs/performance.md says how much, and at what price).
+            less memory (docs/custom_data.md says how much).
     """
 
     def __init__(
