@@ -61,15 +61,17 @@ def read_rows(folder: Path) -> list[dict]:
 
 def read_curve(folder: Path) -> Curve:
     """AP of every evaluation, with the time that the iterations before it took."""
-    points = []
-    seconds, done = 0.0, 0
-    for row in read_rows(folder):
-        iterations = row["iteration"] + 1  # rows count from zero
-        seconds += row.get("time", 0.0) * (iterations - done)  # of one iteration, as the run had it since the last row
-        done = iterations if "time" in row else done
-        if "bbox/AP" in row:
-            points.append((iterations, seconds / 60, row["bbox/AP"]))
-    return Curve(*np.array(points, dtype=float).reshape(-1, 3).T)
+    rows = read_rows(folder)
+    done, seconds = [0], [0.0]  # iterations done at each row with a time, and the time that all of them took
+    for row in rows:
+        if "time" in row:  # of one iteration, since the row before
+            done.append(row["iteration"] + 1)
+            seconds.append(seconds[-1] + row["time"] * (done[-1] - done[-2]))
+    evaluated = [row for row in rows if "bbox/AP" in row]
+    # Rows count from zero, but the evaluation after the last iteration has the number of all.
+    iterations = [min(row["iteration"] + 1, max(done[-1], row["iteration"])) for row in evaluated]
+    minutes = np.interp(iterations, done, seconds) / 60
+    return Curve(np.array(iterations), minutes, np.array([row["bbox/AP"] for row in evaluated]))
 
 
 def is_finished(run: Run, iterations: int) -> bool:
@@ -96,13 +98,13 @@ def train(run: Run, options: argparse.Namespace, bar: tqdm) -> None:
         "train.num_pictures=0",
         *options.overrides,
     ]
-    done = sum_done(run)
+    done = iterations_done(run, options.iterations)
     log = run.folder / "output.txt"
     with log.open("a") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT) as process:
         try:
             while process.poll() is None:
                 time.sleep(1)
-                now = sum_done(run)
+                now = iterations_done(run, options.iterations)
                 bar.update(max(0, now - done))
                 done = max(done, now)
         except KeyboardInterrupt:
@@ -114,10 +116,10 @@ def train(run: Run, options: argparse.Namespace, bar: tqdm) -> None:
     bar.update(options.iterations - done)
 
 
-def sum_done(run: Run) -> int:
-    """Iterations so far."""
+def iterations_done(run: Run, budget: int) -> int:
+    """Iterations so far, as far as they are written down."""
     rows = read_rows(run.folder)
-    return rows[-1]["iteration"] + 1 if rows else 0
+    return min(rows[-1]["iteration"] + 1, budget) if rows else 0
 
 
 def collect(runs: list[Run]) -> dict[str, list[Curve]]:
@@ -205,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         with tqdm(total=len(runs) * options.iterations, unit="it", smoothing=0.02) as bar:
             for number, run in enumerate(runs, 1):
                 bar.set_description(f"{run.name}, seed {run.seed} ({number} of {len(runs)} runs)")
-                bar.update(min(sum_done(run), options.iterations))
+                bar.update(iterations_done(run, options.iterations))
                 if is_finished(run, options.iterations):
                     continue
                 try:
