@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/ablate.py", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=1000, help="of 8 images each")
+    parser.add_argument("--iterations", type=int, default=1500, help="of 8 images each")
     parser.add_argument("--evaluations", type=int, default=4, help="of a training, evenly; IS compares the last two")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("output/ablations"))
