@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dino_d2.layers import Linear, linear
+from dino_d2.layers import Linear, feed_forward, linear
 from dino_d2.layers.linear import _goes_to_onednn, use_plain_linear
 
 
@@ -33,6 +33,35 @@ def test_values_and_gradients(sizes, bias, activation):
         results.append([y.detach(), *(t.grad for t in leaves if t is not None)])
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_feed_forward_is_its_two_layers_and_keeps_no_hidden_values():
+    torch.manual_seed(0)
+    linear1, linear2 = Linear(8, 40, activation="relu"), Linear(40, 8)
+    x = torch.randn(2, 30, 8, requires_grad=True)
+    grad = torch.randn(2, 30, 8)
+    leaves = [x, *linear1.parameters(), *linear2.parameters()]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        found = feed_forward(x, linear1, linear2)
+    assert torch.Size([2, 30, 40]) not in kept
+    expected = linear2(linear1(x))
+    assert torch.equal(found, expected)
+    results = (torch.autograd.grad(y, leaves, grad) for y in (found, expected))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_feed_forward_gives_gradients_only_where_they_are_needed():
+    linear1, linear2 = Linear(4, 6, activation="relu"), Linear(6, 4)
+    linear1.requires_grad_(False)
+    x = torch.randn(3, 4, requires_grad=True)
+    feed_forward(x, linear1, linear2).sum().backward()
+    assert x.grad is not None
+    assert linear1.weight.grad is None
+    assert linear2.weight.grad is not None
+    linear2.weight.requires_grad_(False)
+    assert not feed_forward(x.detach(), linear1, linear2.requires_grad_(False)).requires_grad
 
 
 def test_gradients_that_do_not_lie_in_one_piece():

@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from dino_d2.layers import Linear, MultiScaleDeformableAttention, recomputed
+from dino_d2.layers import Linear, MultiScaleDeformableAttention, feed_forward, recomputed
 
 from .levels import Levels, pixel_centres
 
@@ -32,6 +32,8 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.linear1.activation == "relu" and not (self.training and self.dropout.p):
+            return self.norm(x + feed_forward(x, self.linear1, self.linear2))
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
