@@ -94,8 +94,10 @@ def assert_same_run(uninterrupted: Path, resumed: Path, first: int, stopped: int
             assert line[part] == expected[line["iteration"]][part], f"{part} of iteration {line['iteration']}"
     ends = [checkpoint(folder, "model_final.pth") for folder in (uninterrupted, resumed)]
     assert {"model", "trainer", "random_states"} <= ends[0].keys()
-    assert {"optimizer", "ema", "data_loader"} <= ends[0]["trainer"].keys()
+    assert {"optimizer", "trained_weights", "data_loader"} <= ends[0]["trainer"].keys()
     assert differences(*ends) == []
+    # What evaluation and the predictor read is the running mean, not the weights in training.
+    assert differences(ends[0]["model"], ends[0]["trainer"]["trained_weights"])
 
 
 @pytest.mark.slow

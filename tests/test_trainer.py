@@ -79,13 +79,12 @@ def test_the_running_mean_follows_the_weights():
     model = Line()
     ema = make_ema(model, decay=0.9)
     trainer = Trainer(model, batches(3, 2), torch.optim.SGD(model.parameters(), lr=0.1), ema=ema)
-    expected = None
+    expected = model.weight.detach().clone()
     with EventStorage(0) as storage:
         trainer.storage = storage
         for trainer.iter in range(3):
             trainer.run_step()
-            weight = model.weight.detach()
-            expected = weight.clone() if expected is None else 0.9 * expected + 0.1 * weight
+            expected = 0.9 * expected + 0.1 * model.weight.detach()
     assert torch.allclose(ema.module.weight, expected)
 
 
@@ -94,6 +93,21 @@ def test_bfloat16_changes_the_step_a_little_and_the_weights_stay_float32():
     rounded, _ = run(batches(1, 4), precision=torch.bfloat16)
     assert rounded.weight.dtype == torch.float32
     assert torch.allclose(exact.weight, rounded.weight, atol=0.05)
+
+
+def test_the_weights_behind_a_running_mean_survive_a_checkpoint():
+    model = Line()
+    data, sgd = batches(2, 2), torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = Trainer(model, data, sgd, ema=make_ema(model, decay=0.9))
+    with EventStorage(0) as trainer.storage:
+        trainer.iter = 0
+        trainer.run_step()
+    other = Line()
+    torch.nn.init.constant_(other.weight, 7.0)
+    resumed = Trainer(other, [], torch.optim.SGD(other.parameters(), lr=0.1), ema=make_ema(other, decay=0.9))
+    resumed.load_state_dict(trainer.state_dict())
+    assert torch.equal(other.weight, model.weight)
+    assert not torch.equal(trainer.ema.module.weight, model.weight)
 
 
 def test_state_survives_a_checkpoint():

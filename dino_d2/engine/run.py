@@ -68,8 +68,8 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         ema=ema,
     )
     test_set = instantiate(cfg.dataloader.test.dataset.names)
-    checkpointer = AtomicCheckpointer(ddp_model, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
     evaluated = model if ema is None else ema.module
+    checkpointer = AtomicCheckpointer(evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
     main_process = comm.is_main_process()
     trainer.register_hooks(
         [

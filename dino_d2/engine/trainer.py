@@ -114,10 +114,15 @@ class Trainer(SimpleTrainer):
                 logger.warning("The checkpoint has no state of '%s', which starts anew.", name)
 
     def _stateful_parts(self) -> dict:
-        parts = {"grad_scaler": self.grad_scaler if self.grad_scaler.is_enabled() else None, "ema": self.ema}
+        parts: dict = {}
+        if self.grad_scaler.is_enabled():
+            parts["grad_scaler"] = self.grad_scaler
+        if self.ema is not None:
+            # A checkpoint's "model" is the mean, which is what was evaluated; these are the weights it is the mean of.
+            parts["trained_weights"] = unwrap(self.model)
         if hasattr(self.data_loader, "state_dict"):
             parts["data_loader"] = self.data_loader
-        return {name: part for name, part in parts.items() if part is not None}
+        return parts
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -131,8 +136,10 @@ def gradients_stay_local(model: nn.Module) -> AbstractContextManager:
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Running mean of weights and buffers: mean = decay · mean + (1 - decay) · weights."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Running mean of weights and buffers, from those of now: mean = decay · mean + (1 - decay) · weights."""
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    ema.n_averaged.fill_(1)  # the mean of one: with 0, PyTorch would begin with the weights after the first step
+    return ema
 
 
 def to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
