@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks as comm_hooks
+from two_ranks import run_on_two_ranks
 
 from dino_d2.denoising import ContrastiveDenoising, FixedGroups
 from dino_d2.detectron2.data import MetadataCatalog, build_detection_test_loader
 from dino_d2.detectron2.data.datasets import register_coco_instances
-from dino_d2.detectron2.engine import launch
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from dino_d2.detectron2.structures import Boxes, Instances
@@ -89,7 +89,7 @@ def test_two_ranks_with_half_the_batch_have_the_gradients_of_one(make_model, mak
         "matching_rank_without_objects": (model(False), batch(2, 3, 0, 0)),
         "denoising_rank_without_objects": (model(True), batch(2, 3, 0, 0)),
     }
-    launch(_gradients_of_half_a_batch, 2, dist_url="auto", args=(cases, tmp_path))
+    run_on_two_ranks(_gradients_of_half_a_batch, cases, tmp_path)
     for name, (one, whole) in cases.items():
         ranks = [torch.load(tmp_path / f"{name}_{rank}.pt") for rank in (0, 1)]
         for parameter in ranks[0]:
@@ -149,7 +149,7 @@ def test_evaluation_counts_each_image_once(images, tmp_path):
     """Also where the ranks have not as many images each, or one has none."""
     for rank in "01":
         (tmp_path / rank).mkdir()
-    launch(_evaluate, 2, dist_url="auto", args=(tmp_path, images))
+    run_on_two_ranks(_evaluate, tmp_path, images)
     predictions = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert sorted(p["image_id"] for p in predictions) == [10 + i for i in range(images)]
     assert all(p["bbox"][2] == p["image_id"] for p in predictions)
@@ -184,7 +184,7 @@ def _accumulate() -> None:
 
 
 def test_accumulated_gradients_are_shared_once_a_step():
-    launch(_accumulate, 2, dist_url="auto")
+    run_on_two_ranks(_accumulate)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def _train_on_a_bad_image() -> None:
 
 
 def test_a_non_finite_loss_on_one_rank_stops_all():
-    launch(_train_on_a_bad_image, 2, dist_url="auto")
+    run_on_two_ranks(_train_on_a_bad_image)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

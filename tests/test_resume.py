@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from two_ranks import run_on_two_ranks
 
 from dino_d2.data.shapes import Recipe, generate
-from dino_d2.detectron2.engine import SimpleTrainer, hooks, launch
+from dino_d2.detectron2.engine import SimpleTrainer, hooks
 from dino_d2.detectron2.utils import comm
 from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer, write_atomically
 from dino_d2.engine.errors import UserError
@@ -197,7 +198,7 @@ def stop_on_rank_1(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_all_ranks_stop_where_one_was_signalled_and_their_generators_are_in_the_file(tmp_path):
-    launch(stop_on_rank_1, 2, dist_url="auto", args=(tmp_path,))
+    run_on_two_ranks(stop_on_rank_1, tmp_path)
     saved = checkpoint(tmp_path, "model_0000004.pth")
     assert saved["iteration"] == 4
     assert [set(state) for state in saved["random_states"]] == [{"python", "numpy", "torch"}] * 2
