@@ -1,20 +1,16 @@
-"""The ablation tool: its rows, its account of what is finished, its table. No training here."""
+"""The ablation tool: its rows, where they are trained, its table. No training here."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
 
+import ablate
 import pytest
 import torch
 
 from dino_d2.denoising import ContrastiveDenoising, Denoising
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.modeling import LookForwardOnce, LookForwardTwice, MixedQuerySelection, PureQuerySelection, StaticQueries
-
-spec = importlib.util.spec_from_file_location("ablate", Path(__file__).parents[1] / "tools" / "ablate.py")
-ablate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ablate)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +52,26 @@ def write(folder: Path, *lines: dict, tail: str = "") -> Path:
     return folder
 
 
-def test_a_training_is_finished_when_its_last_evaluation_is_written(tmp_path):
-    assert ablate.iterations_done(tmp_path) == 0
-    step = {"iteration": 99, "total_loss": 1.0}
-    assert ablate.iterations_done(write(tmp_path, step, tail='{"iteration": 100, "bbox/A')) == 99
-    assert ablate.iterations_done(write(tmp_path, step, {"iteration": 100, "bbox/AP": 1.0})) == 100
+def test_a_row_is_trained_where_it_was_begun(tmp_path):
+    training = ablate.training_of("cdn_wide", 2, tmp_path)
+    assert training.folder == tmp_path / "cdn_wide" / "seed2"
+    assert training.seed == 2
+    assert LazyConfig.load(str(training.config)).model.denoising.negative_noise_scale == 3.0
+
+
+def test_finished_rows_make_the_page_without_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainings.start", lambda *_: pytest.fail("trains again"))
+    for row, ap in (("dn", 10.0), ("cdn", 20.0)):
+        for seed in (1, 2):
+            write(tmp_path / row / f"seed{seed}", {"iteration": 50} | dict.fromkeys(ablate.MEASURES, ap + seed))
+    options = ["--rows", "cdn", "dn", "--seeds", "1", "2", "--iterations", "50", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["ablate.py", *options, "--page", str(tmp_path / "page.md")])
+    ablate.main()
+    page = (tmp_path / "page.md").read_text()
+    assert "| Table 4, row 6: contrastive DN (DINO) | 21.5 ± 0.7 |" in page
+    assert "| Table 4, row 5: look forward twice | 11.5 ± 0.7 |" in page
+    assert "ran 0 of 4 trainings" in page
+    assert (tmp_path / "page.png").is_file()
 
 
 def test_the_last_value_of_each_measure_counts(tmp_path):

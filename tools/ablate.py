@@ -9,11 +9,9 @@ The rows are those of Table 4, denoising none/DN/CDN, and noise scales. What a t
 """
 
 import argparse
-import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -24,11 +22,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from trainings import ROOT, Training, lines_of, run, unfinished
 
 from dino_d2.detectron2.config import LazyConfig
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = "configs/dino/dino_tiny_shapes_instruments.py"
 
 #: Name in metrics.json, heading, and digits behind the point.
@@ -98,82 +95,28 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/ablations.md"), help="the picture goes beside it")
     options = parser.parse_args()
     start = time.perf_counter()
-    folders = {
-        (row, seed): options.output.absolute() / row / f"seed{seed}" for row in options.rows for seed in options.seeds
-    }
-    trained = train_all(folders, options.iterations, options.evaluations, options.jobs)
-    results = {row: [measures_of(folders[row, seed]) for seed in options.seeds] for row in options.rows}
+    trainings = [training_of(row, seed, options.output) for row in options.rows for seed in options.seeds]
+    count = len(unfinished(trainings, options.iterations))
+    if run(trainings, options.iterations, options.evaluations, options.jobs):
+        sys.exit("error: the table needs the trainings that failed; the others are done")
+    results: dict[str, list[dict[str, float]]] = {row: [] for row in options.rows}
+    for training in trainings:
+        results[training.folder.parent.name].append(measures_of(training.folder))
     options.page.parent.mkdir(parents=True, exist_ok=True)
     picture = options.page.with_suffix(".png")
     draw(results, picture)
     minutes = (time.perf_counter() - start) / 60
-    options.page.write_text(page(results, options, picture.name, trained, minutes), encoding="utf-8")
+    options.page.write_text(page(results, options, picture.name, count, minutes), encoding="utf-8")
     print(table(results))
     print(f"{options.page} and {picture}")
 
 
-def train_all(folders: dict[tuple[str, int], Path], iterations: int, evaluations: int, jobs: int) -> int:
-    """Run every training that is not finished, ``jobs`` at a time; returns how many were run."""
-    waiting = [key for key, folder in folders.items() if iterations_done(folder) < iterations]
-    count = len(waiting)
-    running: dict[tuple[str, int], subprocess.Popen] = {}
-    with tqdm(total=len(folders) * iterations, unit="it", smoothing=0.05) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    row, seed = key = waiting.pop(0)
-                    running[key] = start_training(row, seed, folders[key], iterations, evaluations)
-                for key, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[key]
-                        if process.returncode != 0:
-                            sys.exit(f"error: {key[0]}, seed {key[1]}: see the end of {folders[key] / 'console.txt'}")
-                bar.set_postfix_str(", ".join(f"{row} {seed}" for row, seed in running))
-                bar.n = sum(min(iterations, iterations_done(folder)) for folder in folders.values())
-                bar.refresh()
-                time.sleep(1)
-        finally:
-            for process in running.values():
-                process.terminate()  # saves a checkpoint and ends
-                process.wait()
-    return count
-
-
-def start_training(row: str, seed: int, folder: Path, iterations: int, evaluations: int) -> subprocess.Popen:
-    """train_net.py on the row's config, resumed if it was stopped before."""
-    cfg = row_config(ROWS[row])
-    cfg.train.update(
-        seed=seed,
-        max_iter=iterations,
-        output_dir=str(folder),
-        eval_period=max(1, iterations // evaluations),
-        num_pictures=0,
-    )
-    cfg.train.checkpointer.update(period=max(1, iterations // evaluations), max_to_keep=1)
+def training_of(row: str, seed: int, output: Path) -> Training:
+    """Of the row with the seed; writes the row's config into its folder."""
+    folder = output / row / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    LazyConfig.save(cfg, str(folder / "row.yaml"))
-    with open(folder / "console.txt", "a") as console:
-        return subprocess.Popen(
-            [sys.executable, "train_net.py", "--resume", "--config-file", str(folder / "row.yaml")],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            stdout=console,
-            stderr=console,
-        )
-
-
-def lines_of(folder: Path) -> list[dict]:
-    """metrics.json, but for a last line that is being written."""
-    path = folder / "metrics.json"
-    text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def iterations_done(folder: Path) -> int:
-    """Of a training; all of them only when its last evaluation is written too."""
-    lines = lines_of(folder)
-    evaluated = max((line["iteration"] for line in lines if "bbox/AP" in line), default=0)
-    return max([evaluated, *(line["iteration"] for line in lines if "total_loss" in line)], default=0)
+    LazyConfig.save(row_config(ROWS[row]), str(folder / "row.yaml"))
+    return Training(f"{row} {seed}", folder / "row.yaml", folder, seed)
 
 
 def measures_of(folder: Path) -> dict[str, float]:

@@ -4,17 +4,15 @@
     python tools/compare_family.py configs/*/*_tiny_shapes.py --seeds 1 2 3 --iterations 2000 --output output/family
     python tools/compare_family.py configs/*/*_tiny_shapes.py --draw-only
 
-One run after the other. Stop it at any time: the same command goes on where it was, in the middle of a run too. Every
-run is an ordinary one of train_net.py in its own folder, OUTPUT/RECIPE/seed_S. Left in OUTPUT: family.png with the
-mean over the seeds and the range from the worst to the best one, and family.md with a table of the last evaluation.
-Time is that of training, without evaluation; compare it only between runs that had the machine for themselves.
+Stop it at any time: the same command goes on where it was, in the middle of a run too. Every run is an ordinary one of
+train_net.py in its own folder, OUTPUT/RECIPE/seed_S. Left in OUTPUT: family.png with the mean over the seeds and the
+range from the worst to the best one, and family.md with a table of the last evaluation. Time is that of training,
+without evaluation. Each run has one thread, so times compare if --jobs is not above the number of cores and nothing
+else was running.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
-
-ROOT = Path(__file__).parents[1]
+from trainings import Training, lines_of, run
 
 
 class Curve(NamedTuple):
@@ -37,25 +33,11 @@ class Curve(NamedTuple):
     ap: np.ndarray  # [E] in 0..100
 
 
-class Run(NamedTuple):
-    """One recipe with one seed."""
-
-    recipe: str
-    seed: int
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return Path(self.recipe).stem.removesuffix("_tiny_shapes")
-
-
 def read_rows(folder: Path) -> list[dict]:
     """Rows of a run's metrics.json in order of iterations; where a resumed run repeats some, its own count."""
     rows: dict[int, dict] = {}
-    path = folder / "metrics.json"
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
-        rows.setdefault(row["iteration"], {}).update(row)
+    for line in lines_of(folder):
+        rows.setdefault(line["iteration"], {}).update(line)
     return [rows[iteration] for iteration in sorted(rows)]
 
 
@@ -74,62 +56,19 @@ def read_curve(folder: Path) -> Curve:
     return Curve(np.array(iterations), minutes, np.array([row["bbox/AP"] for row in evaluated]))
 
 
-def is_finished(run: Run, iterations: int) -> bool:
-    """Whether the last evaluation of this budget is there."""
-    return iterations in read_curve(run.folder).iterations
-
-
-def train(run: Run, options: argparse.Namespace, bar: tqdm) -> None:
-    """Train one run to the end, from where it was left.
-
-    Raises:
-        RuntimeError: the training failed; the message has the end of its output.
-    """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    period = max(1, options.iterations // options.evaluations)
-    command = [
-        *(sys.executable, str(ROOT / "train_net.py"), "--config-file", run.recipe, "--resume"),
-        f"train.output_dir={run.folder}",
-        f"train.seed={run.seed}",
-        f"train.max_iter={options.iterations}",
-        f"train.eval_period={period}",
-        f"train.checkpointer.period={period}",
-        "train.checkpointer.max_to_keep=1",
-        "train.num_pictures=0",
-        *options.overrides,
-    ]
-    done = iterations_done(run, options.iterations)
-    log = run.folder / "output.txt"
-    with log.open("a") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT) as process:
-        try:
-            while process.poll() is None:
-                time.sleep(1)
-                now = iterations_done(run, options.iterations)
-                bar.update(max(0, now - done))
-                done = max(done, now)
-        except KeyboardInterrupt:
-            process.wait()  # it has the signal too, and leaves a checkpoint
-            raise
-    if process.returncode or not is_finished(run, options.iterations):
-        end = "\n".join(log.read_text().splitlines()[-15:])
-        raise RuntimeError(f"{run.recipe} with seed {run.seed} did not finish. Its output, {log}, ends:\n{end}")
-    bar.update(options.iterations - done)
-
-
-def iterations_done(run: Run, budget: int) -> int:
-    """Iterations so far, as far as they are written down."""
-    rows = read_rows(run.folder)
-    return min(rows[-1]["iteration"] + 1, budget) if rows else 0
-
-
-def collect(runs: list[Run]) -> dict[str, list[Curve]]:
+def collect(trainings: list[Training]) -> dict[str, list[Curve]]:
     """{recipe: curves of its seeds, cut to the evaluations that all of them have}."""
     families: dict[str, list[Curve]] = {}
-    for run in runs:
-        curve = read_curve(run.folder)
+    for training in trainings:
+        curve = read_curve(training.folder)
         if len(curve.ap):
-            families.setdefault(run.name, []).append(curve)
+            families.setdefault(short_name(training.config), []).append(curve)
     return {name: same_length(curves) for name, curves in families.items()}
+
+
+def short_name(recipe: Path) -> str:
+    """Of the detector."""
+    return recipe.stem.removesuffix("_tiny_shapes")
 
 
 def same_length(curves: list[Curve]) -> list[Curve]:
@@ -179,12 +118,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--iterations", type=int, default=2000, help="of every run")
     parser.add_argument("--evaluations", type=int, default=10, help="of every run, evenly spread")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("output/family"))
     parser.add_argument("--draw-only", action="store_true", help="train nothing, draw what is there")
     options = parser.parse_intermixed_args(arguments)  # values may stand behind the flags
-    options.overrides = [x for x in options.recipes if "=" in x]
-    options.recipes = [x for x in options.recipes if "=" not in x]
-    missing = [x for x in options.recipes if not Path(x).is_file()]
+    options.values = [x for x in options.recipes if "=" in x]
+    options.recipes = [Path(x) for x in options.recipes if "=" not in x]
+    missing = [str(recipe) for recipe in options.recipes if not recipe.is_file()]
     if missing or not options.recipes:
         parser.error(f"no such config file: {', '.join(missing)}" if missing else "give at least one config file")
     if options.iterations % options.evaluations:
@@ -195,34 +135,31 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, then draw."""
     options = parse(arguments)
-    output = options.output.resolve()
     # Seed by seed, so that a comparison of all recipes is there as early as possible.
-    runs = [
-        Run(str(Path(recipe).resolve()), seed, output / Path(recipe).stem / f"seed_{seed}")
+    trainings = [
+        Training(
+            f"{short_name(recipe)} {seed}",
+            recipe,
+            options.output / recipe.stem / f"seed_{seed}",
+            seed,
+            tuple(options.values),
+        )
         for seed in options.seeds
         for recipe in options.recipes
     ]
     failed = []
     if not options.draw_only:
-        with tqdm(total=len(runs) * options.iterations, unit="it", smoothing=0.02) as bar:
-            for number, run in enumerate(runs, 1):
-                bar.set_description(f"{run.name}, seed {run.seed} ({number} of {len(runs)} runs)")
-                bar.update(iterations_done(run, options.iterations))
-                if is_finished(run, options.iterations):
-                    continue
-                try:
-                    train(run, options, bar)
-                except RuntimeError as error:
-                    failed.append(str(error))
-                    bar.write(f"error: {error}")
-    families = collect(runs)
+        failed = run(trainings, options.iterations, options.evaluations, options.jobs)
+    families = collect(trainings)
     if families:
-        output.mkdir(parents=True, exist_ok=True)
-        draw(families, output / "family.png")
-        (output / "family.md").write_text(table(families) + "\n")
-        print(f"{table(families)}\n\n{output / 'family.png'}")
-    if failed or not families:
-        sys.exit(f"error: {len(failed)} of {len(runs)} runs failed" if failed else f"error: no evaluation in {output}")
+        options.output.mkdir(parents=True, exist_ok=True)
+        draw(families, options.output / "family.png")
+        (options.output / "family.md").write_text(table(families) + "\n")
+        print(f"{table(families)}\n\n{options.output / 'family.png'}")
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(trainings)} trainings failed")
+    if not families:
+        sys.exit(f"error: no evaluation in {options.output}")
 
 
 if __name__ == "__main__":
