@@ -65,6 +65,48 @@ def test_what_is_missing_is_named(root):
         objects365("val")
 
 
+def test_images_that_nobody_can_use_are_left_out(root):
+    json_file = root / "annotations" / "zhiyuan_objv2_train.json"
+    coco = json.loads(json_file.read_text())
+    coco["images"][1]["file_name"] = "images/v2/patch16/objects365_v2_00908726.jpg"  # not in the archives
+    json_file.write_text(json.dumps(coco))
+    train = DatasetCatalog.get(objects365("train"))
+    assert [x["image_id"] for x in train] == [98, 100]
+    assert [len(x["annotations"]) for x in train] == [1, 1]
+
+
+def test_a_split_is_read_once(root, monkeypatch):
+    names = [objects365(split) for split in ("train", "val")]
+    monkeypatch.setattr("dino_d2.data.objects365.json_module.loads", lambda *_: pytest.fail("read again"))
+    assert [objects365(split) for split in ("train", "val")] == names
+
+
+#: COCO classes that version 2 of the published jsons has under another name, and what else is like them there.
+OTHER_NAMES = {
+    "bird": "Wild Bird",
+    "handbag": "Handbag/Satchel",
+    "suitcase": "Luggage",
+    "skis": "Skiboard",
+    "sports ball": "Other Balls",
+    "bowl": "Bowl/Basin",
+    "orange": "Orange/Tangerine",
+    "dining table": "Dinning Table",
+    "tv": "Moniter/TV",
+    "teddy bear": "Stuffed Toy",
+    "hair drier": "Hair Dryer",
+}
+ALIKE = """Baseball Briefcase Tablet Pot Glasses Tennis SUV Telephone Parrot Chicken Mirror Brush Sailboat Fan Stool
+Coffee-Table Side-Table Bow-Tie Skating-and-Skiing-shoes Wallet/Purse Table-Tennis""".split()
+
+
+def test_every_class_of_coco_has_its_counterpart_in_objects365():
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    assert len(coco) == 80
+    assert OTHER_NAMES.keys() <= set(coco)
+    published = [name.replace("-", " ") for name in ALIKE] + [OTHER_NAMES.get(name, name.title()) for name in coco]
+    assert same_names(published, coco) == list(range(len(ALIKE), len(ALIKE) + 80))
+
+
 def test_classes_are_found_by_name():
     sources = [
         "Person",
@@ -103,6 +145,9 @@ def test_rows_go_with_their_names_and_new_classes_start_fresh():
     assert torch.allclose(embedding[1], tensors["detector.label_embedding.weight"].mean(0))
     assert moved["detector.queries.proposal_head.class_head.bias"].shape == (3,)
     assert moved["detector.decoder.norm.weight"] is tensors["detector.decoder.norm.weight"]
+    unknown = {**tensors, "detector.label_embedding.weight": torch.randn(4, 8)}  # DN-DETR's has a row for it
+    rows = transfer_classes(unknown, ["Car", "Person", "Boat"], ["person", "car"])["detector.label_embedding.weight"]
+    assert torch.equal(rows, unknown["detector.label_embedding.weight"][[1, 0, 3]])
     with pytest.raises(ValueError, match="3 classes, but 2 names"):
         transfer_classes(tensors, ["a", "b"], ["a"])
 

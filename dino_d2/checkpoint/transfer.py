@@ -20,7 +20,7 @@ from .classes import CLASS_TENSOR, num_classes
 from .files import read_categories, read_tensors
 from .load import PREFIX
 
-#: COCO classes that Objects365 has under a name without a common part.
+#: COCO classes that Objects365 (version 2) has under a name without a common part, spelt as its json does.
 ALIASES = {
     "bird": "wild bird",
     "dining table": "dinning table",
@@ -29,7 +29,6 @@ ALIASES = {
     "sports ball": "other balls",
     "suitcase": "luggage",
     "teddy bear": "stuffed toy",
-    "hot dog": "hotdog",
 }
 
 
@@ -60,7 +59,7 @@ def transfer_classes(tensors: dict[str, Tensor], sources: Sequence[str], targets
     """Class heads and label embedding with a row for each target class; all other tensors as they are.
 
     A class without a counterpart starts fresh: a bias of probability 0.01 and no weights in the heads, and the mean of
-    all classes in the label embedding.
+    all classes in the label embedding. A row behind the classes, the "unknown" one of DN-DETR's embedding, stays.
 
     Args:
         tensors: of a detector with sigmoid classes, one a source class.
@@ -84,7 +83,7 @@ def transfer_classes(tensors: dict[str, Tensor], sources: Sequence[str], targets
             elif "label_embedding" in name:
                 fresh[:] = tensor[: len(sources)].mean(0)
             fresh[known] = tensor[taken]
-            result[name] = fresh
+            result[name] = torch.cat([fresh, tensor[len(sources) :]])
     return result
 
 

@@ -6,13 +6,15 @@ Looked for in ``$DETECTRON2_DATASETS/objects365`` (``./datasets/objects365`` if 
     train/...                              val/...
 
 The images lie under their folder with the path that the json gives ("images/v1/patch8/x.jpg"), or with the last one
-or two parts of it ("patch8/x.jpg", "x.jpg"), as people unpack them.
+or two parts of it ("patch8/x.jpg", "x.jpg"), as people unpack them. Six training images that nobody can use are left
+out, see `UNUSABLE`.
 """
 
 import json as json_module
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
@@ -20,6 +22,17 @@ from dino_d2.data.coco_format import coco_format, write_to_cache
 from dino_d2.detectron2.data import MetadataCatalog
 
 VALIDATION_IMAGES = 5000  # appendix D.2
+
+#: Images of the published training json that are not in the published archives (the first three), or that have width
+#: and height swapped in it. Other projects (mmdetection, EasyCV) found them by training until it stopped.
+UNUSABLE = {
+    "objects365_v1_00320532.jpg",
+    "objects365_v1_00320534.jpg",
+    "objects365_v2_00908726.jpg",
+    "objects365_v1_00509398.jpg",
+    "objects365_v2_01118660.jpg",
+    "objects365_v2_02024631.jpg",
+}
 
 
 def objects365(split: str, root: str | os.PathLike | None = None, validation_images: int = VALIDATION_IMAGES) -> str:
@@ -41,33 +54,32 @@ def objects365(split: str, root: str | os.PathLike | None = None, validation_ima
     json = root / "annotations" / f"zhiyuan_objv2_{published}.json"
     if not json.is_file():
         raise DatasetError(f"Objects365: there is no {json}. Put it there, or give another root.")
+    return register(split, json, json.stat().st_mtime_ns, root / published, validation_images)
+
+
+@cache  # a config asks for a split several times, and the training json has some gigabytes
+def register(split: str, json: Path, version: int, images: Path, validation_images: int) -> str:
+    """The same for a json of some version (time of its last change) and the folder of its images."""
     coco = json_module.loads(json.read_text(encoding="utf-8"))
-    parts = parts_on_disk(coco["images"][0]["file_name"], root / published)
-    if split == "train" and parts is None:
-        return coco_format(json, root / published)
-    if parts is not None:
-        coco["images"] = [{**x, "file_name": "/".join(Path(x["file_name"]).parts[-parts:])} for x in coco["images"]]
     if split != "train":
-        coco = part_of(coco, slice(validation_images) if split == "val" else slice(validation_images, None))
-    return coco_format(write_to_cache(f"objects365_{split}", coco), root / published)
-
-
-def part_of(coco: dict, images: slice) -> dict:
-    """The dataset with some of its images, in the order of the file, and their annotations."""
-    kept = coco["images"][images]
+        part = slice(validation_images) if split == "val" else slice(validation_images, None)
+        coco["images"] = coco["images"][part]  # before any is left out: the first 5000 of the published file
+    kept = [image for image in coco["images"] if Path(image["file_name"]).name not in UNUSABLE]
+    parts = parts_on_disk(kept[0]["file_name"], images)
+    kept = [{**image, "file_name": "/".join(Path(image["file_name"]).parts[-parts:])} for image in kept]
     ids = {image["id"] for image in kept}
-    return {**coco, "images": kept, "annotations": [a for a in coco["annotations"] if a["image_id"] in ids]}
+    coco["images"] = kept
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    return coco_format(write_to_cache(f"objects365_{split}", coco), images)
 
 
-def parts_on_disk(file_name: str, folder: Path) -> int | None:
-    """How many of the last parts of a json's file name lead to the image under a folder; None: the whole name.
+def parts_on_disk(file_name: str, folder: Path) -> int:
+    """How many of the last parts of a json's file name lead to the image under a folder.
 
     Raises:
         DatasetError: none does.
     """
-    if (folder / file_name).is_file():
-        return None
-    for parts in (2, 1):
+    for parts in (len(Path(file_name).parts), 2, 1):
         if folder.joinpath(*Path(file_name).parts[-parts:]).is_file():
             return parts
     raise DatasetError(f"Objects365: {file_name} is not under {folder}, and neither are its last one or two parts.")
