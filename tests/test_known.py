@@ -149,6 +149,16 @@ def test_known_labels_are_asked_for_one_by_one(make_known, make_input):
     assert nothing.scores.max() == 0
 
 
+def test_an_image_without_known_labels_is_detected_as_ever_beside_one_with(make_known, make_input):
+    model = make_known(KnownLabelDETR).eval()
+    image, other = make_input(seed=1), make_input(seed=2)
+    plain = model([other])[0]["instances"]
+    told, untold = model([image | {"known_labels": [3, 1]}, other])
+    assert set(told["instances"].pred_classes[told["instances"].scores > 0].tolist()) == {1, 3}
+    assert torch.allclose(untold["instances"].scores[: len(plain)], plain.scores, atol=1e-5)
+    assert untold["instances"].pred_classes[: len(plain)].tolist() == plain.pred_classes.tolist()
+
+
 def test_training_on_a_label_matches_its_objects_alone(make_known, make_input):
     model = make_known(KnownLabelDETR).train()
     image = make_input(objects=4)
@@ -194,6 +204,12 @@ def test_progressive_inference_feeds_the_best_detection_back():
     asked.clear()
     ProgressiveInference(steps=1)(detect, [image])
     assert asked == [[], [0]]
+    asked.clear()
+    given = Instances((10, 10))
+    given.gt_boxes, given.gt_classes = Boxes(torch.tensor([[0.0, 0, 2, 5]])), torch.tensor([0])
+    ProgressiveInference(steps=5)(detect, [image | {"known_objects": given}])
+    assert asked == [[0], [0, 1]]  # what is known from the start stays known
+    assert boxes[-1] == [[0, 0, 2, 5], [2, 0, 4, 5]]
 
 
 def test_the_mappers_tell_and_the_evaluator_counts_other_classes(tmp_path, monkeypatch):

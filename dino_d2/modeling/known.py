@@ -153,11 +153,14 @@ class KnownLabelDETR(DETR):
         encoded = self.detector.encode(images)
         outputs = []
         for turn in range(max(1, *(len(x or ()) for x in known))):
-            labels = [x[turn] if x is not None and turn < len(x) else -1 for x in known]
-            asked = torch.tensor(labels, device=images.device)
-            output = self.detector.decode(self.asking_for(encoded, asked.clamp(min=0)))
-            # Of each answer, only the class that was asked for.
-            other = torch.arange(output.logits.shape[-1], device=asked.device) != asked[:, None]  # [B, C]
+            asked = torch.tensor([x[turn] if x is not None and turn < len(x) else -1 for x in known])
+            output = self.detector.decode(self.asking_for(encoded, asked.to(images.device)))
+            classes = torch.arange(output.logits.shape[-1])
+            # Of each answer, only the class that was asked for, and what a softmax has behind the classes.
+            other = (classes != asked[:, None]) & (classes < self.detector.num_classes)  # [B, C]
+            if turn == 0:
+                other[[i for i, x in enumerate(known) if x is None]] = False  # of no question, all that is found
+            other = other.to(images.device)
             outputs.append(output._replace(logits=output.logits.masked_fill(other[None, :, None], float("-inf"))))
         return DetectorOutput(
             torch.cat([output.logits for output in outputs], dim=2),
@@ -167,9 +170,13 @@ class KnownLabelDETR(DETR):
         )
 
     def asking_for(self, encoded: Encoded, labels: Tensor) -> Encoded:
-        """The same image with the content of known labels [B] in all matching queries: embedding, and indicator 1."""
+        """The same images with the content of known labels [B] in all matching queries: embedding, and indicator 1.
+
+        Queries of images without a known label (-1) stay as they are.
+        """
         num_queries = encoded.queries.content.shape[1]
-        content = self.detector.label_embedding.denoising(labels[:, None].expand(-1, num_queries))
+        asking = self.detector.label_embedding.denoising(labels[:, None].expand(-1, num_queries))
+        content = torch.where((labels >= 0)[:, None, None], asking, encoded.queries.content)
         return encoded._replace(queries=encoded.queries._replace(content=content))
 
 
@@ -193,8 +200,9 @@ class ProgressiveInference:
         return [self.detect_one(detect, x) for x in batched_inputs]
 
     def detect_one(self, detect: Callable[[list[dict]], list[dict]], image: dict) -> dict:
-        """The same for one image."""
+        """The same for one image; objects that it knows from the start stay known."""
         size = tuple(image["image"].shape[-2:])
+        given = image.get("known_objects")
         output = detect([image])[0]
         taken: list[Instances] = []
         while len(taken) < self.steps:
@@ -203,7 +211,8 @@ class ProgressiveInference:
                 break
             best = int(instances.scores.argmax())
             taken.append(instances[best : best + 1])
-            output = detect([{**image, "known_objects": as_known(taken, size)}])[0]
+            known = as_known(taken, size)
+            output = detect([{**image, "known_objects": known if given is None else both(given, known)}])[0]
         everything = Instances.cat([*taken, output["instances"]])
         return {**output, "instances": everything[everything.scores.argsort(descending=True, stable=True)]}
 
@@ -216,6 +225,14 @@ def as_known(detections: Sequence[Instances], size: tuple[int, int]) -> Instance
     boxes.scale(size[1] / width, size[0] / height)
     known.gt_boxes = boxes
     known.gt_classes = torch.cat([x.pred_classes for x in detections])
+    return known
+
+
+def both(first: Instances, second: Instances) -> Instances:
+    """Known objects of two sources, in the pixels of one image."""
+    known = Instances(second.image_size)
+    known.gt_boxes = Boxes.cat([first.gt_boxes.to(second.gt_boxes.device), second.gt_boxes])
+    known.gt_classes = torch.cat([first.gt_classes.to(second.gt_classes.device), second.gt_classes])
     return known
 
 
