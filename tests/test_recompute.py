@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dino_d2.layers import MultiScaleDeformableAttention
-from dino_d2.modeling import BoxHead, ClassHead, DeformableDecoder, DeformableEncoder, LookForwardTwice
+from dino_d2.modeling import BoxHead, ClassHead, DeformableDecoder, DeformableEncoder, LookForwardTwice, TimmBackbone
+from dino_d2.modeling.swin import PaddedSwinBlock
 
 DIM, CLASSES = 32, 5
 SIZES = {"embed_dim": DIM, "feedforward_dim": 64, "num_heads": 4, "num_levels": 4, "num_points": 2, "dropout": 0.3}
@@ -58,3 +59,34 @@ def test_inference_computes_each_layer_once(make_detector):
     with torch.no_grad():
         detector(torch.rand(1, 3, 64, 64))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "resnet10t"])
+def test_a_backbone_computes_its_blocks_once_more(name):
+    def run(activation_checkpointing: bool):
+        torch.manual_seed(0)
+        swin = {"strict_img_size": False, "always_partition": True, "drop_path_rate": 0.3}
+        backbone = TimmBackbone(
+            name,
+            out_features=("res3", "res5"),
+            pretrained=False,
+            freeze_stages=0,
+            options=swin if "swin" in name else None,
+            activation_checkpointing=activation_checkpointing,
+        )
+        calls = []
+        for module in backbone.modules():
+            if isinstance(module, PaddedSwinBlock) or module.__class__.__name__ == "BasicBlock":
+                module.register_forward_pre_hook(lambda *_: calls.append(1))
+        torch.manual_seed(1)  # dropped paths
+        maps = backbone(torch.rand(1, 3, 61, 75))
+        sum(x.square().sum() for x in maps.values()).backward()
+        return maps, [p.grad for p in backbone.parameters() if p.requires_grad], len(calls)
+
+    maps, gradients, calls = run(activation_checkpointing=False)
+    again_maps, again_gradients, again_calls = run(activation_checkpointing=True)
+    assert calls > 0
+    assert again_calls > calls
+    assert again_calls == 2 * calls or "resnet" in name  # timm leaves the last stage of a ResNet as it is
+    assert all(torch.equal(maps[name], again_maps[name]) for name in maps)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, again_gradients, strict=True))

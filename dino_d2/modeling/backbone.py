@@ -29,6 +29,8 @@ class TimmBackbone(nn.Module):
         norm_outputs: a LayerNorm of its own on every map returned, which Swin needs.
         options: further arguments of the timm model, e.g. ``drop_path_rate``; ``output_stride=16`` dilates the last
             stage of a ResNet in place of its stride ("DC5").
+        activation_checkpointing: keep the input of each block (Swin, ConvNeXt) or each stage (ResNet) alone and compute
+            the rest again in the backward pass. Batch norms that learn would count each batch twice.
 
     Raises:
         BackboneError: there is no such model or no such stage, or its published weights could not be downloaded.
@@ -43,6 +45,7 @@ class TimmBackbone(nn.Module):
         freeze_batch_norm: bool = True,
         norm_outputs: bool = False,
         options: dict | None = None,
+        activation_checkpointing: bool = False,
     ):
         super().__init__()
         body = create(name, pretrained, options or {})
@@ -61,6 +64,8 @@ class TimmBackbone(nn.Module):
             freeze_up_to(body, last.replace(".", "_"))
         body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
         fold_frozen_batch_norms(body)
+        if activation_checkpointing:
+            checkpoint_blocks(body)
         # Convolutions of channels-last weights give channels-last maps, whatever the layout of the images.
         self.body = body.to(memory_format=torch.channels_last)
         self.norms = nn.ModuleDict(
@@ -106,6 +111,13 @@ def create(name: str, pretrained: bool, options: dict) -> nn.Module:
             tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*"))
             raise BackboneError(f"timm has no weights {name!r}; for this model it has {tags}") from error
         raise BackboneError(f"timm cannot make {name!r} with the options {options}: {error}") from error
+
+
+def checkpoint_blocks(body: nn.Module) -> None:
+    """timm's activation checkpointing: block by block where its stages know how, else stage by stage."""
+    stages = [module for module in body.modules() if module is not body and hasattr(module, "grad_checkpointing")]
+    for module in stages or [body]:
+        module.grad_checkpointing = True
 
 
 def freeze_up_to(body: nn.Module, last: str) -> None:

@@ -11,6 +11,7 @@ from ..dino_swin_large_5scale_12ep import model
 
 model.detector.num_classes = 365
 model.denoising.groups.num_objects = 500  # 500 pairs are the 1000 DN queries of appendix D.2, counted as in Table 7
+model.detector.backbone.activation_checkpointing = True
 model.detector.encoder.activation_checkpointing = True
 model.detector.decoder.activation_checkpointing = True
 
