@@ -8,6 +8,7 @@ import torch
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.modeling import BoxHead, GridPointQueries, SizeModulation
+from dino_d2.modeling.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from dino_d2.modeling.levels import make_levels
 from dino_d2.modeling.point_detector import pixel_axes
 from dino_d2.modeling.row_column_attention import RowColumnAttention
@@ -142,6 +143,19 @@ def test_layers_computed_again_in_the_backward_pass_give_the_same(make, name):
 def test_a_dilated_last_stage_keeps_the_stride(make):
     detector = make("detr", backbone={"options": {"channels": [16, 32, 48, 64], "output_stride": 16}}).detector
     assert detector.backbone(torch.rand(1, 3, 96, 128))["res5"].shape == (1, 64, 6, 8)
+
+
+@pytest.mark.parametrize("attention", [ConditionalSelfAttention, ConditionalCrossAttention])
+def test_conditional_attention_starts_as_the_authors(attention):
+    out = attention(32, 4).out_proj  # of nn.MultiheadAttention there, but for Xavier weights
+    assert out.bias.eq(0).all()
+    assert out.weight.abs().max() <= (6 / (32 + 32)) ** 0.5
+
+
+@pytest.mark.parametrize(("name", "eps"), [*((name, 0.0) for name in PLAIN[:3]), ("dab_detr", 1e-6), ("dn_detr", 1e-6)])
+def test_the_overlap_has_the_epsilon_of_the_authors(name, eps):
+    criterion = instantiate(LazyConfig.load(str(MODELS / f"{name}_r50.py")).model.criterion)
+    assert criterion.giou_eps == criterion.matcher.giou_eps == eps
 
 
 def test_modulation_by_hand():

@@ -21,6 +21,7 @@ class ConditionalSelfAttention(nn.Module):
         self.dropout = dropout
         for name in ("query_content", "query_position", "key_content", "key_position", "value", "out_proj"):
             self.add_module(name, projection(embed_dim))
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """Content and positions [B, T, D], mask as in :class:`~dino_d2.layers.SelfAttention` -> [B, T, D]."""
@@ -47,6 +48,7 @@ class ConditionalCrossAttention(nn.Module):
         self.dropout = dropout
         for name in ("query_content", "query_sine", "key_content", "key_position", "value", "out_proj"):
             self.add_module(name, projection(embed_dim))
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
         self,

@@ -26,5 +26,3 @@ model.detector.encoder = L(DeformableEncoder)(
 )
 model.detector.queries = L(PatternBoxQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=3)
 model.detector.decoder.update(_target_=MultiScaleAnchorDecoder, num_levels="${..num_levels}", activation=None)
-model.criterion.giou_eps = 1e-6
-model.criterion.matcher.giou_eps = 1e-6

@@ -64,13 +64,11 @@ model = L(DETR)(
             bbox_cost=5.0,
             giou_cost=2.0,
             classes=L(FocalClasses)(alpha=0.25),
-            giou_eps=0.0,
         ),
         class_weight=1.0,
         bbox_weight=5.0,
         giou_weight=2.0,
         classes=L(FocalClasses)(alpha=0.25),
-        giou_eps=0.0,
     ),
     postprocess=L(TopPairs)(top_k=300),
     pixel_mean=[123.675, 116.28, 103.53],  # ImageNet, RGB
