@@ -1,6 +1,7 @@
 """Known objects, known labels and progressive inference: what reaches the decoder, and what is learned from it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from dino_d2.data.known import KnownLabelsMapper, KnownObjectsMapper, only_classes
 from dino_d2.data.shapes import shapes
 from dino_d2.denoising import Denoising, FixedGroups
+from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.modeling import HungarianMatcher, IndicatedLabelEmbedding, MixedQuerySelection, ProposalHead, SetCriterion
@@ -22,6 +24,7 @@ from dino_d2.modeling.known import (
     unknown_classes,
 )
 
+ROOT = Path(__file__).parents[1]
 CLASSES, QUERIES, DIM = 5, 20, 32
 
 
@@ -231,3 +234,25 @@ def test_the_mappers_tell_and_the_evaluator_counts_other_classes(tmp_path, monke
         kept = [a["category_id"] for a in json.load(file)["annotations"]]
     assert kept == [c for c in everything if c in (4, 5)]
     assert 0 < len(kept) < len(everything)
+
+
+@pytest.mark.parametrize(("split", "unknown"), [("70_30", 2), ("50_50", 3)])
+def test_the_recipes_of_table_3_learn_and_count_the_same_unknown_classes(tmp_path, monkeypatch, split, unknown):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    counted = []
+    for kind in ("known_objects", "unknown_alone"):
+        cfg = LazyConfig.load(f"{ROOT}/configs/known/shapes_{kind}_{split}.py")
+        names = cfg.dataloader.train.dataset.names
+        few = {"train": 12, "val": 12, "size": 64}
+        (names if "root" in names else names.dataset).update(root=str(tmp_path / "shapes"), **few)
+        cfg.dataloader.test.dataset.names.update(few)
+        evaluated = instantiate(cfg.dataloader.evaluator.dataset_name)
+        counted.append(classes_in(evaluated))
+        learned = classes_in(instantiate(names))
+        assert learned == (set(range(5)) if kind == "known_objects" else counted[0])
+    assert counted[0] == counted[1]
+    assert len(counted[0]) == unknown
+
+
+def classes_in(dataset: str) -> set[int]:
+    return {a["category_id"] for x in DatasetCatalog.get(dataset) for a in x["annotations"]}
