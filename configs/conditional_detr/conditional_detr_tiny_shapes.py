@@ -6,4 +6,5 @@ from ..common.tiny_shapes import dataloader, lr_multiplier, one_scale, optimizer
 one_scale(model)
 model.detector.queries.num_queries = 50
 
+optimizer.lr = 3e-4
 train.output_dir = "./output/conditional_detr_tiny_shapes"
