@@ -1,6 +1,7 @@
 """The linear layer of oneDNN against PyTorch's own in float64."""
 
 import contextlib
+import sys
 
 import pytest
 import torch
@@ -50,6 +51,28 @@ def test_feed_forward_is_its_two_layers_and_keeps_no_hidden_values():
     results = (torch.autograd.grad(y, leaves, grad) for y in (found, expected))
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_feed_forward_by_blocks(monkeypatch, dtype):
+    monkeypatch.setattr(
+        sys.modules[feed_forward.__module__], "_BLOCK", 16
+    )  # of 60 rows: the last block is a smaller one
+    torch.manual_seed(0)
+    linear1, linear2 = Linear(8, 40, activation="relu"), Linear(40, 8)
+    x, grad = torch.randn(2, 30, 8, requires_grad=True), torch.randn(2, 30, 8)
+    leaves = [x, *linear1.parameters(), *linear2.parameters()]
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        found, expected = feed_forward(x, linear1, linear2), linear2(linear1(x))
+        with torch.no_grad():
+            detected = feed_forward(x, linear1, linear2)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(detected, expected, **close)
+    results = (torch.autograd.grad(y, leaves, grad.to(dtype)) for y in (found, expected))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, **close)
 
 
 def test_feed_forward_gives_gradients_only_where_they_are_needed():

@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 #: cores of an EPYC 370 GFLOPS instead of 170 (14000 × 256 times 256 × 2048), with the ReLU inside for nothing.
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
+#: Rows that a feed-forward network computes at a time: their hidden values, 8 MiB of them at 2048, stay in the cache.
+_BLOCK = 1024
 
 _plain_depth = 0
 
@@ -44,9 +46,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """``F.linear`` and an activation, "none" or "relu": [..., I], [O, I], [O] -> [..., O]."""
-    if x.dtype is not torch.float64 and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, weight, bias = _autocast(x, weight, bias)
     if not _goes_to_onednn(x, weight):
         y = F.linear(x, weight, bias)
         return y.relu_() if activation == "relu" else y
@@ -60,17 +60,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
 def feed_forward(x: Tensor, linear1: Linear, linear2: Linear) -> Tensor:
     """``linear2(linear1(x))``, linear1 with ReLU: [..., D] -> [..., D].
 
-    Where oneDNN computes it, the hidden values are computed once more in the backward pass instead of being kept. They
-    are the largest tensors of a layer: a training step of 2 × 512 × 640 took 2611 MiB instead of 3368 on one core.
+    On a CPU it takes a block of rows after the other, whose hidden values stay in the cache, and the backward pass
+    computes these once more instead of keeping them: 13600 rows of 256 with 2048 hidden values took 70 ms forward and
+    205 backward instead of 143 and 484, and the hidden values are the largest tensors of a layer.
     """
-    kept = torch.is_grad_enabled() and (x.requires_grad or linear1.weight.requires_grad)
-    if not kept or torch.is_autocast_enabled(x.device.type) or not _goes_to_onednn(x, linear1.weight):
+    if x.device.type != "cpu" or _plain_depth or _is_traced():
         return linear2(linear1(x))
-    return _OneDNNFeedForward.apply(x, linear1.weight, linear1.bias, linear2.weight, linear2.bias)
+    parameters = (linear1.weight, linear1.bias, linear2.weight, linear2.bias)
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *parameters)):
+        return torch.cat([linear2(linear1(rows)) for rows in _blocks(x)]).unflatten(0, x.shape[:-1])
+    inputs = _autocast(x, *parameters)
+    return _OneDNNFeedForward.apply(*inputs) if _goes_to_onednn(*inputs[:2]) else linear2(linear1(x))
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in the dtype of autocast, where it is on; float64 is left alone, as autocast does."""
+    device_type = tensors[0].device.type
+    if tensors[0].dtype is torch.float64 or not torch.is_autocast_enabled(device_type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """[..., D] -> some of [up to _BLOCK, D]."""
+    return x.flatten(0, -2).split(_BLOCK)
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being recorded, which must see plain PyTorch."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product is one for oneDNN. What traces the graph must see plain PyTorch.
+    """Whether the product is one for oneDNN.
 
     PyTorch itself takes bfloat16 there, but copies the bias first and computes the activation afterwards.
     """
@@ -81,8 +104,7 @@ def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and weight.dtype is x.dtype
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not _is_traced()
     )
 
 
@@ -110,18 +132,30 @@ class _OneDNNFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight1, bias1, weight2, bias2):
         ctx.save_for_backward(x, weight1, bias1, weight2)
-        return _product(_product(x, weight1, bias1, "relu"), weight2, bias2)
+        rows = [_product(_product(rows, weight1, bias1, "relu"), weight2, bias2) for rows in _blocks(x)]
+        return torch.cat(rows).unflatten(0, x.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight1, bias1, weight2 = ctx.saved_tensors
         needs_x, *needs = ctx.needs_input_grad
-        hidden = _product(x, weight1, bias1, "relu")
-        grad_hidden, *second = _gradients(grad, hidden, weight2, (True, *needs[2:]))
-        grad_hidden = torch.ops.aten.threshold_backward(grad_hidden, hidden, 0)
-        del hidden
-        return *_gradients(grad_hidden, x, weight1, (needs_x, *needs[:2])), *second
+        grad_x, sums = [], [None] * 4
+        for rows, grad_rows in zip(_blocks(x), _blocks(grad), strict=True):
+            hidden = _product(rows, weight1, bias1, "relu")
+            grad_hidden, *second = _gradients(grad_rows, hidden, weight2, (True, *needs[2:]))
+            grad_hidden = torch.ops.aten.threshold_backward(grad_hidden, hidden, 0)
+            grad_rows, *first = _gradients(grad_hidden, rows, weight1, (needs_x, *needs[:2]))
+            grad_x.append(grad_rows)
+            sums = [_added(*pair) for pair in zip(sums, first + second, strict=True)]
+        return torch.cat(grad_x).unflatten(0, x.shape[:-1]) if needs_x else None, *sums
+
+
+def _added(total: Tensor | None, part: Tensor | None) -> Tensor | None:
+    """The sum in float32, since bfloat16 has too few digits for many parts; ``total`` is changed."""
+    if part is None:
+        return None
+    return part.float() if total is None else total.add_(part)
 
 
 def _gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
