@@ -61,10 +61,9 @@ def train_table(options: argparse.Namespace) -> list[dict]:
     for dtype in options.dtypes:
         for compiled in (False, True):
             for size in options.sizes:
-                cfg = load(options.config_file, [])
                 compile_with = options.backend if compiled else None
                 names = ["ours"] if compiled else None
-                new = train_step.measure(options, cfg, (*size, 2), dtype, names, compile_with)
+                new = train_step.measure(options, (*size, 2), dtype, names, compile_with)
                 train_step.report(new)
                 rows += [row | {"compiled": compiled} for row in new]
     return rows
@@ -78,7 +77,7 @@ def synchronisations(options: argparse.Namespace) -> list[str] | None:
         trainer = train_step.make_trainer(
             load(options.config_file, []), "cuda", "float32", Path(folder), (*options.sizes[0], 2)
         )
-        trainer.step("ours")  # allocations and caches
+        trainer.step()  # allocations and caches
         batch = trainer.next_batch()
         return waits_of(lambda: train_step.Trainer.backward(trainer, train_step.Trainer.forward(trainer, batch)))
 

@@ -88,9 +88,14 @@ def peak_mib(work: Callable[[], Any], device: str) -> float:
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)`` computed in a new interpreter with as many threads; both must be picklable."""
+    with fresh_process() as process:
+        return process.submit(function, *arguments).result()
+
+
+def fresh_process() -> ProcessPoolExecutor:
+    """A new interpreter with as many threads, which runs what is submitted and lives until it is closed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
-        return pool.submit(function, *arguments).result()
+    return ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),))
 
 
 def write_trace(work: Callable[[], Any], device: str, path: Path) -> None:

@@ -41,6 +41,11 @@ def make_model(cfg, device: str) -> nn.Module:
     """The config's model, in a process set up as train_net.py does."""
     if device == "cpu":
         keep_freed_memory()
+    return make_plain_model(cfg, device)
+
+
+def make_plain_model(cfg, device: str) -> nn.Module:
+    """The config's model, in a process as it is."""
     torch.manual_seed(0)
     return instantiate(cfg.model).to(device)
 

@@ -6,33 +6,50 @@
 
 Each step is one of the project's ``Trainer``: JPEG files of the size, ten objects an image, decoded and mapped in the
 training process (no workers, so that the part "data" is the whole work of loading); forward with losses; matching,
-which is taken out of forward; backward; and optimizer: clipping, stepping and what is left. ``ours``, ``composite`` and
-``composite_op`` (see inference.py) take turns on one model. Peak memory is what a process adds in its first two steps
-beyond the loaded model: activations, gradients, optimizer state; resident memory on a CPU, PyTorch's allocations on a
-GPU. A last line says how many images a second the step takes, and how many one worker of the recipe's loader gives.
+which is taken out of forward; backward; and optimizer: clipping, stepping and what is left.
+
+Each implementation has a process of its own, set up as its user would, and the processes take turns, a step each.
+``ours`` is what train_net.py does. ``composite`` computes deformable attention and linear layers in plain PyTorch and
+leaves the C library's allocator as it is; ``composite_kept`` lets it keep freed memory as ours does; ``composite_op``
+is ours with deformable attention alone in plain PyTorch. Peak memory is what a process adds in its first two steps,
+which are not timed, beyond the loaded model: activations, gradients, optimizer state; resident memory on a CPU,
+PyTorch's allocations on a GPU. A last line says how many images a second the step takes, and how many one worker of the
+recipe's loader gives.
 """
 
 import argparse
+import contextlib
 import itertools
 import tempfile
 import time
 from collections import defaultdict
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from inference import OPS
-from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_turns, write_json, write_trace
-from recipes import add_arguments, annotated_images, load, make_model
+from inference import plain_pytorch
+from measure import DTYPES, fresh_process, machine, median, peak_mib, write_json, write_trace
+from recipes import add_arguments, annotated_images, load, make_model, make_plain_model
 
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import Trainer
+from dino_d2.layers.ms_deform_attn import use_reference_op
 
 SIZES = [(512, 640), (800, 1216)]
 PARTS = ("data", "forward", "matching", "backward", "optimizer")
+
+# What a step runs under, and who makes the model and sets up the process.
+IMPLEMENTATIONS = {
+    "ours": (nullcontext, make_model),
+    "composite": (plain_pytorch, make_plain_model),
+    "composite_kept": (plain_pytorch, make_model),
+    "composite_op": (use_reference_op, make_model),
+}
+
+_trainers: dict[str, "TimedTrainer"] = {}  # of a process that takes turns
 
 
 class TimedTrainer(Trainer):
@@ -42,6 +59,7 @@ class TimedTrainer(Trainer):
         super().__init__(*arguments, **keywords)
         self.parts: dict[str, list[float]] = defaultdict(list)
         self.storage = EventStorage(0)
+        self.context = nullcontext
         self.matcher = self.model.criterion.matcher
         self.matcher.forward = self.timed("matching", self.matcher.forward)
         self.next_batch = self.timed("data", self.next_batch)
@@ -62,8 +80,8 @@ class TimedTrainer(Trainer):
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def step(self, implementation: str) -> None:
-        with OPS[implementation](), self.storage:
+    def step(self) -> None:
+        with self.context(), self.storage:
             self.timed("step", self.run_step)()
 
     def medians(self) -> dict[str, float]:
@@ -74,76 +92,97 @@ class TimedTrainer(Trainer):
         return {f"{part}_ms": ms[part] for part in ("step", *PARTS)}
 
 
-def make_trainer(cfg, device: str, dtype: str, folder: Path, case: tuple[int, int, int]) -> TimedTrainer:
+def make_trainer(
+    cfg, device: str, dtype: str, folder: Path, case: tuple[int, int, int], implementation: str = "ours"
+) -> TimedTrainer:
     height, width, batch = case
-    model = make_model(cfg, device)
+    context, make = IMPLEMENTATIONS[implementation]
+    model = make(cfg, device)
     cfg.optimizer.params.model = model
     mapper = DetrDatasetMapper(
         [T.ResizeTransform(height, width, height, width)], cfg.dataloader.train.mapper.image_format
     )
     dicts = annotated_images(folder, height, width, batch, cfg.model.detector.num_classes)
-    return TimedTrainer(
+    trainer = TimedTrainer(
         model,
         ([mapper(d) for d in dicts] for _ in itertools.count()),
         instantiate(cfg.optimizer),
         clip_grad_norm=cfg.train.clip_grad_norm,
         precision=None if dtype == "float32" else DTYPES[dtype],
     )
+    trainer.context = context
+    return trainer
 
 
-def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
-    """Peak memory of the first two steps at a size, (height, width, batch)."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(load(config_file, overrides), device, dtype, Path(folder), case)
-        return peak_mib(lambda: [trainer.step(implementation) for _ in range(2)], device)
+def begin(
+    recipe: tuple[str, list[str]],
+    device: str,
+    dtype: str,
+    folder: Path,
+    case: tuple[int, int, int],
+    compile_with: str | None,
+    implementation: str,
+) -> float:
+    """Make this process's trainer of an implementation and take two steps; returns their peak memory in MiB."""
+    trainer = make_trainer(load(*recipe), device, dtype, folder, case, implementation)
+    if compile_with:
+        trainer.model.detector.compile(fullgraph=True, dynamic=False, backend=compile_with)
+    _trainers[implementation] = trainer
+    return peak_mib(lambda: [trainer.step() for _ in range(2)], device)
+
+
+def next_step(implementation: str) -> dict[str, float]:
+    """Milliseconds of one more step and of its parts."""
+    trainer = _trainers[implementation]
+    trainer.parts.clear()
+    trainer.step()
+    return trainer.medians()
 
 
 def measure(
     options: argparse.Namespace,
-    cfg,
     case: tuple[int, int, int],
     dtype: str,
     names: list[str] | None = None,
     compile_with: str | None = None,
 ) -> list[dict]:
     """Rows of one size, batch and dtype: all implementations, or ``names``, with a backend of torch.compile."""
-    names = names or list(OPS)
+    names = names or [name for name in IMPLEMENTATIONS if options.device == "cpu" or name != "composite_kept"]
     height, width, batch = case
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(cfg, options.device, dtype, Path(folder), case)
-        if compile_with:
-            trainer.model.detector.compile(fullgraph=True, dynamic=False, backend=compile_with)
-        parts: dict[str, list] = {name: [] for name in names}
-
-        def step(name: str) -> None:
-            trainer.parts.clear()
-            trainer.step(name)
-            parts[name].append(trainer.medians())
-
-        take_turns({name: partial(step, name) for name in names}, options.device, options.seconds, least=2)
-    recipe = (options.config_file, options.overrides, options.device)
-    rows = []
-    for name in names:
-        timed = parts[name][1:]  # the first was to warm up
-        rows.append(
-            {
-                "config": options.config_file,
-                "case": f"{height}x{width}",
-                "batch": batch,
-                "dtype": dtype,
-                "device": options.device,
-                "implementation": name,
-                **{key: median([one[key] for one in timed]) for key in timed[0]},
-                "peak_mib": in_fresh_process(peak, *recipe, name, dtype, case),
-            }
-        )
-    return rows
+    recipe = (options.config_file, options.overrides)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        processes = {name: stack.enter_context(fresh_process()) for name in names}
+        peaks = {
+            name: process.submit(begin, recipe, options.device, dtype, folder, case, compile_with, name).result()
+            for name, process in processes.items()
+        }
+        steps: dict[str, list[dict]] = {name: [] for name in names}
+        waiting = names
+        while waiting:
+            for name in waiting:
+                steps[name].append(processes[name].submit(next_step, name).result())
+            waiting = [name for name in names if sum(step["step_ms"] for step in steps[name]) < 1e3 * options.seconds]
+    return [
+        {
+            "config": options.config_file,
+            "case": f"{height}x{width}",
+            "batch": batch,
+            "dtype": dtype,
+            "device": options.device,
+            "implementation": name,
+            **{key: median([step[key] for step in steps[name]]) for key in steps[name][0]},
+            "steps": len(steps[name]),
+            "peak_mib": peaks[name],
+        }
+        for name in names
+    ]
 
 
 def report(rows: list[dict]) -> None:
     print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}; milliseconds")
     print(
-        f"{'':14}"
+        f"{'':16}"
         + "".join(f"{part:>11}" for part in ("step", *PARTS))
         + f"{'peak MiB':>11}{'ours / it':>11}{'memory':>9}"
     )
@@ -151,7 +190,7 @@ def report(rows: list[dict]) -> None:
     for row in rows:
         cells = "".join(f"{row[f'{part}_ms']:11.1f}" for part in ("step", *PARTS))
         ratios = f"{ours['step_ms'] / row['step_ms']:11.2f}{ours['peak_mib'] / row['peak_mib']:9.2f}"
-        print(f"{row['implementation']:14}{cells}{row['peak_mib']:11.0f}{ratios}", flush=True)
+        print(f"{row['implementation']:16}{cells}{row['peak_mib']:11.0f}{ratios}", flush=True)
 
 
 def feed(cfg, need: float) -> dict:
@@ -181,18 +220,18 @@ def main() -> None:
     if options.profile:
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(cfg, options.device, dtypes[0], Path(folder), (*sizes[0], batches[0]))
-            trainer.step("ours")
-            write_trace(partial(trainer.step, "ours"), options.device, options.profile)
+            trainer.step()
+            write_trace(trainer.step, options.device, options.profile)
         return
     print(machine(options.device))
     rows = []
     for size in sizes:
         for batch in batches:
             for dtype in dtypes:
-                rows += measure(options, cfg, (*size, batch), dtype)
-                report(rows[-len(OPS) :])
-                fed = feed(cfg, 1e3 * batch / rows[-len(OPS)]["step_ms"])
-                rows[-len(OPS)] |= fed
+                new = measure(options, (*size, batch), dtype)
+                report(new)
+                fed = feed(cfg, 1e3 * batch / new[0]["step_ms"])
+                rows += [new[0] | fed, *new[1:]]
                 print(
                     f"the step takes {fed['images_per_second_needed']:.2f} images a second; one worker of the recipe's "
                     f"loader gives {fed['images_per_second_per_worker']:.1f}"
