@@ -152,6 +152,19 @@ def test_known_labels_are_asked_for_one_by_one(make_known, make_input):
     assert nothing.scores.max() == 0
 
 
+def test_dinos_queries_keep_their_content_and_are_told_the_class(make_known, make_input):
+    model = make_known(KnownLabelDETR).eval()
+    contents = []
+    decode = model.detector.decode
+    model.detector.decode = lambda encoded, *rest: contents.append(encoded.queries.content) or decode(encoded, *rest)
+    image = make_input()
+    model([image])
+    model([image | {"known_labels": [3]}, make_input(seed=1)])
+    own, told = contents
+    assert torch.allclose(told[0], own[0] + model.detector.label_embedding.weight[3])
+    assert torch.allclose(told[1], own[0])  # of no question
+
+
 def test_an_image_without_known_labels_is_detected_as_ever_beside_one_with(make_known, make_input):
     model = make_known(KnownLabelDETR).eval()
     image, other = make_input(seed=1), make_input(seed=2)

@@ -4,6 +4,7 @@ Each class embeds the (noised) labels of denoising queries and completes the con
 decoder gets both in one form. Shapes: B images, Q denoising slots, N matching queries, D embedding, C classes.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,6 +28,13 @@ class LabelEmbedding(nn.Embedding):
         """[B, N, D] -> [B, N, D]."""
         return content
 
+    def known(self, labels: Tensor, content: Tensor) -> Tensor:
+        """Matching queries [B, N, D] that look for one class [B] an image, -1 for any: the class on top of their own.
+
+        Unlike DN-DETR's, they have learned content, and lose AP without it (`modeling.known.KnownLabelDETR`).
+        """
+        return content + self.denoising(labels[:, None])
+
 
 class IndicatedLabelEmbedding(nn.Embedding):
     """The last channel tells what a query is for: 1 to denoise, 0 to match (DN-DETR section 4.5).
@@ -49,6 +57,10 @@ class IndicatedLabelEmbedding(nn.Embedding):
     def matching(self, content: Tensor) -> Tensor:
         """[B, N, D - 1] -> [B, N, D]."""
         return F.pad(content, (0, 1))
+
+    def known(self, labels: Tensor, content: Tensor) -> Tensor:
+        """Matching queries [B, N, D] that look for one class [B] an image, -1 for any: embedding, and indicator 1."""
+        return torch.where((labels >= 0)[:, None, None], self.denoising(labels[:, None]), content)
 
 
 class UnknownLabelEmbedding(IndicatedLabelEmbedding):

@@ -1,7 +1,7 @@
 """Detection that is told something of the image: objects or labels that are known (DN-DETR section 5.7.1).
 
 A denoising query is a label and a box. So an object that is known can enter the decoder as one, in sight of the
-matching queries, and a label that is known can become the content of all of them.
+matching queries, and a label that is known can enter the content of all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,7 +110,11 @@ class KnownObjectDETR(DETR):
 
 
 class KnownLabelDETR(DETR):
-    """All matching queries start as one class that is known to be in the image, and find its objects.
+    """All matching queries are told one class that is known to be in the image, and find its objects.
+
+    How they are told is the label embedding's matter (`content`). With an indicator, as in the paper, the class takes
+    the place of their content. DINO's queries keep what they have learned, and the class is added: fine-tuned on shapes
+    for 600 iterations, AP was 71.6 that way and 65.5 with theirs replaced (docs/evaluation.md).
 
     In training an image is asked for one of its classes, drawn at random. In evaluation an input may have
     "known_labels", the classes in the image: the decoder runs once for each, and the outputs are put together. Without
@@ -170,13 +174,8 @@ class KnownLabelDETR(DETR):
         )
 
     def asking_for(self, encoded: Encoded, labels: Tensor) -> Encoded:
-        """The same images with the content of known labels [B] in all matching queries: embedding, and indicator 1.
-
-        Queries of images without a known label (-1) stay as they are.
-        """
-        num_queries = encoded.queries.content.shape[1]
-        asking = self.detector.label_embedding.denoising(labels[:, None].expand(-1, num_queries))
-        content = torch.where((labels >= 0)[:, None, None], asking, encoded.queries.content)
+        """The same images, their matching queries looking for known labels [B]; for any object where it is -1."""
+        content = self.detector.label_embedding.known(labels, encoded.queries.content)
         return encoded._replace(queries=encoded.queries._replace(content=content))
 
 
