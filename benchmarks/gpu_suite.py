@@ -19,7 +19,7 @@ import ms_deform_attn
 import torch
 import train_step
 from measure import machine
-from recipes import CONFIG, load
+from recipes import CONFIG, load, make_model
 
 TINY = "configs/dino/dino_tiny_shapes.py"
 SYNCHRONISED = "called a synchronizing CUDA operation"
@@ -42,14 +42,13 @@ def op_table(options: argparse.Namespace) -> list[dict]:
 def inference_table(options: argparse.Namespace) -> list[dict]:
     """Rows of inference, plain and compiled."""
     rows = []
+    model = make_model(load(options.config_file, []), options.device)
     for dtype in options.dtypes:
         for compiled in (False, True):
-            model = inference.ready_model(options.config_file, [], options.device, dtype)
-            if compiled:
-                model.detector.compile(fullgraph=True, dynamic=False, backend=options.backend)
+            how = (["ours"], options.backend) if compiled else ()
             for size in options.sizes:
                 for batch in options.batches:
-                    new = inference.measure(options, model, (*size, batch), dtype, ["ours"] if compiled else None)
+                    new = inference.measure(options, model, (*size, batch), dtype, *how)
                     inference.report(new)
                     rows += [row | {"compiled": compiled} for row in new]
     return rows

@@ -5,11 +5,12 @@
     python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
     python benchmarks/inference.py --profile trace.json
 
-One model takes turns: ``ours``; ``composite``, deformable attention (softmax, locations, grid_sample) and linear layers
-in plain PyTorch; ``composite_op``, deformable attention alone in plain PyTorch. Layouts, folded norms and the setting
-of the allocator are the same for all. ``floor`` are the matrix products and convolutions that ``ours`` computes, alone.
-bfloat16 and float16 are those of ``for_inference``. Peak memory is what a first run of the case adds to a fresh process
-that has loaded the model and detected in a small image: resident memory on a CPU, PyTorch's allocations on a GPU.
+The implementations take turns: ``ours``; ``composite``, all in plain PyTorch: deformable attention (softmax, locations,
+grid_sample), linear layers and convolutions; ``composite_op``, deformable attention alone in plain PyTorch. Layouts,
+folded norms and the setting of the allocator are the same for all. ``floor`` are the matrix products and convolutions
+that ``ours`` computes, alone. bfloat16 and float16 are those of ``for_inference``. Peak memory is what a first run of
+the case adds to a fresh process that has loaded the model and detected in a small image: resident memory on a CPU,
+PyTorch's allocations on a GPU.
 """
 
 import argparse
@@ -38,11 +39,13 @@ def plain_pytorch() -> Iterator[None]:
 OPS = {"ours": contextlib.nullcontext, "composite": plain_pytorch, "composite_op": use_reference_op}
 
 
-def ready_model(config_file: str, overrides: list[str], device: str, dtype: str) -> nn.Module:
-    """The model of a config as evaluation uses it."""
-    return for_inference(
-        make_model(load(config_file, overrides), device), DTYPES[dtype] if dtype != "float32" else None
-    )
+def ready_model(model: nn.Module, implementation: str, dtype: str, compile_with: str | None = None) -> nn.Module:
+    """The model as evaluation uses it; compiled, where a backend of torch.compile is named, with plain weights."""
+    with OPS[implementation](), use_plain_linear() if compile_with else contextlib.nullcontext():
+        model = for_inference(model, DTYPES[dtype] if dtype != "float32" else None)
+    if compile_with:
+        model.detector.compile(fullgraph=True, dynamic=False, backend=compile_with)
+    return model
 
 
 def detect(model: nn.Module, implementation: str, inputs: list[dict]) -> None:
@@ -52,7 +55,7 @@ def detect(model: nn.Module, implementation: str, inputs: list[dict]) -> None:
 
 def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
     """Peak memory of the first detection at a size, (height, width, batch)."""
-    model = ready_model(config_file, overrides, device, dtype)
+    model = ready_model(make_model(load(config_file, overrides), device), implementation, dtype)
     detect(model, implementation, image_inputs(64, 64, 1))
     return peak_mib(partial(detect, model, implementation, image_inputs(*case)), device)
 
@@ -63,11 +66,13 @@ def measure(
     case: tuple[int, int, int],
     dtype: str,
     names: list[str] | None = None,
+    compile_with: str | None = None,
 ) -> list[dict]:
     """Rows of one size, batch and dtype: all implementations and the floor, or those of ``names`` alone."""
     height, width, batch = case
     inputs = image_inputs(*case)
-    works = {name: partial(detect, model, name, inputs) for name in names or OPS}
+    models = {name: ready_model(model, name, dtype, compile_with) for name in names or OPS}
+    works = {name: partial(detect, models[name], name, inputs) for name in models}
     if not names:
         works["floor"] = products_of(works["ours"])
     times = take_turns(works, options.device, options.seconds)
@@ -110,9 +115,9 @@ def main() -> None:
     dtypes = options.dtype or HALF
     if options.quick:
         options.seconds = min(options.seconds, 5.0)
-    recipe = (options.config_file, options.overrides, options.device)
+    model = make_model(load(options.config_file, options.overrides), options.device)
     if options.profile:
-        work = partial(detect, ready_model(*recipe, dtypes[0]), "ours", image_inputs(*sizes[0], batches[0]))
+        work = partial(detect, ready_model(model, "ours", dtypes[0]), "ours", image_inputs(*sizes[0], batches[0]))
         for _ in range(3):
             work()
         write_trace(work, options.device, options.profile)
@@ -120,7 +125,6 @@ def main() -> None:
     print(machine(options.device))
     rows = []
     for dtype in dtypes:
-        model = ready_model(*recipe, dtype)
         for size in sizes:
             for batch in batches:
                 rows += measure(options, model, (*size, batch), dtype)

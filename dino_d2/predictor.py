@@ -86,8 +86,8 @@ class Predictor:
             lazy.model.detector.num_classes = count  # the recipe would count them in its data
         self.model = instantiate(lazy.model).eval()
         _fill(self.model, tensors, str(weights), str(config_file))
-        self.model = for_inference(self.model, precision and getattr(torch, precision))
         self.model = _move(self.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = for_inference(self.model, precision and getattr(torch, precision))
         self.mapper = instantiate(lazy.dataloader.test.mapper)
         self.categories = read_categories(str(weights)) or _categories_of_data(lazy, count)
         self.class_names = [category["name"] for category in self.categories]

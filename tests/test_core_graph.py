@@ -64,7 +64,7 @@ def test_a_second_run_at_a_size_takes_nothing_from_the_host(make_detector, monke
 
 
 def test_what_an_evaluation_leaves_can_be_trained_with(make_detector):
-    levels._kept.cache_clear()
+    levels.shape_tensors.forget()
     detector = make_detector()
     images = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():

@@ -1,11 +1,19 @@
 """The copy for detection alone: the same detections, and nearly the same in half precision."""
 
+import copy as copying
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from dino_d2.modeling import BoxHead, for_inference
+from dino_d2.layers.linear import use_plain_linear
+from dino_d2.layers.prepacked import Prepacked, PrepackedConv2d, PrepackedLinear, prepack
+from dino_d2.modeling import BoxHead, TimmBackbone, for_inference
 from dino_d2.modeling.frozen_batch_norm import NormedConv2d
+from dino_d2.modeling.fused_resnet import FusedBasicBlock, FusedBottleneck, fuse_resnet_blocks
+
+on_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
 
 @pytest.fixture
@@ -20,7 +28,8 @@ def model(make_model):
 
 def test_detections_are_the_same_and_the_model_is_left_alone(model, make_input):
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    copy = for_inference(model)
+    with use_plain_linear():  # nothing is prepacked, so the same operators run
+        copy = for_inference(model)
     assert model.training
     assert not copy.training
     assert not any(p.requires_grad for p in copy.parameters())
@@ -33,10 +42,73 @@ def test_detections_are_the_same_and_the_model_is_left_alone(model, make_input):
         assert torch.equal(tensor, weights[name]), name
 
 
+def box_heads(model):
+    return {child for module in model.modules() if isinstance(module, BoxHead) for child in module.modules()}
+
+
+@on_onednn
+@pytest.mark.parametrize("batch", [1, 3])
+def test_prepacked_weights_change_rounding_alone(model, batch):
+    copy = for_inference(model)
+    assert not any(type(module) is nn.Conv2d for module in copy.modules())
+    assert any(isinstance(module, FusedBasicBlock | FusedBottleneck) for module in copy.modules())
+    images = torch.randn(batch, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.eval().detector.encode(images), copy.detector.encode(images)
+    torch.testing.assert_close(found.memory, expected.memory, rtol=1e-4, atol=1e-5)
+
+
+@on_onednn
+@pytest.mark.parametrize("name", ["resnet18", "resnet26"])  # basic blocks and bottlenecks, behind a stem of one layer
+def test_fused_resnets_give_the_same_maps(name):
+    backbone = TimmBackbone(name, out_features=("stem", "res2", "res5"), pretrained=False).eval()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = backbone(images)
+        for module in backbone.modules():
+            if isinstance(module, NormedConv2d):
+                module.fold_for_good()
+        prepack(backbone)
+        fuse_resnet_blocks(backbone)
+        found = backbone(images)
+    assert backbone.body.conv1.activation == "relu"
+    for stage in expected:
+        torch.testing.assert_close(found[stage], expected[stage], rtol=1e-4, atol=1e-5)
+
+
+@on_onednn
+def test_a_prepacked_copy_can_be_copied_and_pickled(model):
+    once = for_inference(model)
+    names = {name for name, module in once.named_modules() if isinstance(module, Prepacked)}
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = once.detector(images).logits
+        for twice in (copying.deepcopy(once), pickle.loads(pickle.dumps(once)), for_inference(once)):
+            assert names == {name for name, module in twice.named_modules() if isinstance(module, Prepacked)}
+            assert torch.equal(twice.detector(images).logits, expected)
+
+
+@on_onednn
+def test_a_prepacked_convolution_is_the_convolution_its_sum_and_its_activation():
+    generator = torch.Generator().manual_seed(0)
+    for kernel, groups, stride in ((1, 1, 1), (3, 1, 2), (3, 4, 1)):
+        conv = nn.Conv2d(8, 12, kernel, stride, kernel // 2, groups=groups)
+        x = torch.randn(2, 8, 11, 14, generator=generator)
+        with torch.no_grad():
+            expected = conv(x)
+            conv.__class__ = PrepackedConv2d
+            conv.pack()
+            torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
+            conv.activation = "relu"
+            torch.testing.assert_close(conv(x), expected.relu(), rtol=1e-4, atol=1e-5)
+            other = torch.randn(expected.shape, generator=generator)
+            torch.testing.assert_close(conv(x, other.clone()), (expected + other).relu(), rtol=1e-4, atol=1e-5)
+
+
 def test_half_precision_halves_the_weights_and_keeps_boxes_in_float32(model, make_input):
     copy = for_inference(model, torch.bfloat16)
     for module in copy.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | PrepackedLinear) and module not in box_heads(copy):
             assert module.weight.dtype == torch.bfloat16
         if isinstance(module, BoxHead):
             assert module.layers[0].weight.dtype == torch.float32

@@ -29,6 +29,10 @@ def use_plain_linear() -> Iterator[None]:
         _plain_depth -= 1
 
 
+def plain_linear_is_used() -> bool:
+    return _plain_depth > 0
+
+
 class Linear(nn.Linear):
     """``nn.Linear``, with the activation that follows it where there is one; [..., in] -> [..., out].
 

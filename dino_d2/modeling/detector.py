@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import DenoisingQueries
+from dino_d2.layers import SinePositionEncoding
 
-from .levels import Levels, flatten_maps, make_levels
+from .levels import Levels, flatten_maps, kept, make_levels
 from .queries import Proposals, Queries
 
 
@@ -113,7 +114,22 @@ class Detector(nn.Module):
 
     def token_positions(self, levels: Levels) -> Tensor:
         """Position encoding of every token, [B, S, D], with the embedding of its level."""
-        positions = [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
+        if levels.padding_mask is None and type(self.position_encoding) is SinePositionEncoding:
+            encoding = self.position_encoding
+            settings = (encoding.embed_dim, encoding.temperature, encoding.offset)
+            positions = unpadded_sines(tuple(levels.shapes), levels.valid_sizes.device, *settings)
+        else:
+            positions = [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
         if self.level_embedding is not None:
             positions = [p + level for p, level in zip(positions, self.level_embedding.weight, strict=True)]
-        return torch.cat(positions, dim=1)
+        return torch.cat(positions, dim=1).expand(len(levels.valid_sizes), -1, -1)
+
+
+@kept(maxsize=2)
+def unpadded_sines(
+    shapes: tuple[tuple[int, int], ...], device: torch.device, embed_dim: int, temperature: float, offset: float
+) -> list[Tensor]:
+    """Sine position encodings of levels without padding, [1, h * w, D] each."""
+    encoding = SinePositionEncoding(embed_dim, temperature, offset)
+    masks = [torch.zeros(1, h, w, dtype=torch.bool, device=device) for h, w in shapes]
+    return [encoding(mask).flatten(1, 2) for mask in masks]

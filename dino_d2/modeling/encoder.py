@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dino_d2.layers import Linear, MultiScaleDeformableAttention, feed_forward, recomputed
 
-from .levels import Levels, pixel_centres
+from .levels import Levels, token_references
 
 
 class FeedForward(nn.Module):
@@ -99,8 +99,8 @@ class DeformableEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Tokens and positions, both [B, S, D] -> memory [B, S, D]."""
-        # Each token samples around its own place, on every level: [B, S, L, 2] in the padded maps.
-        reference_points = pixel_centres(levels)[:, :, None] * levels.valid_ratios[:, None]
+        reference_points = token_references(levels)  # each token samples around its own place, on every level
+        position = position.to(tokens.dtype)  # once, instead of every layer's sum: half as much to read under autocast
         for layer in self.layers:
             inputs = (tokens, position, reference_points, levels)
             tokens = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)

@@ -5,7 +5,10 @@ import copy
 import torch
 from torch import nn
 
+from dino_d2.layers.prepacked import prepack
+
 from .frozen_batch_norm import NormedConv2d
+from .fused_resnet import fuse_resnet_blocks
 from .heads import BoxHead
 
 
@@ -13,7 +16,9 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
     """A copy of a :class:`~dino_d2.modeling.detr.DETR` in evaluation mode that does once what each call would repeat.
 
     Frozen norms are multiplied into the convolutions. With a precision, the model detects under autocast, and the
-    weights of convolutions and linear layers are kept in it; norms, boxes and what is added up stay float32.
+    weights of convolutions and linear layers are kept in it; norms, boxes and what is added up stay float32. On a CPU
+    those weights lie as oneDNN wants them (``layers/prepacked.py``): such a copy stays on the CPU, its ``state_dict``
+    lacks them, and it cannot be compiled or exported; the model itself can.
 
     Args:
         model: is left as it is.
@@ -29,4 +34,6 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and module not in box_heads:
                 module.to(precision)
+    prepack(model)
+    fuse_resnet_blocks(model.detector.backbone)
     return model

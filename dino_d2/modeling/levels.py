@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,45 +32,83 @@ def make_levels(maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
         maps: one [B, D, h, w] per level.
         padding_mask: [B, H, W] bool of the images, True = padding; None where nothing is padded.
     """
-    device = maps[0].device
-    batch = maps[0].shape[0]
-    shapes = [(m.shape[2], m.shape[3]) for m in maps]
+    shapes = tuple((m.shape[2], m.shape[3]) for m in maps)
+    batch, device = maps[0].shape[0], maps[0].device
     if padding_mask is None:
-        masks = [torch.zeros(batch, h, w, dtype=torch.bool, device=device) for h, w in shapes]
-    else:
-        masks = [F.interpolate(padding_mask[:, None].float(), size=shape)[:, 0].bool() for shape in shapes]
+        return unpadded_levels(shapes, batch, device)
+    masks = [F.interpolate(padding_mask[:, None].float(), size=shape)[:, 0].bool() for shape in shapes]
+    return from_masks(masks, *shape_tensors(shapes, device))._replace(
+        padding_mask=torch.cat([m.flatten(1) for m in masks], dim=1)
+    )
+
+
+def from_masks(masks: list[Tensor], spatial_shapes: Tensor, start_index: Tensor) -> Levels:
+    """All but the padding mask."""
     # The image fills the upper left corner, so the first row and column tell how far it reaches.
     valid_sizes = torch.stack([torch.stack([(~m[:, 0]).sum(1), (~m[:, :, 0]).sum(1)], -1) for m in masks], 1)
-    spatial_shapes, start_index = shape_tensors(tuple(shapes), device)
     return Levels(
-        shapes=shapes,
+        shapes=[(m.shape[1], m.shape[2]) for m in masks],
         spatial_shapes=spatial_shapes,
         start_index=start_index,
         masks=masks,
-        padding_mask=None if padding_mask is None else torch.cat([m.flatten(1) for m in masks], dim=1),
+        padding_mask=None,
         valid_sizes=valid_sizes,
         valid_ratios=valid_sizes / spatial_shapes.flip(-1),
     )
 
 
-def shape_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``spatial_shapes`` and ``start_index`` of :class:`Levels`.
+def kept(maxsize: int) -> Callable:
+    """Keep what a function made for the last arguments; what is traced must make it in its graph.
 
-    They are kept for the last shapes: a CUDA graph cannot copy from the host, so it must find them on the device.
+    A CUDA graph cannot copy from the host, so it must find such tensors on the device.
     """
-    # What is traced must make them in its graph.
-    return _make_shape_tensors(shapes, device) if torch.compiler.is_compiling() else _kept(shapes, device)
+
+    def decorate(function: Callable) -> Callable:
+        @functools.lru_cache(maxsize)
+        def once(*arguments):
+            # Or a training step could not use what an evaluation has left.
+            with torch.inference_mode(False), torch.no_grad():
+                return function(*arguments)
+
+        @functools.wraps(function)
+        def call(*arguments):
+            tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+            return function(*arguments) if tracing else once(*arguments)
+
+        call.forget = once.cache_clear
+        return call
+
+    return decorate
 
 
-def _make_shape_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+@kept(maxsize=256)
+def shape_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """``spatial_shapes`` and ``start_index`` of :class:`Levels`."""
     starts = [0, *itertools.accumulate(h * w for h, w in shapes[:-1])]
     return torch.tensor(shapes).to(device, non_blocking=True), torch.tensor(starts).to(device, non_blocking=True)
 
 
-@functools.lru_cache(maxsize=256)
-def _kept(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # or a training step could not use what an evaluation has left
-        return _make_shape_tensors(shapes, device)
+@kept(maxsize=8)
+def unpadded_levels(shapes: tuple[tuple[int, int], ...], batch: int, device: torch.device) -> Levels:
+    """Geometry of a batch in which nothing is padded."""
+    masks = [torch.zeros(batch, h, w, dtype=torch.bool, device=device) for h, w in shapes]
+    return from_masks(masks, *shape_tensors(shapes, device))
+
+
+def once_per_shape(function: Callable[[Levels], Tensor]) -> Callable[[Levels], Tensor]:
+    """A function of the geometry alone, whose result is kept for the last shapes where nothing is padded."""
+
+    @kept(maxsize=4)
+    def of_shape(shapes: tuple[tuple[int, int], ...], batch: int, device: torch.device):
+        return function(unpadded_levels(shapes, batch, device))
+
+    @functools.wraps(function)
+    def call(levels: Levels):
+        if levels.padding_mask is not None:
+            return function(levels)
+        return of_shape(tuple(levels.shapes), len(levels.valid_sizes), levels.valid_sizes.device)
+
+    return call
 
 
 def flatten_maps(maps: list[Tensor]) -> Tensor:
@@ -77,6 +116,7 @@ def flatten_maps(maps: list[Tensor]) -> Tensor:
     return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
 
 
+@once_per_shape
 def pixel_centres(levels: Levels) -> Tensor:
     """Where each token lies in its image: [B, S, 2] (x, y), 0..1 over the un-padded image, beyond 1 in padding."""
     centres = []
@@ -86,3 +126,9 @@ def pixel_centres(levels: Levels) -> Tensor:
         grid = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], dim=-1).flatten(0, 1)  # [h * w, 2]
         centres.append(grid / levels.valid_sizes[:, None, i])
     return torch.cat(centres, dim=1)
+
+
+@once_per_shape
+def token_references(levels: Levels) -> Tensor:
+    """Where each token lies in the padded map of every level: [B, S, L, 2] (x, y)."""
+    return pixel_centres(levels)[:, :, None] * levels.valid_ratios[:, None]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dino_d2.layers import Linear, inverse_sigmoid
 
 from .heads import BoxHead, ClassHead
-from .levels import Levels, pixel_centres
+from .levels import Levels, once_per_shape, pixel_centres
 
 
 class Proposals(NamedTuple):
@@ -75,7 +75,9 @@ class ProposalHead(nn.Module):
             boxes=(self.box_head(features) + anchor_logits).sigmoid(),
         )
 
-    def token_anchors(self, levels: Levels) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    @once_per_shape
+    def token_anchors(levels: Levels) -> tuple[Tensor, Tensor]:
         """Anchors as logits [B, S, 4] (+inf where unusable) and usable tokens [B, S, 1]."""
         centres = pixel_centres(levels)
         side = torch.cat([centres.new_full((h * w,), 0.05 * 2**i) for i, (h, w) in enumerate(levels.shapes)])

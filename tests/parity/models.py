@@ -58,7 +58,7 @@ class Recorder:
         detector = model.detector
         detector.backbone.register_forward_hook(lambda _, __, out: self.features.update(out))
         detector.neck.register_forward_hook(lambda _, __, out: self.maps.extend(out))
-        detector.position_encoding.register_forward_hook(lambda _, __, out: self.positions.append(out))
+        self.level_embedding = detector.level_embedding.weight
         detector.encoder.register_forward_hook(self.take_memory)
         for layer in detector.decoder.layers:
             layer.register_forward_hook(self.take_layer)
@@ -67,7 +67,7 @@ class Recorder:
         """Forget, before another pass."""
         self.features: dict[str, Tensor] = {}
         self.maps: list[Tensor] = []
-        self.positions: list[Tensor] = []
+        self.positions: list[Tensor] = []  # per level [B, h, w, D], without the embedding of the level
         self.memory = torch.empty(0)
         self.levels = None
         self.layer_inputs: list[Tensor] = []  # per layer [B, T, D]
@@ -77,6 +77,11 @@ class Recorder:
 
     def take_memory(self, _: nn.Module, inputs: tuple, memory: Tensor) -> None:
         self.memory, self.levels = memory, inputs[2]
+        sizes = [h * w for h, w in self.levels.shapes]
+        for position, level, shape in zip(
+            inputs[1].split(sizes, dim=1), self.level_embedding, self.levels.shapes, strict=True
+        ):
+            self.positions.append((position - level).unflatten(1, shape))
 
     def take_layer(self, _: nn.Module, inputs: tuple, state: Tensor) -> None:
         self.layer_inputs.append(inputs[0])

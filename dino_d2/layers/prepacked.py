@@ -1,0 +1,94 @@
+"""Linear layers and convolutions whose weights stay in oneDNN's own layout, for detection on a CPU.
+
+PyTorch brings a weight into that layout in every call. Here it is done once; the activation and the addition that
+follow are computed with the product, while its results are in the cache.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .linear import Linear, plain_linear_is_used
+
+_mkldnn = torch.ops.mkldnn
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
+_OPERATORS += ("_convolution_pointwise", "_convolution_pointwise_")
+_built = torch.backends.mkldnn.is_available() and all(hasattr(_mkldnn, name) for name in _OPERATORS)
+
+
+class Prepacked(nn.Module):
+    """What both kinds share. Copies and pickles hold the plain weight; parameters and state_dict do not have it."""
+
+    def pack(self) -> None:
+        """Bring ``self.weight`` into the layout."""
+        weight = self._parameters.pop("weight", None)
+        weight = (self.weight if weight is None else weight).detach()
+        self.weight = self.packed(weight)
+
+    def packed(self, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"weight": self.weight.to_dense()}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.pack()
+
+
+class PrepackedLinear(Prepacked, Linear):
+    """``Linear``; [..., in] -> [..., out] in the dtype of the weight."""
+
+    def packed(self, weight: Tensor) -> Tensor:
+        return _mkldnn._reorder_linear_weight(weight, 1024)  # rows expected; any number is right
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, self.activation, [], "")
+
+
+class PrepackedConv2d(Prepacked, nn.Conv2d):
+    """``nn.Conv2d`` and the activation that follows, "none" or "relu"; [B, C, H, W] in the dtype of the weight."""
+
+    activation = "none"
+
+    def packed(self, weight: Tensor) -> Tensor:
+        # oneDNN chooses a layout by the size of the map. Any size is right; without one, its choice for 1 × 1, 256 to
+        # 1024 channels, is four times slower than this.
+        return _mkldnn._reorder_convolution_weight(weight, *self.geometry(), [1, self.in_channels, 100, 152])
+
+    def geometry(self) -> tuple:
+        return self.padding, self.stride, self.dilation, self.groups
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """The convolution of ``x``, plus a map of the result's shape, which is overwritten; then the activation."""
+        x = x.to(self.weight.dtype)
+        arguments = (self.weight, self.bias, *self.geometry())
+        if plus is None:
+            return _mkldnn._convolution_pointwise(x, *arguments, self.activation, [], "")
+        return _mkldnn._convolution_pointwise_(plus, x, *arguments, "add", 1.0, self.activation, [], "")
+
+
+def prepack(model: nn.Module) -> None:
+    """Prepack the convolutions and linear layers of a model in place, where oneDNN computes their dtype.
+
+    Afterwards the model stays on the CPU and is not for training, compiling or exporting.
+    """
+    if not _built or plain_linear_is_used():
+        return
+    dtypes = {torch.float32}
+    if _mkldnn._is_mkldnn_bf16_supported():
+        dtypes.add(torch.bfloat16)
+    for module in model.modules():
+        kind = _packed_kind(module)
+        if kind is not None and module.weight.device.type == "cpu" and module.weight.dtype in dtypes:
+            module.__class__ = kind
+            module.pack()
+
+
+def _packed_kind(module: nn.Module) -> type[Prepacked] | None:
+    """What the module can become; None: it stays as it is."""
+    if isinstance(module, Prepacked):
+        return None
+    if isinstance(module, Linear):
+        return PrepackedLinear
+    plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return PrepackedConv2d if plain else None
