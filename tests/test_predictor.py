@@ -53,6 +53,22 @@ def detections(instances):
     return instances.pred_boxes.tensor, instances.scores, instances.pred_classes
 
 
+def test_a_recipe_with_test_time_augmentation_detects_with_it_in_both_predictors(trained):
+    overrides, weights = trained
+    recipe = CONFIGS / "dino_tiny_shapes_tta.py"
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    plain = Predictor(RECIPE, weights, overrides)(rgb, "RGB")
+    found = Predictor(recipe, weights, overrides)(rgb, "RGB")
+    assert torch.equal(found.scores, plain.scores)
+    assert not torch.equal(found.pred_boxes.tensor, plain.pred_boxes.tensor)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(str(recipe)), overrides)
+    cfg.train.init_checkpoint = str(weights)
+    LazyConfig.save(cfg, str(weights.parent / "tta.yaml"))
+    default = DefaultPredictor(predictor_cfg(weights.parent / "tta.yaml", weights))
+    also = default(np.ascontiguousarray(rgb[:, :, ::-1]))["instances"].to("cpu")
+    assert torch.allclose(also.pred_boxes.tensor, found.pred_boxes.tensor, atol=1e-3)
+
+
 def test_predictor_finds_what_the_test_loader_finds(trained, tmp_path):
     """The same weights, image and resize by either way; a photograph larger than the resize, from BGR."""
     overrides, weights = trained
