@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 #: cores of an EPYC 370 GFLOPS instead of 170 (14000 × 256 times 256 × 2048), with the ReLU inside for nothing.
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
-#: Rows that a feed-forward network computes at a time: their hidden values, 8 MiB of them at 2048, stay in the cache.
+#: Rows a feed-forward network computes at a time: their hidden values, 8 MiB where there are 2048, stay in the cache.
 _BLOCK = 1024
 
 _plain_depth = 0
