@@ -1,7 +1,7 @@
 """Times training steps with any config, part by part, with this project's op and with plain PyTorch's.
 
-    python benchmarks/train_step.py --quick --json FILE      # 2 images of 512 × 640, within three minutes on two cores
-    python benchmarks/train_step.py --json FILE              # 800 × 1216 too, float32 and bfloat16
+    python benchmarks/train_step.py --quick --json FILE      # ours and composite, 2 images of 512 × 640
+    python benchmarks/train_step.py --json FILE              # all four, 800 × 1216 too, float32 and bfloat16
     python benchmarks/train_step.py --profile trace.json
 
 Each step is one of the project's ``Trainer``: JPEG files of the size, ten objects an image, decoded and mapped in the
@@ -228,7 +228,7 @@ def main() -> None:
     for size in sizes:
         for batch in batches:
             for dtype in dtypes:
-                new = measure(options, (*size, batch), dtype)
+                new = measure(options, (*size, batch), dtype, ["ours", "composite"] if options.quick else None)
                 report(new)
                 fed = feed(cfg, 1e3 * batch / new[0]["step_ms"])
                 rows += [new[0] | fed, *new[1:]]
