@@ -5,12 +5,12 @@
     python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
     python benchmarks/inference.py --profile trace.json
 
-The implementations take turns: ``ours``; ``composite``, all in plain PyTorch: deformable attention (softmax, locations,
-grid_sample), linear layers and convolutions; ``composite_op``, deformable attention alone in plain PyTorch. Layouts,
-folded norms and the setting of the allocator are the same for all. ``floor`` are the matrix products and convolutions
-that ``ours`` computes, alone. bfloat16 and float16 are those of ``for_inference``. Peak memory is what a first run of
-the case adds to a fresh process that has loaded the model and detected in a small image: resident memory on a CPU,
-PyTorch's allocations on a GPU.
+Implementations and dtypes take turns: ``ours``; ``composite``, all in plain PyTorch: deformable attention (softmax,
+locations, grid_sample), linear layers and convolutions; ``composite_op``, deformable attention alone in plain
+PyTorch. Layouts, folded norms and the setting of the allocator are the same for all. ``floor`` are the matrix
+products and convolutions that ``ours`` computes, alone. bfloat16 and float16 are those of ``for_inference``. Peak
+memory is what a first run of the case adds to a fresh process that has loaded the model and detected in a small
+image: resident memory on a CPU, PyTorch's allocations on a GPU.
 """
 
 import argparse
@@ -64,22 +64,24 @@ def measure(
     options: argparse.Namespace,
     model: nn.Module,
     case: tuple[int, int, int],
-    dtype: str,
+    dtypes: list[str],
     names: list[str] | None = None,
     compile_with: str | None = None,
 ) -> list[dict]:
-    """Rows of one size, batch and dtype: all implementations and the floor, or those of ``names`` alone."""
+    """Rows of one size and batch: all implementations and the floor, or those of ``names`` alone, in each dtype."""
     height, width, batch = case
     inputs = image_inputs(*case)
-    models = {name: ready_model(model, name, dtype, compile_with) for name in names or OPS}
-    works = {name: partial(detect, models[name], name, inputs) for name in models}
-    if not names:
-        works["floor"] = products_of(works["ours"])
+    works = {}
+    for dtype in dtypes:
+        for name in names or OPS:
+            works[dtype, name] = partial(detect, ready_model(model, name, dtype, compile_with), name, inputs)
+        if not names:
+            works[dtype, "floor"] = products_of(works[dtype, "ours"])
     times = take_turns(works, options.device, options.seconds)
     recipe = (options.config_file, options.overrides, options.device)
     rows = []
-    for name in works:
-        latency = median(times[name])
+    for dtype, name in works:
+        latency = median(times[dtype, name])
         rows.append(
             {
                 "config": options.config_file,
@@ -97,13 +99,13 @@ def measure(
 
 
 def report(rows: list[dict]) -> None:
-    ours = rows[0]["latency_ms"]
-    print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}, {rows[0]['dtype']}")
-    print(f"{'':14}{'latency ms':>12}{'images/s':>10}{'ours / it':>11}{'peak MiB':>10}")
+    print(f"\n{rows[0]['case']}, batch {rows[0]['batch']}")
+    print(f"{'':24}{'latency ms':>12}{'images/s':>10}{'ours / it':>11}{'peak MiB':>10}")
+    ours = {row["dtype"]: row["latency_ms"] for row in rows if row["implementation"] == "ours"}
     for row in rows:
         memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:10.0f}"
-        line = f"{row['implementation']:14}{row['latency_ms']:12.1f}{row['images_per_second']:10.2f}"
-        print(f"{line}{ours / row['latency_ms']:11.2f}{memory}", flush=True)
+        line = f"{row['implementation']:14}{row['dtype']:10}{row['latency_ms']:12.1f}{row['images_per_second']:10.2f}"
+        print(f"{line}{ours[row['dtype']] / row['latency_ms']:11.2f}{memory}", flush=True)
 
 
 def main() -> None:
@@ -124,11 +126,11 @@ def main() -> None:
         return
     print(machine(options.device))
     rows = []
-    for dtype in dtypes:
-        for size in sizes:
-            for batch in batches:
-                rows += measure(options, model, (*size, batch), dtype)
-                report(rows[-len(OPS) - 1 :])
+    for size in sizes:
+        for batch in batches:
+            new = measure(options, model, (*size, batch), dtypes)
+            report(new)
+            rows += new
     write_json(options.json, options.device, rows)
 
 

@@ -68,7 +68,9 @@ class PrepackedConv2d(Prepacked, nn.Conv2d):
 
 
 def prepack(model: nn.Module) -> None:
-    """Prepack the convolutions and linear layers of a model in place, where oneDNN computes their dtype.
+    """Prepack the linear layers and bfloat16 convolutions of a model in place, where oneDNN computes their dtype.
+
+    In float32 prepacked convolutions were 5 % slower than plain ones (docs/performance.md), so they stay as they are.
 
     Afterwards the model stays on the CPU and is not for training, compiling or exporting.
     """
@@ -91,4 +93,4 @@ def _packed_kind(module: nn.Module) -> type[Prepacked] | None:
     if isinstance(module, Linear):
         return PrepackedLinear
     plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return PrepackedConv2d if plain else None
+    return PrepackedConv2d if plain and module.weight.dtype is torch.bfloat16 else None
