@@ -11,12 +11,14 @@ The rows are those of Table 4, denoising none/DN/CDN, and noise scales. What a t
 import argparse
 import os
 import platform
+import resource
 import shlex
 import sys
 import time
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +43,13 @@ MEASURES = {
 
 #: What the recipes of configs/dino/ablations change; the rest of the model stays small.
 PARTS = ("denoising", "detector.queries", "detector.decoder.box_update", "detector.label_embedding")
+
+
+class Minutes(NamedTuple):
+    """How long the trainings took: by the clock, and of the CPUs."""
+
+    passed: float
+    of_cpu: float
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/ablate.py", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=1500, help="of 8 images each")
+    parser.add_argument("--iterations", type=int, default=1000, help="of 8 images each")
     parser.add_argument("--evaluations", type=int, default=4, help="of a training, evenly; IS compares the last two")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("output/ablations"))
@@ -105,7 +114,8 @@ def main() -> None:
     options.page.parent.mkdir(parents=True, exist_ok=True)
     picture = options.page.with_suffix(".png")
     draw(results, picture)
-    minutes = (time.perf_counter() - start) / 60
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    minutes = Minutes((time.perf_counter() - start) / 60, (children.ru_utime + children.ru_stime) / 60)
     options.page.write_text(page(results, options, picture.name, count, minutes), encoding="utf-8")
     print(table(results))
     print(f"{options.page} and {picture}")
@@ -165,7 +175,7 @@ def draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def page(results: dict, options: argparse.Namespace, picture: str, trained: int, minutes: float) -> str:
+def page(results: dict, options: argparse.Namespace, picture: str, trained: int, minutes: Minutes) -> str:
     """The page of the documentation."""
     command = shlex.join(["python", "tools/ablate.py", *sys.argv[1:]])
     return f"""# Ablations on the shapes dataset
@@ -179,9 +189,9 @@ ATD on, lower is better.
 ![Each dot is a training, each line a mean]({picture})
 
 Made with `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}; this
-call ran {trained} of {len(results) * len(options.seeds)} trainings in {minutes:.0f} minutes, {options.jobs} at a time.
-The images are small, few and made by a program: differences within the spread say nothing, and larger ones need not
-carry over to photographs.
+call ran {trained} of {len(results) * len(options.seeds)} trainings, {options.jobs} at a time, in
+{minutes.passed:.0f} minutes, with {minutes.of_cpu:.0f} minutes of CPU time. The images are small, few and made by a
+program: differences within the spread say nothing, and larger ones need not carry over to photographs.
 """
 
 
