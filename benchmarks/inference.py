@@ -1,6 +1,6 @@
 """Times detection with any config: images in, ``Instances`` out, with this project's op and with plain PyTorch's.
 
-    python benchmarks/inference.py --quick --json FILE                      # within three minutes on two CPU cores
+    python benchmarks/inference.py --quick --json FILE                      # 640 × 640 alone, batch 1
     python benchmarks/inference.py --json FILE                              # batch 1 and 8, two sizes, two dtypes
     python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
     python benchmarks/inference.py --profile trace.json
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     options = parser.parse_args()
-    sizes = options.size or (SIZES[1:] if options.quick else SIZES)
+    sizes = options.size or (SIZES[:1] if options.quick else SIZES)
     batches = options.batch or ([1] if options.quick else BATCHES)
     dtypes = options.dtype or HALF
     if options.quick:
