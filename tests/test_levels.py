@@ -1,8 +1,11 @@
 """Geometry that is computed once per shape where nothing is padded, and anew where something is."""
 
+import weakref
+
+import pytest
 import torch
 
-from dino_d2.modeling.levels import make_levels, pixel_centres, token_references
+from dino_d2.modeling.levels import make_levels, pixel_centres, token_references, unpadded_levels
 from dino_d2.modeling.queries import ProposalHead
 
 SHAPES = ((8, 12), (4, 6))
@@ -69,3 +72,13 @@ def test_a_training_step_uses_what_an_evaluation_kept(make_detector):
         detector.eval()(images)
     detector.train()(images).logits.sum().backward()
     assert detector.level_embedding.weight.grad is not None
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_what_a_cuda_graph_has_captured_is_never_freed(monkeypatch, capturing):
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr("dino_d2.modeling.levels._of_cuda_graphs", [])
+    kept = weakref.ref(unpadded_levels(SHAPES, 5, torch.device("cpu")).valid_ratios)
+    unpadded_levels.forget()
+    assert (kept() is not None) == capturing

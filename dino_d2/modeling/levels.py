@@ -57,10 +57,14 @@ def from_masks(masks: list[Tensor], spatial_shapes: Tensor, start_index: Tensor)
     )
 
 
+_of_cuda_graphs: list = []
+
+
 def kept(maxsize: int) -> Callable:
     """Keep what a function made for the last arguments; what is traced must make it in its graph.
 
-    A CUDA graph cannot copy from the host, so it must find such tensors on the device.
+    A CUDA graph cannot copy from the host, so it must find such tensors on the device. It reads them by their address:
+    those in use while one is captured are kept for good.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -72,8 +76,12 @@ def kept(maxsize: int) -> Callable:
 
         @functools.wraps(function)
         def call(*arguments):
-            tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-            return function(*arguments) if tracing else once(*arguments)
+            if torch.compiler.is_compiling() or torch.jit.is_tracing():
+                return function(*arguments)
+            result = once(*arguments)
+            if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+                _of_cuda_graphs.append(result)
+            return result
 
         call.forget = once.cache_clear
         return call
