@@ -19,7 +19,7 @@ def faults():
 for _ in range(3):
     torch.ones(2**24)  # 64 MiB
 before = faults()
-for _ in range(4):
+for _ in range(16):
     torch.ones(2**24)
 print(faults() - before)
 """
@@ -27,7 +27,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_kept_memory_is_not_cleared_again():
-    """In processes of their own: the setting is for good."""
+    """In processes of their own: the setting is for good. The heap may still grow once, by one tensor."""
     plain, kept = (
         int(subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, check=True).stdout)
         for arguments in ([], ["keep"])
