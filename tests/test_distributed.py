@@ -21,6 +21,7 @@ from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import NonFiniteLossError, Trainer
+from dino_d2.engine.launch import leave_process_groups
 from dino_d2.modeling import criterion
 
 ROOT = Path(__file__).parents[1]
@@ -299,3 +300,30 @@ def test_the_slurm_script_trains(overrides, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert "bbox/AP" in metrics(out)[-1]
     assert (out / "log.txt.rank1").is_file()
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def gloo_threads() -> list[str]:
+    """Of this process, by their names."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+def _leave() -> None:
+    model = create_ddp_model(nn.Linear(2, 1), broadcast_buffers=False, device_ids=None)
+    model(torch.ones(1, 2)).sum().backward()
+    cycle = [model]
+    cycle.append(cycle)
+    del model, cycle
+    assert comm.all_gather(comm.get_local_rank()) == [0, 1]
+    assert gloo_threads()
+    leave_process_groups()
+    assert gloo_threads() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux's /proc")
+def test_no_thread_of_gloo_is_left_at_the_end():
+    """One could abort the process while Python ends."""
+    run_on_two_ranks(_leave)

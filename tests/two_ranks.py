@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
-
 from dino_d2.detectron2.engine import launch
-from dino_d2.detectron2.utils import comm
+from dino_d2.engine.launch import leave_process_groups
 
 
 def run_on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
@@ -16,6 +14,4 @@ def run_on_two_ranks(job: Callable[..., None], *arguments: Any) -> None:
 
 def _run(job: Callable[..., None], arguments: tuple) -> None:
     job(*arguments)
-    comm.synchronize()
-    # Threads of gloo that outlive the group may abort the process when it ends.
-    dist.destroy_process_group()
+    leave_process_groups()

@@ -1,5 +1,6 @@
 """The processes of a run: those that torchrun has started, or those of Detectron2's ``launch``."""
 
+import gc
 import os
 import sys
 from argparse import Namespace
@@ -78,7 +79,23 @@ def _run(main: Callable[[Namespace], None], args: Namespace) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
         keep_freed_memory()
     main(args)
-    if dist.is_initialized():
-        comm.synchronize()
-        # Threads of gloo that outlive the group may abort the process when it ends.
-        dist.destroy_process_group()
+    leave_process_groups()
+
+
+def leave_process_groups() -> None:
+    """Wait for the other ranks, then end this one's groups and their threads.
+
+    A thread of gloo that is still busy when Python ends aborts the process. Such threads live as long as anything
+    refers to their group, so ``torch.distributed.destroy_process_group`` alone does not end them.
+    """
+    if not dist.is_initialized():
+        return
+    comm.synchronize()
+    dist.destroy_process_group()
+    # In either engine comm keeps groups in variables and caches, under names of its own.
+    for name, value in list(vars(comm).items()):
+        if isinstance(value, dist.ProcessGroup):
+            setattr(comm, name, None)
+        elif hasattr(value, "cache_clear"):
+            value.cache_clear()
+    gc.collect()  # DistributedDataParallel keeps a group too, and reference cycles keep it

@@ -83,6 +83,3 @@ def _distributed_worker(
         torch.cuda.set_device(local_rank)
     comm.synchronize()
     main_func(*args)
-    if dist.is_initialized():
-        # Threads of gloo that outlive the group may abort the process when it ends.
-        dist.destroy_process_group()
