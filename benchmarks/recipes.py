@@ -1,6 +1,7 @@
 """Models and batches for the benchmarks, from any config."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from measure import DTYPES
 from PIL import Image
 from torch import Tensor, nn
 
-from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.config import instantiate
+from dino_d2.engine.config import read_config
+from dino_d2.engine.errors import UserError
 from dino_d2.engine.memory import keep_freed_memory
+from dino_d2.engine.overrides import apply_overrides
 
 CONFIG = "configs/dino/dino_r50_4scale_12ep.py"
 
@@ -31,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(config_file: str, overrides: list[str]):
     """The config, whose backbone starts from random weights: they do not change the speed."""
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(config_file), overrides)
+    try:
+        cfg = apply_overrides(read_config(config_file), overrides)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     if "pretrained" in cfg.model.detector.backbone:
         cfg.model.detector.backbone.pretrained = False
     return cfg

@@ -93,6 +93,11 @@ def test_table_names_every_part(run):
         assert word in table
 
 
+def test_a_misspelt_key_is_an_error(run):
+    with pytest.raises(SystemExit, match=r"nm_classes: the config has no such key.*num_classes"):
+        run("model.detector.nm_classes=3")
+
+
 def test_values_may_be_narrower_than_queries(tool):
     """Conditional DETR's attention has content and position side by side in queries and keys, not in values."""
 

@@ -46,6 +46,12 @@ def test_inference(run, capsys):
     assert "composite" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["inference", "train_step"])
+def test_a_misspelt_key_is_an_error(run, name):
+    with pytest.raises(SystemExit, match=r"nm_classes: the config has no such key.*num_classes"):
+        run(name, "model.detector.nm_classes=3")
+
+
 def test_train_step(run):
     written = run("train_step", *TINY, "--dtype", "float32")
     rows = {row["implementation"]: row for row in written["rows"]}

@@ -12,6 +12,7 @@ linear layers and matrix products. One image, without denoising queries.
 import argparse
 import json
 import logging
+import sys
 import warnings
 from math import prod
 
@@ -21,7 +22,10 @@ from fvcore.nn.jit_handles import elementwise_flop_counter, get_shape
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.config import instantiate
+from dino_d2.engine.config import read_config
+from dino_d2.engine.errors import UserError
+from dino_d2.engine.overrides import apply_overrides
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
 
@@ -103,9 +107,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    config = LazyConfig.load(options.config_file)
-    config.model.detector.backbone.pretrained = False  # weights do not change the counts
-    config = LazyConfig.apply_overrides(config, options.overrides)
+    try:
+        config = apply_overrides(read_config(options.config_file), options.overrides)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if "pretrained" in config.model.detector.backbone:  # Detectron2's backbones fetch no weights
+        config.model.detector.backbone.pretrained = False  # weights do not change the counts
     counted = analyze(instantiate(config.model).detector, *options.size)
     if options.json:
         print(json.dumps({"config": options.config_file, "size": list(options.size), "parts": counted}, indent=2))
