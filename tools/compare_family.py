@@ -79,25 +79,34 @@ def same_length(curves: list[Curve]) -> list[Curve]:
 
 def draw(families: dict[str, list[Curve]], path: Path) -> None:
     """Mean over seeds as a line, the range of the seeds as a band; against iterations, and against time."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(14, 7), sharey=True, layout="constrained")
     colours = matplotlib.colormaps["tab20"].colors
-    for number, (name, curves) in enumerate(families.items()):
+    ranked = sorted(families.items(), key=lambda item: -mean_of_last(item[1]))
+    for number, (name, curves) in enumerate(ranked):
         ap = np.array([curve.ap for curve in curves])  # [seeds, E]
         colour = colours[(2 * number + number // 10) % 20]
         minutes = np.mean([curve.minutes for curve in curves], axis=0)
         for axis, x in ((axes[0], curves[0].iterations), (axes[1], minutes)):
-            axis.plot(x, ap.mean(0), color=colour, marker=".", label=name)
+            axis.plot(x, ap.mean(0), color=colour, marker=".", label=f"{name}  {mean_of_last(curves):.1f}")
             axis.fill_between(x, ap.min(0), ap.max(0), color=colour, alpha=0.15, linewidth=0)
-    seeds = sorted({len(curves) for curves in families.values()})
-    axes[0].set(
-        xlabel="iterations", ylabel=f"AP: mean and range of {' or '.join(map(str, seeds))} seeds", ylim=(0, None)
-    )
+    seeds = " or ".join(str(count) for count in sorted({len(curves) for curves in families.values()}))
+    # Square roots: a detector that has just begun to learn can be told from its neighbours too.
+    axes[0].set_yscale("function", functions=(lambda ap: np.sqrt(np.maximum(ap, 0)), np.square))
+    axes[0].set(xlabel="iterations", ylabel=f"AP (square-root scale): mean and range of {seeds} seeds")
+    axes[0].set_yticks(ticks := [0, 0.5, 1, 2, 5, *range(10, 101, 10)], [f"{tick:g}" for tick in ticks])
+    axes[0].set_ylim(0, 1.05 * max(curve.ap.max() for curves in families.values() for curve in curves) + 0.1)
     axes[1].set(xlabel="minutes of training on this machine")
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="upper left", fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="AP at the end, mean", fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def mean_of_last(curves: list[Curve]) -> float:
+    """AP of the last evaluation, over the seeds."""
+    return float(np.mean([curve.ap[-1] for curve in curves]))
 
 
 def table(families: dict[str, list[Curve]]) -> str:
