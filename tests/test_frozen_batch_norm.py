@@ -50,6 +50,23 @@ def test_buffers_loaded_later_count():
     assert not torch.allclose(body(images)[-1], before)
 
 
+@pytest.mark.parametrize("name", ["ghostnet_050", "resnet18"])
+def test_folding_changes_no_map_and_no_norm(name, caplog):
+    """ghostnet's first map is that of a convolution whose norm comes later: nothing may be folded there."""
+    torch.manual_seed(0)
+    body = freeze_batch_norm_2d(timm.create_model(name, features_only=True, pretrained=False))
+    for module in body.modules():
+        if hasattr(module, "running_var"):
+            nn.init.constant_(module.weight, 0.5)
+    state, images = copy.deepcopy(body.state_dict()), torch.rand(1, 3, 64, 96)
+    expected = body(images)
+    fold_frozen_batch_norms(body)
+    torch.testing.assert_close(body(images), expected)
+    assert all(torch.equal(value, state[name]) for name, value in body.state_dict().items())
+    assert any(isinstance(m, NormedConv2d) for m in body.modules()) == (name == "resnet18")
+    assert ("cannot be folded" in caplog.text) == (name == "ghostnet_050")
+
+
 def test_a_copy_reads_its_own_norms():
     body = frozen("resnet10t")
     fold_frozen_batch_norms(body)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dino_d2.layers.linear import use_plain_linear
 from dino_d2.layers.prepacked import Prepacked, PrepackedConv2d, PrepackedLinear, prepack
-from dino_d2.modeling import BoxHead, TimmBackbone, for_inference
+from dino_d2.modeling import BoxHead, ClassHead, TimmBackbone, for_inference
 from dino_d2.modeling.frozen_batch_norm import NormedConv2d
 from dino_d2.modeling.fused_resnet import FusedBasicBlock, FusedBottleneck, fuse_resnet_blocks
 
@@ -71,6 +71,9 @@ def test_fused_resnets_give_the_same_maps(name, block):
     with torch.no_grad():
         for module in backbone.modules():
             if isinstance(module, NormedConv2d):
+                (norm,) = module.norm_behind
+                nn.init.uniform_(norm.weight, 0.5, 1.0)  # timm's zeros would switch off what is fused
+                nn.init.normal_(norm.bias, std=0.1)
                 module.fold_for_good()
         expected = backbone.bfloat16()(images)
         prepack(backbone)
@@ -110,6 +113,52 @@ def test_a_prepacked_convolution_is_the_convolution_its_sum_and_its_activation()
             torch.testing.assert_close(conv(x), expected.relu(), rtol=1e-4, atol=1e-5)
             other = torch.randn(expected.shape, generator=generator)
             torch.testing.assert_close(conv(x, other.clone()), (expected + other).relu(), rtol=1e-4, atol=1e-5)
+            conv.activation = "none"
+            torch.testing.assert_close(conv(x, other.clone()), expected + other, rtol=1e-4, atol=1e-5)
+
+
+class Doubled(ClassHead):
+    """A head of a user's own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("change", ["a subclass", "a hook", "weight norm"])
+def test_layers_that_a_user_has_changed_stay_as_they_are(model, change):
+    decoder = model.detector.decoder
+    if change == "a subclass":
+        decoder.class_head.__class__ = Doubled
+    elif change == "a hook":
+        decoder.class_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+    else:
+        nn.utils.parametrizations.weight_norm(decoder.class_head)
+        decoder.class_head.parametrizations.weight.original0.data.mul_(2)
+        conv = next(module for module in model.modules() if isinstance(module, NormedConv2d))
+        nn.utils.parametrize.register_parametrization(conv, "weight", nn.Tanh())
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = model.eval().detector(images), for_inference(model).detector(images)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+@on_onednn
+@with_bfloat16
+def test_a_copy_can_be_brought_to_another_precision(model, make_input):
+    inputs = [make_input(64, 96)]
+    expected = for_inference(model, torch.bfloat16)(inputs)[0]["instances"]
+    found = for_inference(for_inference(model), torch.bfloat16)(inputs)[0]["instances"]
+    assert torch.equal(found.scores, expected.scores)
+
+
+@with_bfloat16
+def test_a_map_in_any_layout_is_added_to():
+    conv = nn.Conv2d(8, 8, 1).bfloat16().requires_grad_(False)
+    x, plus = torch.randn(2, 1, 8, 5, 6).bfloat16()
+    expected = conv(x) + plus
+    conv.__class__ = PrepackedConv2d
+    conv.pack()
+    torch.testing.assert_close(conv(x, plus), expected, rtol=0.02, atol=0.02)
 
 
 def test_half_precision_halves_the_weights_and_keeps_boxes_in_float32(model, make_input):

@@ -4,8 +4,9 @@ import weakref
 
 import pytest
 import torch
+from torch._subclasses import FakeTensor, FakeTensorMode
 
-from dino_d2.modeling.levels import make_levels, pixel_centres, token_references, unpadded_levels
+from dino_d2.modeling.levels import make_levels, pixel_centres, shape_tensors, token_references, unpadded_levels
 from dino_d2.modeling.queries import ProposalHead
 
 SHAPES = ((8, 12), (4, 6))
@@ -63,6 +64,14 @@ def test_positions_follow_the_encoding_and_the_padding(make_detector):
         assert torch.equal(detector.token_positions(levels), torch.cat(expected, dim=1))
     padded = make_levels(maps(), padding(48))
     assert not torch.equal(*detector.token_positions(padded))
+
+
+def test_tensors_of_a_planning_mode_are_not_kept():
+    shapes = ((3, 4), (2, 2))
+    shape_tensors.forget()
+    with FakeTensorMode():
+        assert [type(t) for t in shape_tensors(shapes, torch.device("cpu"))] == [FakeTensor] * 2
+    assert [type(t) for t in shape_tensors(shapes, torch.device("cpu"))] == [torch.Tensor] * 2
 
 
 def test_a_training_step_uses_what_an_evaluation_kept(make_detector):

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from dino_d2.layers import Linear, feed_forward, linear
 from dino_d2.layers.linear import _goes_to_onednn, use_plain_linear
@@ -73,6 +74,48 @@ def test_feed_forward_by_blocks(monkeypatch, dtype):
     results = (torch.autograd.grad(y, leaves, grad.to(dtype)) for y in (found, expected))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, **close)
+
+
+class Adapter(Linear):
+    """A layer with low-rank weights beside its own, as LoRA has them."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.low = nn.Parameter(torch.randn(self.out_features, self.in_features))
+
+    def forward(self, x):
+        return super().forward(x) + F.linear(x, self.low)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_feed_forward_calls_layers_that_a_user_has_changed(training):
+    torch.manual_seed(0)
+    linear1, linear2, x = Linear(8, 40, activation="relu"), Adapter(40, 8), torch.randn(3, 8)
+    with torch.set_grad_enabled(training):
+        found = feed_forward(x, linear1, linear2)
+        torch.testing.assert_close(found, linear2(linear1(x)))
+        if training:
+            found.sum().backward()
+            assert linear2.low.grad.abs().sum() > 0
+        calls = []
+        linear1.register_forward_hook(lambda *_: calls.append(1))
+        feed_forward(x, linear1, Linear(40, 8))
+    assert calls == [1]
+
+
+def test_one_row_without_a_batch():
+    torch.manual_seed(0)
+    linear1, linear2 = Linear(8, 40, activation="relu"), Linear(40, 8)
+    x = torch.randn(8, requires_grad=True)
+    for y in (feed_forward(x, linear1, linear2), linear2(linear1(x))):
+        y.sum().backward()
+        assert y.shape == (8,)
+    with torch.no_grad():
+        assert feed_forward(x, linear1, linear2).shape == (8,)
+
+
+def test_a_device_without_autocast():
+    assert Linear(4, 3).to("meta")(torch.empty(2, 4, device="meta")).shape == (2, 3)
 
 
 def test_feed_forward_gives_gradients_only_where_they_are_needed():

@@ -75,6 +75,17 @@ def test_a_non_finite_loss_names_the_images_and_leaves_the_weights_alone(bad):
     assert torch.equal(model.weight, start)
 
 
+def test_a_non_finite_gradient_behind_finite_losses_leaves_the_weights_alone():
+    model = Line()
+    model.weight.register_hook(lambda gradient: gradient * float("nan"))
+    trainer = Trainer(model, batches(1, 3), torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.iter = 7
+    start = model.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError, match=r"iteration 7.*the gradients' norm is nan"):
+        trainer.run_step()
+    assert torch.equal(model.weight, start)
+
+
 def test_the_running_mean_follows_the_weights():
     model = Line()
     ema = make_ema(model, decay=0.9)

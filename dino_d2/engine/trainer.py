@@ -1,6 +1,7 @@
 """One training step: mixed precision, gradient accumulation and clipping, a running mean of the weights."""
 
 import logging
+import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss became infinite or not a number; the message names the images and the losses."""
+    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
 
 
 class Trainer(SimpleTrainer):
@@ -56,7 +57,7 @@ class Trainer(SimpleTrainer):
         """Forward, backward, step.
 
         Raises:
-            NonFiniteLossError: on every rank, before the weights are touched.
+            NonFiniteLossError: on every rank, before the weights are touched; for gradients too.
         """
         self.optimizer.zero_grad()
         data_time = 0.0
@@ -73,7 +74,7 @@ class Trainer(SimpleTrainer):
             sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}
         norm = self.update_weights()
         self._write_metrics(sums, data_time)
-        self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
+        self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
 
     def next_batch(self) -> list[dict]:
         """What the data loader gives next."""
@@ -89,10 +90,16 @@ class Trainer(SimpleTrainer):
         """Add the gradients of the losses' sum."""
         self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
 
-    def update_weights(self) -> Tensor:
+    def update_weights(self) -> float:
         """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm).item()
+        # The same on all ranks. With a scaler such steps are ordinary: it leaves them out.
+        if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
+            raise NonFiniteLossError(
+                f"training stopped at iteration {self.iter}, before the weights were changed: the gradients' norm is "
+                f"{norm}, though every loss is finite. Lower the learning rate, or switch train.amp off."
+            )
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         if self.ema is not None:

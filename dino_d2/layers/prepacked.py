@@ -4,10 +4,14 @@ PyTorch brings a weight into that layout in every call. Here it is done once; th
 follow are computed with the product, while its results are in the cache.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from .linear import Linear, plain_linear_is_used
+from .linear import Linear, is_plain, plain_linear_is_used
 
 _mkldnn = torch.ops.mkldnn
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
@@ -27,6 +31,15 @@ class Prepacked(nn.Module):
     def packed(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """``to``, ``float``, ... of a module: what is packed must be brought into the layout of its new dtype."""
+        weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        del self.weight
+        self.weight = weight
+        super()._apply(fn, recurse)
+        self.pack()
+        return self
+
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"weight": self.weight.to_dense()}
 
@@ -41,7 +54,7 @@ class PrepackedLinear(Prepacked, Linear):
     def packed(self, weight: Tensor) -> Tensor:
         return _mkldnn._reorder_linear_weight(weight, 1024)  # rows expected; any number is right
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         return _mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, self.activation, [], "")
 
 
@@ -59,16 +72,20 @@ class PrepackedConv2d(Prepacked, nn.Conv2d):
         return self.padding, self.stride, self.dilation, self.groups
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """The convolution of ``x``, plus a map of the result's shape, which is overwritten; then the activation."""
+        """The convolution of ``x``, plus a map of the result's shape, which may be overwritten; then the activation."""
         x = x.to(self.weight.dtype)
         arguments = (self.weight, self.bias, *self.geometry())
         if plus is None:
             return _mkldnn._convolution_pointwise(x, *arguments, self.activation, [], "")
-        return _mkldnn._convolution_pointwise_(plus, x, *arguments, "add", 1.0, self.activation, [], "")
+        plus = plus.contiguous(memory_format=torch.channels_last)  # oneDNN adds to no other layout
+        activation = None if self.activation == "none" else self.activation
+        return _mkldnn._convolution_pointwise_(plus, x, *arguments, "add", 1.0, activation, [], "")
 
 
 def prepack(model: nn.Module) -> None:
     """Prepack the linear layers and bfloat16 convolutions of a model in place, where oneDNN computes their dtype.
+
+    A layer with an adapter, a hook or a parametrization of a user's stays as it is.
 
     In float32 prepacked convolutions were 5 % slower than plain ones (docs/performance.md), so they stay as they are.
 
@@ -88,9 +105,9 @@ def prepack(model: nn.Module) -> None:
 
 def _packed_kind(module: nn.Module) -> type[Prepacked] | None:
     """What the module can become; None: it stays as it is."""
-    if isinstance(module, Prepacked):
+    if isinstance(module, Prepacked) or is_parametrized(module):
         return None
     if isinstance(module, Linear):
-        return PrepackedLinear
+        return PrepackedLinear if is_plain(module) else None
     plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     return PrepackedConv2d if plain and module.weight.dtype is torch.bfloat16 else None

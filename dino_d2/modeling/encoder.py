@@ -23,6 +23,7 @@ class FeedForward(nn.Module):
         activation: nn.Module | None = None,
     ):
         super().__init__()
+        self.has_relu = activation is None  # inside linear1
         self.activation = copy.deepcopy(activation) or nn.Identity()
         self.linear1 = Linear(embed_dim, feedforward_dim, activation="none" if activation else "relu")
         self.linear2 = Linear(feedforward_dim, embed_dim)
@@ -32,7 +33,7 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.linear1.activation == "relu" and not (self.training and self.dropout.p):
+        if self.has_relu and not (self.dropout.training and self.dropout.p):
             return self.norm(x + feed_forward(x, self.linear1, self.linear2))
         hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))

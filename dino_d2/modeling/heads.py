@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dino_d2.layers import MLP, Linear, inverse_sigmoid
+from dino_d2.layers.linear import autocast_is_on
 
 
 class ClassHead(Linear):
@@ -45,7 +46,7 @@ class BoxHead(MLP):
         nn.init.constant_(self.layers[-1].bias[2:], size)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        if not autocast_is_on(x.device.type):
             return super().forward(x)
         # A correction with bfloat16's eight bits would move a box by pixels.
         with torch.autocast(x.device.type, enabled=False):

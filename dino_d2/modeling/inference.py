@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dino_d2.layers.prepacked import prepack
 
@@ -18,7 +19,8 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
     Frozen norms are multiplied into the convolutions. With a precision, the model detects under autocast, and the
     weights of convolutions and linear layers are kept in it; norms, boxes and what is added up stay float32. On a CPU
     those weights lie as oneDNN wants them (``layers/prepacked.py``): such a copy stays on the CPU, its ``state_dict``
-    lacks them, and it cannot be compiled or exported; the model itself can.
+    lacks them, and it cannot be compiled or exported; the model itself can. In bfloat16 a ResNet's blocks there write
+    over their inputs, so a hook that looks at feature maps must clone them.
 
     Args:
         model: is left as it is.
@@ -26,7 +28,7 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in model.modules():
-        if isinstance(module, NormedConv2d):
+        if isinstance(module, NormedConv2d) and not is_parametrized(module):
             module.fold_for_good()
     if precision is not None:
         model.precision = precision

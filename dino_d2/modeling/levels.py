@@ -76,7 +76,8 @@ def kept(maxsize: int) -> Callable:
 
         @functools.wraps(function)
         def call(*arguments):
-            if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            fake = type(torch.empty(0)) is not Tensor  # under a mode that makes other tensors, to count or to plan
+            if fake or torch.compiler.is_compiling() or torch.jit.is_tracing():
                 return function(*arguments)
             result = once(*arguments)
             if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
