@@ -10,6 +10,7 @@ from torch import nn
 
 from dino_d2.layers import Linear, feed_forward, linear
 from dino_d2.layers.linear import _goes_to_onednn, use_plain_linear
+from dino_d2.modeling.encoder import FeedForward
 
 
 def reference(x, weight, bias, activation):
@@ -101,6 +102,14 @@ def test_feed_forward_calls_layers_that_a_user_has_changed(training):
         linear1.register_forward_hook(lambda *_: calls.append(1))
         feed_forward(x, linear1, Linear(40, 8))
     assert calls == [1]
+
+
+def test_dropout_that_alone_is_in_training_drops():
+    """As for an estimate of uncertainty."""
+    network, x = FeedForward(8, 40, dropout=0.5).eval(), torch.randn(3, 8)
+    assert torch.equal(network(x), network(x))
+    network.dropout.train()
+    assert not torch.equal(network(x), network(x))
 
 
 def test_one_row_without_a_batch():
