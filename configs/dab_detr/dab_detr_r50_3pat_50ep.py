@@ -1,4 +1,4 @@
-"""DAB-DETR, ResNet-50, three patterns at every anchor, 50 epochs: 42.6 AP (DAB-DETR Table 2)."""
+"""DAB-DETR, ResNet-50, three patterns at every anchor, 50 epochs: 42.6 AP (the authors' model zoo)."""
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.modeling import PatternBoxQueries

@@ -1,4 +1,4 @@
-"""DAB-DETR, ResNet-50, 50 epochs: 42.2 AP (DAB-DETR Table 2)."""
+"""DAB-DETR, ResNet-50, 50 epochs: 42.2 AP (DN-DETR Table 1)."""
 
 from ..common.data.coco import dataloader
 from ..common.models.dab_detr_r50 import model

@@ -1,4 +1,4 @@
-"""DAB-DETR-DC5, ResNet-50, three patterns at every anchor, 50 epochs: 45.7 AP (DAB-DETR Table 2)."""
+"""DAB-DETR-DC5, ResNet-50, three patterns at every anchor, 50 epochs: 45.7 AP (the authors' model zoo)."""
 
 from .dab_detr_r50_3pat_50ep import dataloader, lr_multiplier, model, optimizer, train
 
