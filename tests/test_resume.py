@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +16,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_train_net
+from omegaconf import OmegaConf
 from torch import nn
 from two_ranks import run_on_two_ranks
 
 from dino_d2.data.shapes import Recipe, generate
+from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.engine import SimpleTrainer, hooks
 from dino_d2.detectron2.utils import comm
 from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer, write_atomically
 from dino_d2.engine.errors import UserError
 from dino_d2.engine.preemption import StopOnSignal, TrainingStopped
 from dino_d2.engine.random_state import random_state, set_random_state
+from dino_d2.engine.run import summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -240,3 +245,146 @@ def test_random_state_of_all_generators_comes_back(tmp_path):
     expected = draw()
     set_random_state(torch.load(tmp_path / "state", weights_only=True))
     assert draw() == expected
+
+
+# A resume with another config, in this process and with a model as small as it gets.
+
+
+TINY = [
+    "--config-file",
+    str(ROOT / "configs/dino/dino_tiny_shapes.py"),
+    "model.detector.embed_dim=32",
+    "model.detector.backbone={name: resnet10t, pretrained: false, options: {channels: [8, 8, 8, 8]}}",
+    "model.detector.neck={in_channels: {res3: 8, res4: 8, res5: 8}, norm_groups: 8}",
+    "model.detector.encoder={num_layers: 1, feedforward_dim: 32, num_heads: 4}",
+    "model.detector.decoder={num_layers: 1, feedforward_dim: 32, num_heads: 4}",
+    "model.detector.queries.num_queries=20",
+    "optimizer.params.lr_factor_func.factors={backbone: 0.1}",
+    "dataloader.train.total_batch_size=1",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "train.eval_period=0",
+    "train.num_pictures=0",
+]
+
+
+def tiny(folder: Path, shapes: list[str], *arguments: str, iterations: int = 2) -> None:
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    keys = [argument for argument in arguments if not argument.startswith("--")]
+    size = [f"train.max_iter={iterations}", f"train.output_dir={folder}"]
+    run_train_net(*TINY[:2], *flags, *TINY[2:], *shapes, *size, *keys)
+
+
+@pytest.fixture(scope="module")
+def shapes(overrides):
+    """Those overrides that say which dataset."""
+    return [value for value in overrides if "dataset" in value]
+
+
+@pytest.fixture(scope="module")
+def stopped(shapes, tmp_path_factory):
+    """A run of one iteration that was evaluated on nothing."""
+    folder = tmp_path_factory.mktemp("stopped")
+    tiny(folder, shapes, iterations=1)
+    return folder
+
+
+@pytest.fixture
+def run(stopped, tmp_path):
+    """A copy of that run."""
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+REFUSED = {
+    "larger layers": (
+        ["model.detector.encoder.feedforward_dim=64"],
+        ["detector.encoder.layers.0.feed_forward.linear1.weight has shape (32, 32) there and (64, 32) in the model"],
+    ),
+    "smaller layers": (["model.detector.encoder.feedforward_dim=16"], ["(32, 32) there and (16, 32) in the model"]),
+    "more layers": (["model.detector.decoder.num_layers=2"], ["it has no tensor detector.decoder.layers.1.", "more"]),
+    "fewer layers": (["model.detector.encoder.num_layers=0"], ["its tensor detector.encoder.layers.0.", "not in the"]),
+    "other classes": (["model.detector.num_classes=3"], ["has shape (5", "(3"]),
+    "other groups": (
+        ["optimizer.params.lr_factor_func.factors={backbone: 0.1, neck: 0.1}"],
+        ["its optimizer has groups of", "lr_factor_func.factors"],
+    ),
+    "no groups": (["optimizer.params.lr_factor_func.factors={}"], ["its optimizer has groups of"]),
+    "more frozen": (["model.detector.backbone.freeze_stages=1"], ["its optimizer has groups of", "freeze_stages"]),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but logs."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("log.txt")}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_another_model_is_refused_before_anything_is_loaded_or_written(change, shapes, run, monkeypatch):
+    overrides, words = REFUSED[change]
+    monkeypatch.setattr("dino_d2.engine.run.check_datasets", lambda cfg: None)
+    monkeypatch.setattr(AtomicCheckpointer, "load", lambda *_: pytest.fail("loaded"))
+    before = contents(run)
+    with pytest.raises(SystemExit) as refusal:
+        tiny(run, shapes, "--resume", *overrides)
+    message = str(refusal.value)
+    expected = ["error: --resume", f"{run}/model_final.pth", f"{run}/config.yaml", "train.output_dir", *words]
+    assert [word for word in expected if word not in message] == [], message
+    assert contents(run) == before
+
+
+def test_what_may_change_is_resumed(shapes, run, tmp_path):
+    other = [f"dataloader.{split}.dataset.names.train=4" for split in ("train", "test")]
+    other.append(f"dataloader.train.dataset.names.root={tmp_path}/other")
+    tiny(run, shapes, "--resume", *other, "train.ema.enabled=true", "train.clip_grad_norm=1", iterations=2)
+    assert checkpoint(run, "model_final.pth")["iteration"] == 1
+    assert LazyConfig.load(str(run / "config.yaml")).train.ema.enabled
+    log = (run / "log.txt").read_text()
+    assert "does not continue exactly where it stopped" in log
+    assert "settings it began with" not in log
+
+
+def test_the_learning_rate_of_the_beginning_is_kept_and_said(shapes, run):
+
+    tiny(run, shapes, "--resume", "optimizer.lr=0.5", "optimizer.weight_decay=0.25")
+    log = (run / "log.txt").read_text()
+    assert "lr=0.0001, not 0.05" in log  # of the backbone
+    assert "lr=0.001, not 0.5" in log
+    assert "weight_decay=0.0001, not 0.25" in log
+    assert log.count("settings it began with") == 1
+    saved = checkpoint(run, "model_final.pth")["trainer"]["optimizer"]["param_groups"][0]
+    assert saved["weight_decay"] == 1e-4
+    assert saved["initial_lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"junk", "no PyTorch file"), (None, "holds no state of a training")])
+def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(content, words, shapes, run):
+    if content is None:
+        torch.save({"model": checkpoint(run, "model_final.pth")["model"]}, run / "model_final.pth")
+    else:
+        (run / "model_final.pth").write_bytes(content)
+    with pytest.raises(SystemExit, match=words):
+        tiny(run, shapes, "--resume")
+
+
+def test_evaluation_in_the_folder_of_a_run_leaves_its_config(shapes, run):
+    before = (run / "config.yaml").read_bytes()
+    tiny(run, shapes, "--eval-only", f"train.init_checkpoint={run}/model_final.pth", "train.seed=7")
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_evaluation_in_a_fresh_folder_says_its_config(shapes, run, tmp_path):
+    tiny(tmp_path, shapes, "--eval-only", f"train.init_checkpoint={run}/model_final.pth", "train.seed=7")
+    assert LazyConfig.load(str(tmp_path / "config.yaml")).train.seed == 7
+
+
+def test_the_config_of_a_run_replaces_an_older_one(shapes, run):
+    tiny(run, shapes, "train.seed=7", iterations=1)
+    written = LazyConfig.load(str(run / "config.yaml"))
+    assert written.train.seed == 7
+    assert "model" not in written.optimizer.params
+
+
+def test_the_end_of_a_run_without_boxes_says_no_scores():
+    cfg = OmegaConf.create({"train": {"output_dir": "out"}})
+    assert summary(cfg, {"total_loss": 1.0}, 60).startswith("finished in 1.0 minutes")
+    assert summary(cfg, {"bbox/AP": 1.0, "bbox/AP50": 2.0}, 60).startswith("finished: AP 1.0, AP50 2.0 in 1.0 minutes")

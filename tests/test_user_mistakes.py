@@ -84,6 +84,13 @@ def save_weights(classes: int, *overrides: str):
     return do
 
 
+def save_without_decoder(place: Path) -> None:
+    """As weights of another kind of detector are, with another class count besides."""
+    save_weights(5)(place)
+    tensors = torch.load(place / "weights.pth")["model"]
+    torch.save({"model": {k: v for k, v in tensors.items() if ".decoder.layers." not in k}}, place / "weights.pth")
+
+
 def write(name: str, content: str | bytes):
     def do(place: Path) -> None:
         path = place / name
@@ -140,6 +147,8 @@ MISTAKES: dict[str, tuple] = {
     "one number for a list": (None, own("dataloader.train.mapper.augmentations.short_edge_lengths=64"),
         ["short_edge_lengths=64", "must be a list"]),
     "zero": (None, own("dataloader.train.total_batch_size=0"), ["total_batch_size=0", "at least 1"]),
+    "no clipping": (None, own("train.clip_grad_norm=null"), ["train.clip_grad_norm=null", "large number switches"]),
+    "no queries": (None, own("model.detector.queries.num_queries=0"), ["num_queries=0", "at least 1"]),
     "unknown precision": (None, own("train.amp.dtype=fp16"), ["train.amp.dtype='fp16'", "bfloat16 or float16"]),
     "no such entry of a list": (None, own("model.pixel_mean.7=1"), ["model.pixel_mean.7", "a list of 3"]),
     # the machine
@@ -202,6 +211,9 @@ MISTAKES: dict[str, tuple] = {
         ["weights.pth", "anew for 2 classes, the checkpoint has 5", "train first"]),
     "evaluation with another model": (save_weights(2, "model.detector.embed_dim=64"), own("--eval-only", WEIGHTS),
         ["weights.pth", "weights of another model", "config.yaml"]),
+    "evaluation with weights of another detector": (
+        save_without_decoder,
+        own("--eval-only", WEIGHTS), ["weights.pth", "weights of another model", "decoder.layers"]),
     "safetensors cut off": (write("weights.safetensors", b"\x08"), own("train.init_checkpoint=weights.safetensors"),
         ["weights.safetensors", "no safetensors file"]),
     "pickle of something else": (write("weights.pkl", "junk"), own("train.init_checkpoint=weights.pkl"),

@@ -17,7 +17,7 @@ def num_classes(tensors: dict[str, Tensor]) -> int | None:
     return next((len(t) for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n)), None)
 
 
-def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], str]:
+def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False) -> tuple[dict[str, Tensor], str]:
     """Bring class heads and label embedding to ``wanted`` classes, where that has a meaning.
 
     Between 91 classes, numbered by raw COCO category id, and COCO's 80 contiguous ones, rows are moved by COCO's
@@ -26,6 +26,8 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
 
     Args:
         tensors: by the model's names, "detector." taken off, with another class count than ``wanted``.
+        wanted: rows of the model's class head.
+        no_object: the last of them is "no object", and no class; so it is in the checkpoint then.
 
     Returns:
         the tensors, and what was done in a few words.
@@ -39,7 +41,8 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tens
     if (found, wanted) in ((80, 91), (81, 92)):
         mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
         return others | mapped, "80 COCO classes mapped to the 91 category ids"
-    return others, f"class heads and label embedding are made anew for {wanted} classes, the checkpoint has {found}"
+    here, there = wanted - no_object, found - no_object
+    return others, f"class heads and label embedding are made anew for {here} classes, the checkpoint has {there}"
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
     placed, differing = to_model(renamed, own)
     report.unused |= {names[name]: why for name, why in differing.items()}
     report.separate_heads = bool(differing)
-    report.settings = differing_settings(model.get_submodule("detector") if prefix else model, checkpoint_format)
+    detector = model.get_submodule("detector") if prefix else model
+    report.settings = differing_settings(detector, checkpoint_format)
 
     found, wanted = num_classes(placed), num_classes(own)
     if found and wanted:
@@ -56,7 +57,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
         trim_label_embedding(placed, found + max(0, unknown))
         if found != wanted:
             before = placed
-            placed, report.classes = fit_classes(placed, wanted)
+            placed, report.classes = fit_classes(placed, wanted, no_object=wanted > detector.num_classes)
             report.remade = [prefix + name for name in own if name in before and name not in placed]
 
     fitting = {}

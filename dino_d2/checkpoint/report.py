@@ -24,6 +24,11 @@ class LoadReport:
         """Something is there that a user should look at before trusting the model."""
         return bool(self.misshapen or self.separate_heads or self.settings)
 
+    @property
+    def lacking(self) -> list[str]:
+        """Missing tensors without which no model of this kind is trained: the checkpoint is of another one."""
+        return [name for name in self.missing if ".decoder.layers." in name or "class_head" in name]
+
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.format}, {len(self.loaded)} tensors loaded"]
         if self.classes:

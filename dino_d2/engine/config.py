@@ -1,8 +1,10 @@
 """The config of a run: file, command line, and what is counted in the data."""
 
+import contextlib
 import difflib
 import traceback
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +14,7 @@ from dino_d2.detectron2.engine import default_setup
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.logger import setup_logger
 
+from .checkpointer import write_atomically
 from .datasets import check_names
 from .errors import UserError
 from .overrides import apply_overrides, check_calls
@@ -23,7 +26,9 @@ SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
 def load_config(args: Namespace) -> DictConfig:
-    """The config file with the command line's overrides, written to the output folder as config.yaml.
+    """The config file with the command line's overrides, and logs in its output folder.
+
+    A config.yaml that is in the folder stays: training replaces it once the run is known to work.
 
     Raises:
         UserError: no such config file, or something in it or on the command line that cannot be.
@@ -34,13 +39,31 @@ def load_config(args: Namespace) -> DictConfig:
     check_names(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     settle(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
-    default_setup(cfg, args)
-    if not args.eval_only:
-        settle(cfg, SCHEDULE)
-    if (cfg.train.init_checkpoint or can_resume(cfg, args.resume)) and "pretrained" in cfg.model.detector.backbone:
-        # Fetching the backbone's ImageNet weights first would be for nothing. Detectron2's backbones fetch none.
-        cfg.model.detector.backbone.pretrained = False
+    with kept(config_yaml(cfg)) if comm.is_main_process() else contextlib.nullcontext():
+        default_setup(cfg, args)
     return cfg
+
+
+def config_yaml(cfg: DictConfig) -> Path:
+    """Where the config of a run lies."""
+    return Path(cfg.train.output_dir) / "config.yaml"
+
+
+@contextlib.contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """A file that is there is as before afterwards, whatever was written over it."""
+    content = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if content is not None:
+            write_atomically(path, lambda file: file.write(content))
+
+
+def forgo_pretrained(cfg: DictConfig) -> None:
+    """Fetch no ImageNet weights for a backbone that a checkpoint fills; Detectron2's backbones fetch none anyway."""
+    if "pretrained" in cfg.model.detector.backbone:
+        cfg.model.detector.backbone.pretrained = False
 
 
 def read_config(path: str) -> DictConfig:
@@ -85,8 +108,3 @@ def settle(cfg: DictConfig, keys: tuple[str, ...]) -> None:
         node = OmegaConf.select(cfg, key)
         if OmegaConf.is_dict(node) and "_target_" in node:
             OmegaConf.update(cfg, key, instantiate(node), merge=False)
-
-
-def can_resume(cfg: DictConfig, resume: bool) -> bool:
-    """Whether to go on from a checkpoint: asked for, and there is one in the output folder."""
-    return resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()

@@ -77,15 +77,15 @@ def check_whole(report: LoadReport | None) -> None:
     """
     if report is None:
         return
-    if report.remade:
-        raise UserError(
-            f"train.init_checkpoint={report.source}: {report.classes}. New heads detect nothing: train first, or "
-            "evaluate on the dataset that the checkpoint was trained on"
-        )
-    lacking = [name for name in report.missing if ".decoder.layers." in name or "class_head" in name]
-    if lacking or report.misshapen:
-        what = f"it has no {summary(lacking)}" if lacking else f"other shape: {summary(list(report.misshapen))}"
+    if report.lacking or report.misshapen:
+        lacking, misshapen = summary(report.lacking), summary(list(report.misshapen))
+        what = f"it has no {lacking}" if lacking else f"other shape: {misshapen}"
         raise UserError(
             f"train.init_checkpoint={report.source}: weights of another model ({what}). Evaluate with the recipe, or "
             "the config.yaml, that they were trained with"
+        )
+    if report.remade:  # after the above: a model of other parts has other class heads as well
+        raise UserError(
+            f"train.init_checkpoint={report.source}: {report.classes}. New heads detect nothing: train first, or "
+            "evaluate on the dataset that the checkpoint was trained on"
         )

@@ -1,5 +1,6 @@
 """A run from its config: set-up, training, evaluation, and what it leaves in the output folder."""
 
+import copy
 import logging
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories
-from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.engine import default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -20,7 +21,7 @@ from dino_d2.modeling.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
-from .config import can_resume
+from .config import SCHEDULE, config_yaml, forgo_pretrained, settle
 from .datasets import check_datasets
 from .errors import UserError
 from .model import build_model, check_whole, load_weights
@@ -28,6 +29,7 @@ from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, kept_random_state
+from .resume import can_resume, check_resume
 from .trainer import Trainer, make_ema
 
 logger = logging.getLogger("dino_d2")
@@ -42,13 +44,19 @@ def train(cfg: DictConfig, resume: bool) -> dict:
 
     Returns:
         the last metrics on rank 0; nothing on other ranks or if a signal has stopped the training.
+
+    Raises:
+        UserError, DatasetError: the data, the model or the checkpoint cannot be used. In the output folder, config.yaml
+            and checkpoints are as before then.
     """
     start = time.perf_counter()
     resume = can_resume(cfg, resume)
+    recipe = copy.deepcopy(cfg)  # for config.yaml: the schedule as the recipe has it, no model among the values
+    settle(cfg, SCHEDULE)
+    if resume or cfg.train.init_checkpoint:
+        forgo_pretrained(cfg)
     check_datasets(cfg)
     model = build_model(cfg)
-    if not resume and comm.is_main_process():
-        MatchingHistory(cfg.train.output_dir).forget()
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
@@ -71,6 +79,12 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     evaluated = model if ema is None else ema.module
     checkpointer = AtomicCheckpointer(evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
     main_process = comm.is_main_process()
+    if resume:
+        check_resume(checkpointer.get_checkpoint_file(), evaluated, optimizer)
+    elif main_process:
+        MatchingHistory(cfg.train.output_dir).forget()
+    if main_process:
+        LazyConfig.save(recipe, str(config_yaml(cfg)))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -115,6 +129,7 @@ def evaluate(cfg: DictConfig) -> dict:
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
+    forgo_pretrained(cfg)
     check_datasets(cfg, splits=("test",))
     model = build_model(cfg)
     check_whole(load_weights(model, cfg.train.init_checkpoint))
@@ -156,9 +171,10 @@ def picture_path(cfg: DictConfig) -> Path:
 def summary(cfg: DictConfig, metrics: dict, seconds: float) -> str:
     """What a user wants to know after training."""
     folder = Path(cfg.train.output_dir)
-    scores = ", ".join(f"{name} {metrics[f'bbox/{name}']:.1f}" for name in ("AP", "AP50", "AP75"))
+    names = [name for name in ("AP", "AP50", "AP75") if f"bbox/{name}" in metrics]  # an evaluator may have others
+    scores = ", ".join(f"{name} {metrics[f'bbox/{name}']:.1f}" for name in names)
     return (
-        f"finished: {scores} in {seconds / 60:.1f} minutes\n"
+        f"finished{': ' * bool(scores)}{scores} in {seconds / 60:.1f} minutes\n"
         f"  picture     {picture_path(cfg)}\n"
         f"  logs        {folder / 'metrics.json'}, {folder / 'log.txt'}, tensorboard --logdir {folder}\n"
         f"  checkpoint  {folder / 'model_final.pth'}"

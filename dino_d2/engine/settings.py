@@ -25,6 +25,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.clip_grad_norm": (lambda v: v > 0, "greater than 0; a large number switches clipping off"),
     "train.amp.dtype": (lambda v: v in ("bfloat16", "float16"), "bfloat16 or float16"),
     "train.ema.decay": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "model.detector.queries.num_queries": (lambda v: v >= 1, "at least 1"),
     "optimizer.lr": (lambda v: v > 0, "greater than 0"),
     "dataloader.train.total_batch_size": (lambda v: v >= 1, "at least 1"),
     "dataloader.train.num_workers": (lambda v: v >= 0, "at least 0"),
@@ -45,9 +46,12 @@ def check_settings(cfg: DictConfig) -> None:
             "configs/common/"
         )
     for key, (allowed, words) in RANGES.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not OmegaConf.is_config(value) and not allowed(value):
-            raise UserError(f"{key}={value!r}: must be {words}")
+        section, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, section)
+        if not OmegaConf.is_dict(node) or name not in node or OmegaConf.is_config(node[name]):
+            continue
+        if node[name] is None or not allowed(node[name]):
+            raise UserError(f"{key}={'null' if node[name] is None else repr(node[name])}: must be {words}")
     batch, ranks = OmegaConf.select(cfg, "dataloader.train.total_batch_size"), comm.get_world_size()
     if batch is not None and batch % ranks:
         raise UserError(
