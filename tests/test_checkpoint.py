@@ -6,6 +6,7 @@ import logging
 import pickle
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -429,3 +430,16 @@ def test_a_file_without_tensors(tmp_path):
     torch.save({"iteration": 3}, path)
     with pytest.raises(ValueError, match="no tensors"):
         load_checkpoint(make_model(), str(path))
+
+
+@pytest.mark.parametrize("module", ["dino_d2.checkpoint.__main__", "dino_d2.checkpoint.transfer"])
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_commands_meet_a_file_that_is_no_checkpoint_with_one_message(module, content, tmp_path, monkeypatch):
+    source = tmp_path / "weights.pth"
+    if content:
+        source.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", [module, str(source), str(tmp_path / "out.pth")])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit, match=r"error: .*weights\.pth"):
+        runpy.run_module(module, run_name="__main__")
+    assert not (tmp_path / "out.pth").exists()

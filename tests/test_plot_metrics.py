@@ -134,3 +134,19 @@ def test_results_of_another_dataset(precision_recall, results, tmp_path):
         precision_recall.main([str(found), str(truth)])
     with pytest.raises(SystemExit, match=r"there is no nothing\.json"):
         precision_recall.main(["nothing.json", str(truth)])
+
+
+@pytest.mark.parametrize(
+    ("results", "annotations", "words"),
+    [
+        ("no json", "{}", "results is not a JSON file"),
+        ('[{"image_id": 1}]', "no json", "annotations is not a JSON file"),
+        ('[{"image_id": 1}]', "{}", "annotations is no ground truth"),
+        ("{}", '{"images": [], "annotations": [], "categories": []}', "results is no list of detections"),
+    ],
+)
+def test_files_of_something_else_are_met_with_one_message(precision_recall, tmp_path, results, annotations, words):
+    for name, content in (("results", results), ("annotations", annotations)):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"error: .*{words}"):
+        precision_recall.main([str(tmp_path / "results"), str(tmp_path / "annotations")])

@@ -14,6 +14,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -38,9 +39,11 @@ def evaluate(results: Path, annotations: Path) -> COCOeval:
     for path in (results, annotations):
         if not path.is_file():
             raise UserError(f"there is no {path} (looked from {Path.cwd()})")
-    detections = json.loads(results.read_text())
+    detections, truths = read_json(results), read_json(annotations)
     if not isinstance(detections, list) or not detections:
         raise UserError(f"{results} is no list of detections, or an empty one")
+    if not isinstance(truths, dict) or not {"images", "annotations", "categories"} <= truths.keys():
+        raise UserError(f"{annotations} is no ground truth in COCO's format")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         unknown = {d["image_id"] for d in detections} - set(truth.getImgIds())
@@ -53,6 +56,17 @@ def evaluate(results: Path, annotations: Path) -> COCOeval:
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        UserError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no text at all
+        raise UserError(f"{path} is not a JSON file: {error}") from error
 
 
 def table(evaluation: COCOeval) -> list[list]:

@@ -4,6 +4,7 @@ python -m dino_d2.checkpoint IN OUT
 """
 
 import argparse
+import sys
 
 from .write import convert
 
@@ -11,4 +12,7 @@ parser = argparse.ArgumentParser(prog="python -m dino_d2.checkpoint", descriptio
 parser.add_argument("input", metavar="IN", help="checkpoint of any known format, recognised by its tensors")
 parser.add_argument("output", metavar="OUT", help="PyTorch file to write")
 arguments = parser.parse_args()
-print(convert(arguments.input, arguments.output))
+try:
+    print(convert(arguments.input, arguments.output))
+except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")

@@ -93,17 +93,29 @@ def main() -> None:
     parser.add_argument("target", help="file to write")
     parser.add_argument("--dataset", default="coco_2017_val", help="registered dataset with the wanted classes")
     options = parser.parse_args()
-    named = read_categories(options.source)
-    wanted = categories(options.dataset)
+    try:
+        transfer(options.source, options.target, options.dataset)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def transfer(source: str, target: str, dataset: str) -> None:
+    """Write ``source`` with the classes of ``dataset`` to ``target``, and say on the terminal what was taken over.
+
+    Raises:
+        ValueError: the source is no checkpoint, or either side does not name its classes.
+    """
+    named = read_categories(source)
+    wanted = categories(dataset)
     if not named:
-        sys.exit(f"error: {options.source} does not name its classes; a run of this project writes them into its files")
+        raise ValueError(f"{source} does not name its classes; a run of this project writes them into its files")
     if not wanted:
-        sys.exit(f"error: the dataset {options.dataset} is not registered with class names")
+        raise ValueError(f"the dataset {dataset} is not registered with class names")
     sources, targets = [c["name"] for c in named], [c["name"] for c in wanted]
-    tensors = transfer_classes(read_tensors(options.source), sources, targets)
-    torch.save({"model": tensors, "categories": wanted}, options.target)
+    tensors = transfer_classes(read_tensors(source), sources, targets)
+    torch.save({"model": tensors, "categories": wanted}, target)
     fresh = [name for name, row in zip(targets, same_names(sources, targets), strict=True) if row is None]
-    print(f"{options.target}: {len(targets) - len(fresh)} of {len(targets)} classes taken over by name")
+    print(f"{target}: {len(targets) - len(fresh)} of {len(targets)} classes taken over by name")
     if fresh:
         print(f"  new: {', '.join(fresh)}")
 
