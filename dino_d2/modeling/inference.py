@@ -19,8 +19,8 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
     Frozen norms are multiplied into the convolutions. With a precision, the model detects under autocast, and the
     weights of convolutions and linear layers are kept in it; norms, boxes and what is added up stay float32. On a CPU
     those weights lie as oneDNN wants them (``layers/prepacked.py``): such a copy stays on the CPU, its ``state_dict``
-    lacks them, and it cannot be compiled or exported; the model itself can. In bfloat16 a ResNet's blocks there write
-    over their inputs, so a hook that looks at feature maps must clone them.
+    lacks them, and it can be neither compiled nor exported to a file; the model itself can. In bfloat16 the blocks of
+    a ResNet write over their inputs there, so a hook that looks at feature maps must clone them.
 
     Args:
         model: is left as it is.
