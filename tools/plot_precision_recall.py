@@ -45,7 +45,9 @@ def evaluate(results: Path, annotations: Path) -> COCOeval:
     if not isinstance(truths, dict) or not {"images", "annotations", "categories"} <= truths.keys():
         raise UserError(f"{annotations} is no ground truth in COCO's format")
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
+        truth = COCO()
+        truth.dataset = truths
+        truth.createIndex()
         unknown = {d["image_id"] for d in detections} - set(truth.getImgIds())
         if unknown:
             raise UserError(

@@ -5,7 +5,6 @@ follow are computed with the product, while its results are in the cache.
 """
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class Prepacked(nn.Module):
     def packed(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Prepacked":
         """``to``, ``float``, ... of a module: what is packed must be brought into the layout of its new dtype."""
         weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
         del self.weight

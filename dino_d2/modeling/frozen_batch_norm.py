@@ -26,8 +26,7 @@ def fold_frozen_batch_norms(body: nn.Module) -> None:
         return
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(next(body.parameters()))
     with _in_evaluation(body), _random_norms(body):
-        expected = body(image)
-        pairs = _pairs(body, image)
+        expected, pairs = _maps_and_pairs(body, image)
         for conv, norm in pairs:
             conv.__class__, norm.__class__ = NormedConv2d, FoldedNorm
             conv.norm_behind = (norm,)  # in a tuple: the norm's place among the modules stays where it is
@@ -102,8 +101,8 @@ def _nearly_equal(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max())
 
 
-def _pairs(body: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, FrozenBatchNorm2d]]:
-    """(convolution, frozen norm) where the norm takes the very tensor that the convolution gave."""
+def _maps_and_pairs(body: nn.Module, image: Tensor) -> tuple[list[Tensor], list[tuple[nn.Conv2d, FrozenBatchNorm2d]]]:
+    """What ``body`` gives, and (convolution, frozen norm) where the norm takes the very tensor of the convolution."""
     maker: dict[int, nn.Conv2d] = {}
     outputs, pairs = [], []
 
@@ -121,7 +120,7 @@ def _pairs(body: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, FrozenBatchN
             hooks.append(module.register_forward_hook(note_output))
         elif isinstance(module, FrozenBatchNorm2d):
             hooks.append(module.register_forward_pre_hook(note_input))
-    body(image)
+    maps = body(image)
     for hook in hooks:
         hook.remove()
-    return pairs
+    return maps, pairs
