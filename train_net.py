@@ -17,10 +17,10 @@ import torch
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.engine import default_argument_parser
 from dino_d2.engine.config import load_config
-from dino_d2.engine.errors import UserError
 from dino_d2.engine.launch import launch
 from dino_d2.engine.run import evaluate, train
 from dino_d2.engine.trainer import NonFiniteLossError
+from dino_d2.errors import UserError
 
 OUT_OF_MEMORY = (
     "the GPU's memory is too small for this. What helps, in this order (docs/custom_data.md has figures): "

@@ -27,7 +27,7 @@ from video import VideoReader, VideoWriter
 from dino_d2.data.pixels import pixels
 from dino_d2.detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from dino_d2.detectron2.structures import Instances
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 from dino_d2.predictor import Predictor
 from dino_d2.visualize import draw_detections
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 WEBCAM = re.compile(r"webcam(?::(\d+))?")

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 
 
 def opencv() -> ModuleType:

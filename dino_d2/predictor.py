@@ -35,8 +35,8 @@ from dino_d2.detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
-from dino_d2.engine.errors import UserError
 from dino_d2.engine.overrides import apply_overrides
+from dino_d2.errors import UserError
 from dino_d2.modeling.content import UnknownLabelEmbedding
 from dino_d2.modeling.inference import for_inference
 

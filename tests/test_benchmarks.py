@@ -3,12 +3,13 @@
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.paths import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 TINY = ["--config-file", "configs/dino/dino_tiny_shapes.py", "--size", "64", "96", "--batch", "1", "--seconds", "0.01"]
 CASE = {"config": "configs/dino/dino_tiny_shapes.py", "case": "64x96", "batch": 1, "dtype": "float32", "device": "cpu"}
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from in_process import run_train_net
 from PIL import Image
 
 from dino_d2.data.check.__main__ import main as check
@@ -23,8 +22,9 @@ from dino_d2.data.convert.__main__ import main as convert
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.engine.overrides import apply_overrides
+from tests.in_process import run_train_net
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = "not run by the tests"
 

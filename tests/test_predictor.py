@@ -17,14 +17,15 @@ from dino_d2.detectron2.data import MetadataCatalog
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.engine import DefaultPredictor
 from dino_d2.engine.checkpointer import AtomicCheckpointer
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 from dino_d2.modeling import for_inference
 from dino_d2.predictor import Predictor, predictor_cfg
+from tests.paths import CONFIGS
 
 SMALL = ["model.detector.encoder.num_layers=1", "model.detector.decoder.num_layers=2"]
-CONFIGS = Path(__file__).parents[1] / "configs/dino"
-RECIPE = str(CONFIGS / "dino_tiny_shapes.py")
-PRETRAINED = str(CONFIGS / "dino_r50_4scale_12ep.py")
+RECIPES = CONFIGS / "dino"
+RECIPE = str(RECIPES / "dino_tiny_shapes.py")
+PRETRAINED = str(RECIPES / "dino_r50_4scale_12ep.py")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def detections(instances):
 
 def test_a_recipe_with_test_time_augmentation_detects_with_it_in_both_predictors(trained):
     overrides, weights = trained
-    recipe = CONFIGS / "dino_tiny_shapes_tta.py"
+    recipe = RECIPES / "dino_tiny_shapes_tta.py"
     rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     plain = Predictor(RECIPE, weights, overrides)(rgb, "RGB")
     found = Predictor(recipe, weights, overrides)(rgb, "RGB")
@@ -225,7 +226,7 @@ def test_the_classes_come_with_the_checkpoint(predictor):
 
 def test_own_data_need_not_be_there(trained, tmp_path):
     """A recipe that counts its classes in the data: the checkpoint knows their number, and our own their names."""
-    cfg = LazyConfig.load(str(CONFIGS / "dino_tiny_coco.py"))
+    cfg = LazyConfig.load(str(RECIPES / "dino_tiny_coco.py"))
     own = LazyConfig.apply_overrides(LazyConfig.load(RECIPE), trained[0])
     model, counted = own.model, cfg.model.detector.num_classes
     model.detector.num_classes = counted
@@ -283,7 +284,7 @@ def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
 
 def test_the_lines_of_the_docs_run(tmp_path, monkeypatch, capsys):
     """docs/predict.md and the README's snippet, in a folder that looks like that of a finished `make train`."""
-    root = CONFIGS.parents[1]
+    root = CONFIGS.parent
     (tmp_path / "configs").symlink_to(root / "configs")
     generate(tmp_path / "datasets/shapes", Recipe(train=1, val=27, size=64))
     model = instantiate(LazyConfig.load(RECIPE).model)

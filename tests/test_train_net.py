@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 RECIPE = "configs/dino/dino_tiny_shapes.py"
 
 

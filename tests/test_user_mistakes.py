@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import run_train_net
 from omegaconf import OmegaConf
 from PIL import Image
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.engine.overrides import apply_overrides, check_calls, check_type
+from tests.in_process import run_train_net
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CUSTOM = "configs/dino/dino_r50_4scale_custom.py"
 SHAPES = "configs/dino/dino_tiny_shapes.py"
 RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").glob("*/*.py") if p.parent.name != "common")

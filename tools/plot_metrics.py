@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 
 Points = list[tuple[int, float]]  # (iteration, value)
 

@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 from dino_d2.visualize.style import colour_of
 
 COLUMNS = ("class", "AP", "AP50", "AP75", "objects", "detections")

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dino_d2.detectron2.data.detection_utils import convert_PIL_to_numpy, read_image
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
 ColourOrder = Literal["RGB", "BGR"]

@@ -3,9 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +12,12 @@ from torch import nn
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.engine import hooks
 from dino_d2.detectron2.utils import comm
+from dino_d2.errors import UserError
+from dino_d2.files import PART, write_atomically
 
-from .errors import UserError
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
-
-_PART = ".part"  # a file being written; no reader takes it for a checkpoint
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -90,7 +88,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.max_to_keep = None  # rank 0 deletes the files
             return
         folder = Path(self.checkpointer.save_dir)
-        for path in folder.glob(f"*{_PART}"):
+        for path in folder.glob(f"*{PART}"):
             path.unlink()  # a killed run was writing it
         if self.max_to_keep is not None:
             names = re.compile(re.escape(self.file_prefix) + r"_(\d{7})\.pth")
@@ -99,22 +97,3 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.recent_checkpoints = [str(folder / name) for name in earlier]
             while len(self.recent_checkpoints) > self.max_to_keep:
                 os.remove(self.recent_checkpoints.pop(0))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let ``write`` fill a file that appears at ``path``, in place of an older one, when it is whole.
-
-    Whenever the process is killed, or the power fails, there is either the old file or the new one.
-    """
-    part = path.with_name(path.name + _PART)
-    with open(part, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    # The new name must reach the disk before `last_checkpoint` speaks of it.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

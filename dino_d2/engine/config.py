@@ -13,10 +13,10 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.engine import default_setup
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.logger import setup_logger
+from dino_d2.errors import UserError
+from dino_d2.files import write_atomically
 
-from .checkpointer import write_atomically
 from .datasets import check_names
-from .errors import UserError
 from .overrides import apply_overrides, check_calls
 from .settings import check_settings
 

@@ -11,8 +11,7 @@ from dino_d2.data.check.structure import load
 from dino_d2.data.coco_format import source_of
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
-
-from .errors import UserError
+from dino_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 

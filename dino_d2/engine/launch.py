@@ -13,8 +13,8 @@ from torch.multiprocessing import ProcessExitedException
 from dino_d2.detectron2.engine import DEFAULT_TIMEOUT
 from dino_d2.detectron2.engine import launch as detectron2_launch
 from dino_d2.detectron2.utils import comm
+from dino_d2.errors import UserError
 
-from .errors import UserError
 from .memory import keep_freed_memory
 from .preemption import forward_signals
 

@@ -10,10 +10,9 @@ from dino_d2.checkpoint.report import LoadReport, summary
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.utils.file_io import PathManager
+from dino_d2.errors import UserError
 from dino_d2.modeling import TimmBackbone
 from dino_d2.modeling.backbone import BackboneError
-
-from .errors import UserError
 
 
 def build_model(cfg: DictConfig) -> nn.Module:

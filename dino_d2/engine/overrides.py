@@ -12,8 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.utils.registry import locate
-
-from .errors import UserError
+from dino_d2.errors import UserError
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

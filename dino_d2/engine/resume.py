@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dino_d2.checkpoint.files import read_torch
-
-from .errors import UserError
+from dino_d2.errors import UserError
 
 logger = logging.getLogger("dino_d2")
 

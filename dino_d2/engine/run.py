@@ -16,6 +16,7 @@ from dino_d2.detectron2.engine import default_writers, hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
+from dino_d2.errors import UserError
 from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.modeling.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
@@ -23,7 +24,6 @@ from dino_d2.visualize import picture_of_predictions
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, config_yaml, forgo_pretrained, settle
 from .datasets import check_datasets
-from .errors import UserError
 from .model import build_model, check_whole, load_weights
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped

@@ -9,8 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.detectron2.utils import comm
-
-from .errors import UserError
+from dino_d2.errors import UserError
 
 #: What every recipe has.
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")

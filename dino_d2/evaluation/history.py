@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dino_d2.engine.checkpointer import write_atomically
+from dino_d2.files import write_atomically
 
 Matching = dict[object, tuple[np.ndarray, np.ndarray]]  # {image id: (queries [M], targets [M])}
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dino_d2.denoising import ContrastiveDenoising
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 from dino_d2.layers import cxcywh_to_xyxy
 from dino_d2.modeling import DETR
 from dino_d2.modeling.detr import normalised_boxes

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from dino_d2.engine.errors import UserError
+from dino_d2.errors import UserError
 from dino_d2.layers import MultiScaleDeformableAttention, cxcywh_to_xyxy
 from dino_d2.layers.ms_deform_attn_reference import sampling_locations_from_offsets
 from dino_d2.modeling import DETR

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import paths
+
 from .compare import Comparison
 from .vectors import Vector
 
-PROJECT_VECTORS = Path(__file__).parents[1] / "data" / "reference"
+PROJECT_VECTORS = paths.VECTORS / "reference"
 DEVIATIONS = pytest.StashKey[dict]()
 VECTORS = pytest.StashKey[list]()
 KINDS = pytest.StashKey[set]()

@@ -1,0 +1,28 @@
+"""Writing files so that a reader never sees half of one."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+#: Ending of a file that is still being written.
+PART = ".part"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write`` fill a file that appears at ``path``, in place of an older one, when it is whole.
+
+    Whenever the process is killed, or the power fails, there is either the old file or the new one.
+    """
+    part = path.with_name(path.name + PART)
+    with open(part, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    # The new name must reach the disk before `last_checkpoint` speaks of it.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,216 @@
+"""Dataset dicts, transforms, samplers and batches of both engines."""
+
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.paths import COCO_TINY
+
+from .engines import ENGINES, both, module
+
+
+@pytest.fixture(scope="module")
+def coco_file(tmp_path_factory):
+    """Twelve images with objects of every kind a COCO file may hold."""
+    folder = tmp_path_factory.mktemp("coco")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(12):
+        width, height = (int(x) for x in rng.integers(40, 90, 2))
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.jpg")
+        images.append({"id": 100 - 7 * i, "file_name": f"{i}.jpg", "width": width, "height": height})
+        for k in range(i % 4):
+            x, y, w, h = rng.uniform(1, 20, 4).round(2).tolist()
+            annotation = {"image_id": 100 - 7 * i, "bbox": [x, y, w, h], "area": w * h, "category_id": [3, 8, 5][k]}
+            annotation |= {"id": len(annotations) + 1, "iscrowd": int(i == 3)}
+            if k == 0:
+                annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h], [1, 2, 3, 4]]
+            elif k == 1 and i % 2:
+                annotation["segmentation"] = [[1, 2, 3]]
+            elif k == 2:
+                size = [height, width]
+                annotation["segmentation"] = {"counts": [5, 10, height * width - 15], "size": size}
+                annotation["keypoints"] = [3, 4, 2, 5, 6, 1]
+            annotations.append(annotation)
+    categories = [{"id": 8, "name": "b"}, {"id": 3, "name": "a"}, {"id": 5, "name": "c"}]
+    path = folder / "annotations.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def dicts(engine, path, images, name):
+    data = module(engine, "data")
+    if name not in data.DatasetCatalog:
+        module(engine, "data.datasets.coco").register_coco_instances(name, {}, str(path), str(images))
+    return data.get_detection_dataset_dicts(name, filter_empty=True)
+
+
+def same_dicts(path, images, name):
+    real, embedded = (dicts(engine, path, images, name) for engine in ENGINES)
+    assert real == embedded
+    for everything in (True, False):
+        a, b = (m.get_detection_dataset_dicts([name, name], filter_empty=not everything) for m in both("data"))
+        assert a == b
+    meta = [m.MetadataCatalog.get(name).as_dict() if hasattr(m.MetadataCatalog.get(name), "as_dict") else
+            vars(m.MetadataCatalog.get(name)) for m in both("data")]  # fmt: skip
+    assert meta[0] == meta[1]
+    return real
+
+
+def test_dataset_dicts(coco_file):
+    assert len(same_dicts(coco_file, coco_file.parent, "door_differential")) > 5
+
+
+@pytest.mark.skipif(not COCO_TINY.is_dir(), reason="no coco_tiny beside the checkout")
+def test_dataset_dicts_of_real_photographs():
+    for path in sorted(COCO_TINY.rglob("*.json")):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and "annotations" in content:
+            same_dicts(path, path.parent, f"door_{path.stem}")
+
+
+def test_builtin_coco():
+    for split in ("coco_2017_train", "coco_2017_val", "coco_2017_test-dev"):
+        real, embedded = (m.MetadataCatalog.get(split) for m in both("data"))
+        for key in ("thing_classes", "thing_dataset_id_to_contiguous_id", "json_file", "image_root", "evaluator_type"):
+            assert getattr(real, key) == getattr(embedded, key)
+
+
+def seed_all(seed):
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+AUGMENTATIONS = {
+    "flip": lambda T: [T.RandomFlip(prob=0.5)],
+    "flip down": lambda T: [T.RandomFlip(prob=0.7, horizontal=False, vertical=True)],
+    "shortest edge of some": lambda T: [T.ResizeShortestEdge((30, 45, 70), max_size=90, sample_style="choice")],
+    "shortest edge in a range": lambda T: [T.ResizeShortestEdge((30, 70), 75)],
+    "crop": lambda T: [T.RandomCrop("absolute_range", (20, 50))],
+    "crop of a size": lambda T: [T.RandomCrop("absolute", (35, 200))],
+    "crop by share": lambda T: [T.RandomCrop("relative", (0.5, 0.7))],
+    "crop by drawn share": lambda T: [T.RandomCrop("relative_range", (0.3, 0.6))],
+    "detr": lambda T: [
+        T.RandomFlip(),
+        T.ResizeShortestEdge((40, 60), sample_style="choice"),
+        T.RandomCrop("absolute_range", (20, 50)),
+        T.ResizeShortestEdge((30, 45, 70), max_size=90, sample_style="choice"),
+        T.NoOpTransform(),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation(name):
+    rng = np.random.default_rng(1)
+    for seed in range(15):
+        height, width = (int(x) for x in rng.integers(51, 120, 2))
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        boxes = rng.uniform(0, 50, (4, 4))
+        results = []
+        for T in both("data.transforms"):
+            seed_all(seed)
+            aug_input = T.AugInput(image.copy(), boxes=boxes.copy())
+            transforms = T.AugmentationList(AUGMENTATIONS[name](T))(aug_input)
+            results.append((aug_input.image, aug_input.boxes, transforms.apply_box(boxes.copy()), np.random.rand()))  # noqa: NPY002
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "BGR", "L"])
+@pytest.mark.parametrize("orientation", [None, 2, 3, 4, 5, 6, 7, 8])
+def test_read_image(tmp_path, mode, orientation):
+    exif = Image.Exif()
+    if orientation:
+        exif[274] = orientation
+    pixels = np.random.default_rng(2).integers(0, 255, (9, 14, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
+    real, embedded = (m.read_image(str(tmp_path / "a.jpg"), mode) for m in both("data.detection_utils"))
+    np.testing.assert_array_equal(real, embedded)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_training_sampler(shuffle):
+    real, embedded = (list(itertools.islice(m.TrainingSampler(13, shuffle, seed=9), 50)) for m in both("data.samplers"))
+    assert real == embedded
+    draws = []
+    for m in both("data.samplers"):
+        seed_all(4)
+        draws.append(list(itertools.islice(m.TrainingSampler(13), 20)))  # without a seed: from NumPy's
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(("size", "world"), [(10, 4), (3, 4), (8, 2)])
+def test_inference_sampler(size, world, monkeypatch):
+    for rank in range(world):
+        for engine in ENGINES:
+            comm = module(engine, "utils.comm")
+            monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+            monkeypatch.setattr(comm, "get_world_size", lambda: world)
+        real, embedded = (list(m.InferenceSampler(size)) for m in both("data.samplers"))
+        assert real == embedded
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("grouping", [True, False])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_batches(coco_file, workers, grouping, seed):
+    batches = []
+    for engine in ENGINES:
+        data, T = module(engine, "data"), module(engine, "data.transforms")
+        records = dicts(engine, coco_file, coco_file.parent, "door_differential")
+        mapper = data.DatasetMapper(True, augmentations=AUGMENTATIONS["detr"](T), image_format="RGB")
+        seed_all(8)
+        loader = data.build_detection_train_loader(
+            records,
+            mapper=mapper,
+            sampler=data.samplers.TrainingSampler(len(records), seed=1),
+            total_batch_size=2,
+            aspect_ratio_grouping=grouping,
+            num_workers=workers,
+            seed=seed,
+        )
+        batches.append(list(itertools.islice(loader, 7)))
+    for a, b in zip(*batches, strict=True):
+        assert [x["image_id"] for x in a] == [x["image_id"] for x in b]
+        for x, y in zip(a, b, strict=True):
+            assert set(x) == set(y)
+            assert torch.equal(x["image"], y["image"])
+            assert torch.equal(x["instances"].gt_boxes.tensor, y["instances"].gt_boxes.tensor)
+            assert torch.equal(x["instances"].gt_classes, y["instances"].gt_classes)
+            assert x["instances"].image_size == y["instances"].image_size
+
+
+def test_test_loader(coco_file):
+    batches = []
+    for engine in ENGINES:
+        data = module(engine, "data")
+        records = dicts(engine, coco_file, coco_file.parent, "door_differential")
+        mapper = data.DatasetMapper(False, augmentations=[], image_format="BGR")
+        batches.append(list(data.build_detection_test_loader(records, mapper=mapper, batch_size=4)))
+    for a, b in zip(*batches, strict=True):
+        assert [x["file_name"] for x in a] == [x["file_name"] for x in b]
+        assert all(torch.equal(x["image"], y["image"]) and set(x) == set(y) for x, y in zip(a, b, strict=True))
+
+
+def test_structures():
+    generator = torch.Generator().manual_seed(0)
+    numbers = [torch.randint(-10, 60, (n, 4), generator=generator).float() for n in (30, 20)]
+    outcomes = []
+    for m in both("structures"):
+        a, b = m.Boxes(numbers[0].clone()), m.Boxes(numbers[1].clone())
+        iou = m.pairwise_iou(a, b)
+        area, nonempty = a.area(), a.nonempty(2)
+        a.clip((40, 50))
+        a.scale(0.3, 1.7)
+        xywh = m.BoxMode.convert(numbers[0], m.BoxMode.XYXY_ABS, m.BoxMode.XYWH_ABS)
+        single = m.BoxMode.convert([0.1, 0.2, 0.3, 0.7], m.BoxMode.XYWH_ABS, m.BoxMode.XYXY_ABS)
+        outcomes.append((iou, area, nonempty, a.tensor, xywh, torch.tensor(single, dtype=torch.float64)))
+    for x, y in zip(*outcomes, strict=True):
+        assert torch.equal(x, y)
