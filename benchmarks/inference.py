@@ -23,9 +23,9 @@ from measure import DTYPES, in_fresh_process, machine, median, peak_mib, take_tu
 from recipes import add_arguments, image_inputs, load, make_model
 from torch import nn
 
-from dino_d2.layers.linear import use_plain_linear
 from dino_d2.layers.ms_deform_attn import use_reference_op
-from dino_d2.modeling import for_inference
+from dino_d2.speed import for_inference
+from dino_d2.speed.linear import use_plain_linear
 
 SIZES, BATCHES, HALF = [(640, 640), (800, 1216)], [1, 8], ["float32", "bfloat16"]
 

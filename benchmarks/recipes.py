@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
-from dino_d2.engine.memory import keep_freed_memory
 from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
+from dino_d2.speed.memory import keep_freed_memory
 
 CONFIG = "configs/dino/dino_r50_4scale_12ep.py"
 

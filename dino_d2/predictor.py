@@ -37,8 +37,8 @@ from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
 from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
-from dino_d2.modeling.content import UnknownLabelEmbedding
-from dino_d2.modeling.inference import for_inference
+from dino_d2.modeling.queries.content import UnknownLabelEmbedding
+from dino_d2.speed.inference import for_inference
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import torch
 from dino_d2.denoising import ContrastiveDenoising, DynamicGroups
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import SinePositionEncoding
+from dino_d2.meta_arch import DETR
 from dino_d2.modeling import (
-    DETR,
     BoxHead,
     ChannelMapper,
     ClassHead,

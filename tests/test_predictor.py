@@ -18,8 +18,8 @@ from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.engine import DefaultPredictor
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
-from dino_d2.modeling import for_inference
 from dino_d2.predictor import Predictor, predictor_cfg
+from dino_d2.speed import for_inference
 from tests.paths import CONFIGS
 
 SMALL = ["model.detector.encoder.num_layers=1", "model.detector.decoder.num_layers=2"]

@@ -255,7 +255,7 @@ def test_too_little_memory(place, monkeypatch):
     def forward(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("dino_d2.modeling.detr.DETR.losses", forward)
+    monkeypatch.setattr("dino_d2.meta_arch.detr.DETR.losses", forward)
     with pytest.raises(SystemExit) as stopped:
         run_train_net(*own())
     for word in ("memory is too small", "train.amp.enabled=True", "train.accumulate", "Tried to allocate"):

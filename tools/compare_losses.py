@@ -11,6 +11,7 @@ compared; the program exits with status 1 where any of them differs.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def main() -> None:
             outputs = [folder / side / Path(recipe).stem for side in ("before", "after")]
             if not (outputs[0] / "model_final.pth").is_file():
                 train(arguments.before.resolve(), recipe, arguments.iterations, outputs[0], folder)
+            shutil.rmtree(outputs[1], ignore_errors=True)
             train(arguments.after.resolve(), recipe, arguments.iterations, outputs[1], folder)
             found = differences(*outputs)
             failed |= bool(found)

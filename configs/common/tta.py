@@ -4,7 +4,7 @@ In a recipe: `from ..common.tta import tta` and `model.inference = tta`. The pap
 """
 
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling import OneToOneEnsemble, View
+from dino_d2.meta_arch import OneToOneEnsemble, View
 
 tta = L(OneToOneEnsemble)(
     weight=1.0,  # of the image itself

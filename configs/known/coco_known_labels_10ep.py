@@ -6,7 +6,7 @@
 from dino_d2.data.known import KnownLabelsMapper
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling.known import KnownLabelDETR
+from dino_d2.meta_arch import KnownLabelDETR
 
 from ..dino.dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
 

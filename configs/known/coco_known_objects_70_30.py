@@ -3,7 +3,7 @@
 from dino_d2.data.known import only_classes
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling.known import KnownClasses, KnownObjectDETR, known_classes, unknown_classes
+from dino_d2.meta_arch import KnownClasses, KnownObjectDETR, known_classes, unknown_classes
 
 from ..dino.dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
 

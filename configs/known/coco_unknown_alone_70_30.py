@@ -2,7 +2,7 @@
 
 from dino_d2.data.known import only_classes
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling.known import unknown_classes
+from dino_d2.meta_arch import unknown_classes
 
 from ..dino.dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
 

@@ -6,7 +6,7 @@ Evaluated without known objects ("AP"); `shapes_known_objects_70_30_given.py` ev
 from dino_d2.data.known import only_classes
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling.known import KnownClasses, KnownObjectDETR, known_classes, unknown_classes
+from dino_d2.meta_arch import KnownClasses, KnownObjectDETR, known_classes, unknown_classes
 
 from ..dino.dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
 

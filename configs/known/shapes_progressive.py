@@ -2,7 +2,7 @@
 
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.modeling.known import KnownAtRandom, KnownObjectDETR, ProgressiveInference
+from dino_d2.meta_arch import KnownAtRandom, KnownObjectDETR, ProgressiveInference
 
 from ..dino.dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
 

@@ -14,8 +14,8 @@ from dino_d2.detectron2.engine import DEFAULT_TIMEOUT
 from dino_d2.detectron2.engine import launch as detectron2_launch
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
+from dino_d2.speed import keep_freed_memory
 
-from .memory import keep_freed_memory
 from .preemption import forward_signals
 
 

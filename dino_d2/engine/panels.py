@@ -10,7 +10,7 @@ from PIL import Image
 from dino_d2.detectron2.data import MetadataCatalog
 from dino_d2.detectron2.engine import HookBase
 from dino_d2.errors import UserError
-from dino_d2.modeling import DETR
+from dino_d2.meta_arch import DETR
 from dino_d2.visualize import panel_of_denoising, panel_of_predictions, panel_of_sampling_points
 from dino_d2.visualize.denoising import check_denoising
 from dino_d2.visualize.predictions import pick, save

@@ -18,7 +18,7 @@ from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.evaluation.history import MatchingHistory
-from dino_d2.modeling.inference import for_inference
+from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer

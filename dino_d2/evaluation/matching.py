@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dino_d2.modeling.detr import QueryPredictions
-from dino_d2.modeling.matcher import HungarianMatcher
+from dino_d2.meta_arch.detr import QueryPredictions
+from dino_d2.modeling.losses.matcher import HungarianMatcher
 
 
 class ImageMatching(NamedTuple):

@@ -7,8 +7,8 @@ import numpy as np
 from dino_d2.detectron2.evaluation import DatasetEvaluator
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import get_event_storage
-from dino_d2.modeling.detr import QueryPredictions, normalised_boxes
-from dino_d2.modeling.matcher import HungarianMatcher
+from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
+from dino_d2.modeling.losses.matcher import HungarianMatcher
 
 from .history import MatchingHistory
 from .matching import Image, ImageMatching, average_top_distance, instability, match_images

@@ -4,8 +4,6 @@ import itertools
 
 from torch import Tensor, nn
 
-from .linear import Linear
-
 
 class MLP(nn.Module):
     """``num_layers`` linear layers with ReLU between them; [..., input_dim] -> [..., output_dim]."""
@@ -13,12 +11,10 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
         widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(
-            Linear(width_in, width_out, activation="relu" if i < num_layers - 1 else "none")
-            for i, (width_in, width_out) in enumerate(itertools.pairwise(widths))
-        )
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)

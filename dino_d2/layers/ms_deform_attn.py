@@ -9,7 +9,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers.linear import Linear
 from dino_d2.layers.ms_deform_attn_op import (
     ms_deform_attn,
     ms_deform_attn_fused,
@@ -49,10 +48,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        self.sampling_offsets = Linear(embed_dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = Linear(embed_dim, num_heads * num_levels * num_points)
-        self.value_proj = Linear(embed_dim, embed_dim)
-        self.output_proj = Linear(embed_dim, embed_dim)
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -1,54 +1,84 @@
-from .anchor_box_queries import AnchorBoxQueries, PatternBoxQueries
-from .backbone import TimmBackbone
-from .class_loss import FocalClasses, SoftmaxClasses
-from .conditional_attention import PositionScale, SizeModulation
-from .conditional_decoder import ConditionalDecoder, DynamicAnchorDecoder
-from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding
-from .criterion import SetCriterion
+"""The tensor core: images to predictions and losses, with PyTorch, timm and our own layers alone.
+
+Read the files in the order of the data: ``detector.py``, ``backbone/``, ``encoder/``, ``queries/``, ``decoder/``,
+``losses/``, ``postprocess.py``.
+"""
+
+import importlib
+from typing import Any
+
+from dino_d2.layers import PointPositions, PositionScale, RowColumnPositions, SizeModulation
+
+from .backbone import BackboneError, ChannelMapper, PaddedBackbone, Projection, TimmBackbone
+from .contracts import DecoderInputs, DetectorOutput, LayerPredictions, Proposals, Queries
 from .decoder import (
     AnchorPosition,
+    ConditionalDecoder,
     DeformableDecoder,
+    DenseDecoder,
+    DynamicAnchorDecoder,
     LookForwardOnce,
     LookForwardTwice,
+    MultiScaleAnchorDecoder,
     OwnPosition,
+    PointDecoder,
+    RowColumnPointDecoder,
     ScaledAnchorPosition,
 )
-from .deformable_queries import ObjectnessProposalHead, ReferencePointQueries, TwoStageQueries
-from .dense_decoder import DenseDecoder
-from .dense_encoder import DenseEncoder
-from .detector import Detector, DetectorOutput
-from .detr import DETR
-from .embedded_queries import DenoisedEmbeddedQueries, EmbeddedQueries
-from .encoder import DeformableEncoder
+from .detector import Detector
+from .encoder import DeformableEncoder, DenseEncoder, RowColumnEncoder
 from .heads import BoxHead, ClassHead, PerLayer, SoftmaxClassHead
-from .inference import for_inference
-from .matcher import HungarianMatcher
-from .multi_scale_decoder import MultiScaleAnchorDecoder
-from .neck import ChannelMapper, Projection
-from .objectness_criterion import ObjectnessCriterion
-from .point_detector import (
-    GridPointQueries,
-    PointDecoder,
-    PointDetector,
-    PointPositions,
-    PointQueries,
-    RowColumnPointDecoder,
-    RowColumnPositions,
-)
+from .losses import FocalClasses, HungarianMatcher, ObjectnessCriterion, SetCriterion, SoftmaxClasses
 from .postprocess import BestClasses, TopPairs
-from .queries import MixedQuerySelection, PatternQueries, ProposalHead, PureQuerySelection, StaticQueries
-from .row_column_attention import RowColumnEncoder
-from .tta import OneToOneEnsemble, View
+from .queries import (
+    AnchorBoxQueries,
+    DenoisedEmbeddedQueries,
+    EmbeddedQueries,
+    GridPointQueries,
+    IndicatedLabelEmbedding,
+    LabelEmbedding,
+    MixedQuerySelection,
+    ObjectnessProposalHead,
+    PatternBoxQueries,
+    PatternQueries,
+    PointQueries,
+    ProposalHead,
+    PureQuerySelection,
+    ReferencePointQueries,
+    StaticQueries,
+    TwoStageQueries,
+    UnknownLabelEmbedding,
+)
+
+#: Names that 0.1.0's development versions had here; a saved config.yaml may still use them.
+_MOVED = {
+    "DETR": "dino_d2.meta_arch",
+    "OneToOneEnsemble": "dino_d2.meta_arch",
+    "View": "dino_d2.meta_arch",
+    "for_inference": "dino_d2.speed",
+    "known": "dino_d2.meta_arch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PointDetector":  # its only difference, the queries' positions, now comes from PointQueries
+        return Detector
+    if name in _MOVED:
+        module = importlib.import_module(_MOVED[name])
+        return module if name == "known" else getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
-    "DETR",
     "AnchorBoxQueries",
     "AnchorPosition",
+    "BackboneError",
     "BestClasses",
     "BoxHead",
     "ChannelMapper",
     "ClassHead",
     "ConditionalDecoder",
+    "DecoderInputs",
     "DeformableDecoder",
     "DeformableEncoder",
     "DenoisedEmbeddedQueries",
@@ -63,25 +93,27 @@ __all__ = [
     "HungarianMatcher",
     "IndicatedLabelEmbedding",
     "LabelEmbedding",
+    "LayerPredictions",
     "LookForwardOnce",
     "LookForwardTwice",
     "MixedQuerySelection",
     "MultiScaleAnchorDecoder",
     "ObjectnessCriterion",
     "ObjectnessProposalHead",
-    "OneToOneEnsemble",
     "OwnPosition",
+    "PaddedBackbone",
     "PatternBoxQueries",
     "PatternQueries",
     "PerLayer",
     "PointDecoder",
-    "PointDetector",
     "PointPositions",
     "PointQueries",
     "PositionScale",
     "Projection",
     "ProposalHead",
+    "Proposals",
     "PureQuerySelection",
+    "Queries",
     "ReferencePointQueries",
     "RowColumnEncoder",
     "RowColumnPointDecoder",
@@ -96,6 +128,4 @@ __all__ = [
     "TopPairs",
     "TwoStageQueries",
     "UnknownLabelEmbedding",
-    "View",
-    "for_inference",
 ]

@@ -6,60 +6,62 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.layers import SinePositionEncoding
 
-from .levels import Levels, flatten_maps, kept, make_levels
-from .queries import Proposals, Queries
-
-
-class DetectorOutput(NamedTuple):
-    """Predictions for Q denoising queries (training only) and, after them, N matching queries."""
-
-    logits: Tensor  # [L, B, Q + N, C]
-    boxes: Tensor  # [L, B, Q + N, 4] cxcywh in [0, 1]
-    anchors: Tensor  # [B, Q + N, 4] cxcywh that entered the first layer, or what the query source has instead
-    proposals: Proposals | None
+from .contracts import (
+    Backbone,
+    Decoder,
+    DecoderInputs,
+    DetectorOutput,
+    Encoder,
+    LabelContent,
+    Neck,
+    PositionEncoding,
+    Queries,
+    QuerySource,
+)
+from .levels import Levels, flatten_maps, make_levels
 
 
 class Encoded(NamedTuple):
-    """What the decoder starts from."""
+    """The part of a forward pass that does not depend on denoising queries."""
 
     memory: Tensor  # [B, S, D]
-    position: Tensor  # [B, S, D] of the memory
+    memory_positions: Tensor  # [B, S, D]
     levels: Levels
-    queries: Queries  # matching ones, whose content is complete
+    queries: Queries  # matching queries with complete content
 
 
 class Detector(nn.Module):
     """The detection transformer (DINO figure 2): tensors in, tensors out.
 
+    Each part is an ``nn.Module`` that fulfils one protocol of :mod:`~dino_d2.modeling.contracts`.
+
     Args:
-        backbone: images -> {stage: [B, C, h, w]}.
-        neck: stages -> list of [B, D, h, w].
-        position_encoding: padding mask [B, h, w] -> [B, h, w, D].
-        encoder: tokens, positions, levels -> memory [B, S, D].
-        queries: memory, levels -> :class:`Queries`.
-        decoder: content, anchors, memory, positions, levels, mask -> logits and boxes of every layer; the positions of
-            queries that have their own come as `query_positions`.
+        backbone: images -> feature maps by stage.
+        neck: stages -> feature levels.
+        position_encoding: padding mask of a level -> position encodings of its pixels.
+        encoder: tokens -> memory.
+        queries: memory -> matching queries.
+        decoder: queries and memory -> logits and boxes of every layer.
         num_classes: C.
-        num_levels: feature levels, told apart by an embedding each; None: a single one, which needs none.
+        num_levels: feature levels V, each with a learned embedding; None: a single level without one.
         embed_dim: D.
-        label_embedding: content of denoising and matching queries, one of `content`; None without denoising, where
-            the queries' own content enters the decoder.
+        label_embedding: content of denoising and matching queries (``queries/content.py``); None where the content
+            of the query source enters the decoder as it is, without denoising.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
-        neck: nn.Module,
-        position_encoding: nn.Module,
-        encoder: nn.Module,
-        queries: nn.Module,
-        decoder: nn.Module,
+        backbone: Backbone,
+        neck: Neck,
+        position_encoding: PositionEncoding,
+        encoder: Encoder,
+        queries: QuerySource,
+        decoder: Decoder,
         num_classes: int,
         num_levels: int | None = 4,
         embed_dim: int = 256,
-        label_embedding: nn.Module | None = None,
+        label_embedding: LabelContent | None = None,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -73,63 +75,54 @@ class Detector(nn.Module):
         self.label_embedding = label_embedding
 
     def forward(
-        self, images: Tensor, padding_mask: Tensor | None = None, denoising: DenoisingQueries | None = None
+        self, images: Tensor, padding_mask: Tensor | None = None, denoising_queries: DenoisingQueries | None = None
     ) -> DetectorOutput:
         """Detect.
 
         Args:
             images: [B, 3, H, W] normalised, zero in padding.
             padding_mask: [B, H, W] bool, True = padding; None where nothing is padded.
-            denoising: queries to rebuild, in training.
+            denoising_queries: Q queries to reconstruct, in training.
         """
-        return self.decode(self.encode(images, padding_mask), denoising)
+        return self.decode(self.encode(images, padding_mask), denoising_queries)
 
     def encode(self, images: Tensor, padding_mask: Tensor | None = None) -> Encoded:
-        """All that does not depend on denoising queries; arguments as above."""
+        """Backbone, neck, encoder and query source; arguments as in :meth:`forward`."""
         maps = self.neck(self.backbone(images))
-        levels = make_levels(maps, padding_mask)
-        position = self.token_positions(levels)
-        memory = self.encoder(flatten_maps(maps), position, levels)
+        levels = self.make_levels(maps, padding_mask)
+        positions = self.token_positions(levels)
+        memory = self.encoder(flatten_maps(maps), positions, levels)
         queries = self.queries(memory, levels)
         if self.label_embedding is not None:
             queries = queries._replace(content=self.label_embedding.matching(queries.content))
-        return Encoded(memory, position, levels, queries)
+        return Encoded(memory, positions, levels, queries)
 
-    def decode(self, encoded: Encoded, denoising: DenoisingQueries | None = None) -> DetectorOutput:
-        """Predictions of the denoising queries, if any, and of the matching ones."""
-        memory, position, levels, queries = encoded
+    def decode(self, encoded: Encoded, denoising_queries: DenoisingQueries | None = None) -> DetectorOutput:
+        """Predictions of the denoising queries, if any, and of the matching queries."""
+        queries = encoded.queries
         content, anchors, mask = queries.content, queries.anchors, None
-        if denoising is not None:
-            content = torch.cat([self.label_embedding.denoising(denoising.labels), content], dim=1)
-            anchors = torch.cat([self.queries.denoising_anchors(denoising.boxes), anchors], dim=1)
-            mask = denoising.attention_mask(queries.content.shape[1])
-        positions = self.query_positions(queries, anchors)
-        own = {} if positions is None else {"query_positions": positions}
-        logits, boxes = self.decoder(content, anchors, memory, position, levels, mask, **own)
+        if denoising_queries is not None:
+            content = torch.cat([self.label_embedding.denoising(denoising_queries.labels), content], dim=1)
+            anchors = torch.cat([self.queries.denoising_anchors(denoising_queries.boxes), anchors], dim=1)
+            mask = denoising_queries.attention_mask(queries.content.shape[1])
+        query_positions = self.queries.query_positions(queries, anchors, self.position_encoding)
+        memory, memory_positions, levels, _ = encoded
+        logits, boxes = self.decoder(
+            DecoderInputs(content, anchors, query_positions, mask, memory, memory_positions, levels)
+        )
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
 
-    def query_positions(self, queries: Queries, anchors: Tensor) -> Tensor | None:
-        """Position encodings of queries [B, T, D], where they do not come from the decoder."""
-        return queries.positions
+    def make_levels(self, maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
+        """Geometry of the feature levels; the speed wing caches it."""
+        return make_levels(maps, padding_mask)
+
+    def level_positions(self, levels: Levels) -> list[Tensor]:
+        """Position encodings of each level, [B, h * w, D]; the speed wing caches those of unpadded batches."""
+        return [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
 
     def token_positions(self, levels: Levels) -> Tensor:
-        """Position encoding of every token, [B, S, D], with the embedding of its level."""
-        if levels.padding_mask is None and type(self.position_encoding) is SinePositionEncoding:
-            encoding = self.position_encoding
-            settings = (encoding.embed_dim, encoding.temperature, encoding.offset)
-            positions = unpadded_sines(tuple(levels.shapes), levels.valid_sizes.device, *settings)
-        else:
-            positions = [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
+        """Position encodings of all tokens [B, S, D], each with the embedding of its level."""
+        positions = self.level_positions(levels)
         if self.level_embedding is not None:
             positions = [p + level for p, level in zip(positions, self.level_embedding.weight, strict=True)]
-        return torch.cat(positions, dim=1).expand(len(levels.valid_sizes), -1, -1)
-
-
-@kept(maxsize=2)
-def unpadded_sines(
-    shapes: tuple[tuple[int, int], ...], device: torch.device, embed_dim: int, temperature: float, offset: float
-) -> list[Tensor]:
-    """Sine position encodings of levels without padding, [1, h * w, D] each."""
-    encoding = SinePositionEncoding(embed_dim, temperature, offset)
-    masks = [torch.zeros(1, h, w, dtype=torch.bool, device=device) for h, w in shapes]
-    return [encoding(mask).flatten(1, 2) for mask in masks]
+        return torch.cat(positions, dim=1).expand(levels.valid_sizes.shape[0], -1, -1)

@@ -7,15 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP, Linear, inverse_sigmoid
-from dino_d2.layers.linear import autocast_is_on
+from dino_d2.layers import MLP, autocast_is_on, inverse_sigmoid
 
 
-class ClassHead(Linear):
+class ClassHead(nn.Linear):
     """Linear class logits; [..., D] -> [..., C].
 
-    The bias starts where every class has probability ``prior`` (focal loss paper, section 3.3), or the many
-    background queries would drown the first iterations.
+    The bias starts at the logit of ``prior`` (focal loss paper, section 3.3), so that the many background queries do
+    not dominate the first iterations.
     """
 
     def __init__(self, embed_dim: int, num_classes: int, prior: float = 0.01):
@@ -31,12 +30,12 @@ class SoftmaxClassHead(nn.Linear):
 
 
 class BoxHead(MLP):
-    """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: anchors are predictions at first.
+    """Box correction in logit space; [..., D] -> [..., 4]. It starts at zero: the first predictions are the anchors.
 
     Args:
         embed_dim: D.
-        size: correction of width and height at first; -2 in Deformable DETR, whose first boxes would else be half the
-            image (authors' code).
+        size: initial correction of width and height; -2 in Deformable DETR, whose first boxes would otherwise cover
+            half the image (authors' code).
     """
 
     def __init__(self, embed_dim: int, size: float = 0.0):
@@ -48,20 +47,20 @@ class BoxHead(MLP):
     def forward(self, x: Tensor) -> Tensor:
         if not autocast_is_on(x.device.type):
             return super().forward(x)
-        # A correction with bfloat16's eight bits would move a box by pixels.
+        # With the eight significant bits of bfloat16, a correction would move a box by pixels.
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.to(self.layers[0].weight.dtype))
 
 
 class PerLayer(nn.ModuleList):
-    """A head of its own for every decoder layer, as Deformable DETR and detrex have; DINO shares one (section D.3).
+    """A separate head for every decoder layer, as in Deformable DETR and detrex; DINO shares one (section D.3).
 
     [L, ..., D] -> [L, ..., outputs of the head].
 
     Args:
         head: copied for each layer.
         num_layers: L.
-        first: in place of the first copy, where the first layer's starts otherwise.
+        first: replaces the first copy, where the first layer's head is initialised differently.
     """
 
     def __init__(self, head: nn.Module, num_layers: int, first: nn.Module | None = None):
@@ -79,7 +78,7 @@ def head_of_layer(head: nn.Module, layer: int) -> nn.Module:
 
 
 def anchor_logits(anchors: Tensor, eps: float = 1e-3) -> Tensor:
-    """What a box head's correction is added to (DINO section 3.5).
+    """Logits of anchors, to which a box head's correction is added (DINO section 3.5).
 
     [..., 4] cxcywh in [0, 1] -> [..., 4]; a point [..., 2] has no size to correct: zeros.
     """

@@ -10,8 +10,8 @@ from torch import Tensor
 from dino_d2.denoising import ContrastiveDenoising
 from dino_d2.errors import UserError
 from dino_d2.layers import cxcywh_to_xyxy
-from dino_d2.modeling import DETR
-from dino_d2.modeling.detr import normalised_boxes
+from dino_d2.meta_arch import DETR
+from dino_d2.meta_arch.detr import normalised_boxes
 
 from .boxes import LabelledBox, draw_boxes, draw_rectangle
 from .mapped import evaluating, image_of

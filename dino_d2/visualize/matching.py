@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dino_d2.evaluation.matching import Image, match_images
-from dino_d2.modeling import DETR
-from dino_d2.modeling.detr import QueryPredictions, normalised_boxes
+from dino_d2.meta_arch import DETR
+from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
 
 from .mapped import evaluating, image_of
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dino_d2.errors import UserError
 from dino_d2.layers import MultiScaleDeformableAttention, cxcywh_to_xyxy
 from dino_d2.layers.ms_deform_attn_reference import sampling_locations_from_offsets
-from dino_d2.modeling import DETR
+from dino_d2.meta_arch import DETR
 
 from .boxes import LabelledBox, draw_boxes, draw_rectangle
 from .mapped import evaluating, image_of

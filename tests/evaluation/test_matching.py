@@ -16,8 +16,8 @@ from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.evaluation import MatchingEvaluator
 from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.evaluation.matching import Image, ImageMatching, average_top_distance, instability, match_images
+from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
 from dino_d2.modeling import HungarianMatcher
-from dino_d2.modeling.detr import QueryPredictions, normalised_boxes
 from tests.paths import ROOT
 
 

@@ -5,7 +5,7 @@ import torch
 
 from dino_d2.layers import MultiScaleDeformableAttention
 from dino_d2.modeling import BoxHead, ClassHead, DeformableDecoder, DeformableEncoder, LookForwardTwice, TimmBackbone
-from dino_d2.modeling.swin import PaddedSwinBlock
+from dino_d2.modeling.backbone.swin import PaddedSwinBlock
 
 DIM, CLASSES = 32, 5
 SIZES = {"embed_dim": DIM, "feedforward_dim": 64, "num_heads": 4, "num_levels": 4, "num_points": 2, "dropout": 0.3}

@@ -11,8 +11,7 @@ from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.structures import Boxes, Instances
-from dino_d2.modeling import HungarianMatcher, IndicatedLabelEmbedding, MixedQuerySelection, ProposalHead, SetCriterion
-from dino_d2.modeling.known import (
+from dino_d2.meta_arch import (
     KnownAtRandom,
     KnownClasses,
     KnownLabelDETR,
@@ -22,6 +21,7 @@ from dino_d2.modeling.known import (
     known_classes,
     unknown_classes,
 )
+from dino_d2.modeling import HungarianMatcher, IndicatedLabelEmbedding, MixedQuerySelection, ProposalHead, SetCriterion
 from tests.paths import ROOT
 
 CLASSES, QUERIES, DIM = 5, 20, 32

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dino_d2.detectron2.structures import Boxes, Instances
-from dino_d2.modeling import OneToOneEnsemble, View
-from dino_d2.modeling.tta import one_to_one
+from dino_d2.meta_arch import OneToOneEnsemble, View
+from dino_d2.meta_arch.tta import one_to_one
 
 
 def instances(boxes, scores, classes, size=(100, 200)) -> Instances:

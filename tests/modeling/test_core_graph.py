@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dino_d2.denoising import ContrastiveDenoising, FixedGroups
-from dino_d2.modeling import levels
+from dino_d2.speed import optimise_for_training
+from dino_d2.speed.geometry import cached_shape_tensors
 
 CLASSES = 5
 #: Their results have a size, or a value on the host, that depends on what is in a tensor.
@@ -55,6 +56,7 @@ def test_the_training_core_is_one_graph(make_detector, denoising, padding):
 def test_a_second_run_at_a_size_takes_nothing_from_the_host(make_detector, monkeypatch):
     """What CUDA graphs need: the geometry that starts as Python numbers is on the device already."""
     detector = make_detector().eval()
+    optimise_for_training(detector)
     images = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         detector(images)
@@ -64,8 +66,9 @@ def test_a_second_run_at_a_size_takes_nothing_from_the_host(make_detector, monke
 
 
 def test_what_an_evaluation_leaves_can_be_trained_with(make_detector):
-    levels.shape_tensors.forget()
+    cached_shape_tensors.forget()
     detector = make_detector()
+    optimise_for_training(detector)
     images = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         detector.eval()(images)

@@ -5,11 +5,10 @@ import torch
 
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.layers.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
+from dino_d2.layers.point_position_encoding import pixel_axes
+from dino_d2.layers.row_column_attention import RowColumnAttention
 from dino_d2.modeling import BoxHead, GridPointQueries, SizeModulation
-from dino_d2.modeling.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
-from dino_d2.modeling.levels import make_levels
-from dino_d2.modeling.point_detector import pixel_axes
-from dino_d2.modeling.row_column_attention import RowColumnAttention
 from tests.paths import CONFIGS
 
 MODELS = CONFIGS / "common" / "models"
@@ -112,7 +111,7 @@ def test_an_all_clear_mask_is_the_same_as_none(make, name):
 def test_no_ground_truth_leaks_to_the_matching_part(make, name):
     detector = make(name).eval().detector
     images = torch.rand(2, 3, 96, 128)
-    first, second = (detector(images, denoising=noised(shift)) for shift in (0.0, 0.2))
+    first, second = (detector(images, denoising_queries=noised(shift)) for shift in (0.0, 0.2))
     slots = noised().target.shape[1]
     assert torch.equal(first.logits[:, :, slots:], second.logits[:, :, slots:])
     assert torch.equal(first.boxes[:, :, slots:], second.boxes[:, :, slots:])
@@ -191,8 +190,7 @@ def test_row_column_attention_is_the_product_of_its_two_weights(shape):
     torch.nn.init.normal_(attention.in_proj_bias)
     memory, position = torch.randn(2, height * width, 16), torch.randn(2, 1, 1, 32).expand(2, height, width, 32)
     queries = torch.randn(2, 2, 5, 16)
-    levels = make_levels([torch.zeros(2, 16, height, width)], None)
-    out = attention(*queries, memory, position.flatten(1, 2), levels)
+    out = attention(*queries, memory, position.flatten(1, 2), shape, None)
     weights, biases = attention.in_proj_weight.chunk(5), attention.in_proj_bias.chunk(5)
     pixels = memory.unflatten(1, shape)
     rows = (pixels + position[..., :16]) @ weights[2].T + biases[2]  # every pixel projected, then the mean

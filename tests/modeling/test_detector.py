@@ -33,7 +33,7 @@ def test_no_ground_truth_leaks_to_the_matching_part(make_detector):
         labels, boxes = objects(shift)
         generator = torch.Generator().manual_seed(1)
         queries = ContrastiveDenoising(CLASSES, FixedGroups(2))(labels, boxes, generator)
-        outputs.append(detector(images, denoising=queries))
+        outputs.append(detector(images, denoising_queries=queries))
     slots = queries.target.shape[1]
     first, second = outputs
     assert torch.equal(first.logits[:, :, slots:], second.logits[:, :, slots:])
@@ -50,8 +50,8 @@ def test_denoising_groups_do_not_see_each_other(make_detector):
     queries = ContrastiveDenoising(CLASSES, FixedGroups(2))(*objects(), torch.Generator().manual_seed(1))
     changed = queries.boxes.clone()
     changed[:, queries.group == 0] = 0.9
-    first = detector(images, denoising=queries)
-    second = detector(images, denoising=queries._replace(boxes=changed))
+    first = detector(images, denoising_queries=queries)
+    second = detector(images, denoising_queries=queries._replace(boxes=changed))
     other_group = (queries.group == 1).nonzero()[:, 0]
     assert torch.equal(first.logits[:, :, other_group], second.logits[:, :, other_group])
 

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.modeling import DETR, DetectorOutput
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import DetectorOutput
 
 from .compare import Comparison
 from .dense_forward import INNER

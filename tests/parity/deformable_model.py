@@ -4,7 +4,8 @@ import pytest
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import DETR, AnchorBoxQueries, FocalClasses, PatternQueries
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import AnchorBoxQueries, FocalClasses, PatternQueries
 
 from .models import BACKBONES, MODELS, load
 from .vectors import Vector

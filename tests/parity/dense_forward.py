@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.modeling import DETR, DetectorOutput
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import DetectorOutput
 
 from .compare import Comparison
 from .vectors import Vector

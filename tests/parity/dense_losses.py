@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dino_d2.modeling import DETR
+from dino_d2.meta_arch import DETR
 
 from .compare import Comparison
 from .vectors import Vector

@@ -12,14 +12,8 @@ from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
 from dino_d2.checkpoint.parts import Format
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import (
-    DETR,
-    DenseEncoder,
-    GridPointQueries,
-    PatternBoxQueries,
-    PointDecoder,
-    PointPositions,
-)
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import DenseEncoder, GridPointQueries, PatternBoxQueries, PointDecoder, PointPositions
 
 from .models import MODELS
 from .vectors import Vector

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dino_d2.denoising import DenoisingQueries
-from dino_d2.modeling import DETR, DetectorOutput, TopPairs
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import DetectorOutput, TopPairs
 from dino_d2.modeling.heads import anchor_logits
 from dino_d2.modeling.queries import Proposals
 

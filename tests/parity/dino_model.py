@@ -6,7 +6,8 @@ from torch import nn
 from dino_d2.denoising import DenoisingQueries, DynamicGroups, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.modeling import DETR, FocalClasses, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
+from dino_d2.meta_arch import DETR
+from dino_d2.modeling import FocalClasses, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
 
 from .models import BACKBONES, MODELS, load
 from .vectors import Vector

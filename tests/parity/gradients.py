@@ -2,7 +2,7 @@
 
 import torch
 
-from dino_d2.modeling import DETR
+from dino_d2.meta_arch import DETR
 
 from .compare import Comparison
 from .models import parameters_by_rule_name

@@ -9,7 +9,7 @@ from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.layout import to_model
 from dino_d2.checkpoint.load import recognise
 from dino_d2.checkpoint.rules import rename
-from dino_d2.modeling import DETR
+from dino_d2.meta_arch import DETR
 
 from .vectors import Vector
 

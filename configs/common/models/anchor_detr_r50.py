@@ -3,14 +3,14 @@
 from torch import nn
 
 from dino_d2.detectron2.config import LazyCall as L
+from dino_d2.meta_arch import DETR
 from dino_d2.modeling import (
-    DETR,
     BoxHead,
     ChannelMapper,
     ClassHead,
+    Detector,
     FocalClasses,
     HungarianMatcher,
-    PointDetector,
     PointQueries,
     RowColumnEncoder,
     RowColumnPointDecoder,
@@ -21,7 +21,7 @@ from dino_d2.modeling import (
 )
 
 model = L(DETR)(
-    detector=L(PointDetector)(
+    detector=L(Detector)(
         num_classes=80,
         embed_dim=256,
         num_levels=None,  # one level

@@ -2,8 +2,8 @@
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.layers import SinePositionEncoding
+from dino_d2.meta_arch import DETR
 from dino_d2.modeling import (
-    DETR,
     BoxHead,
     ClassHead,
     ConditionalDecoder,

@@ -4,8 +4,8 @@ from torch import nn
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.layers import SinePositionEncoding
+from dino_d2.meta_arch import DETR
 from dino_d2.modeling import (
-    DETR,
     AnchorBoxQueries,
     BoxHead,
     ClassHead,

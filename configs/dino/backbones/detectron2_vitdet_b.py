@@ -2,7 +2,7 @@
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
-from dino_d2.modeling.padded_backbone import PaddedBackbone
+from dino_d2.modeling.backbone.padded import PaddedBackbone
 
 from ..dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
 

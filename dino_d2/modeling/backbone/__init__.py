@@ -1,0 +1,5 @@
+from .neck import ChannelMapper, Projection
+from .padded import PaddedBackbone
+from .timm_backbone import BackboneError, TimmBackbone
+
+__all__ = ["BackboneError", "ChannelMapper", "PaddedBackbone", "Projection", "TimmBackbone"]

@@ -1,0 +1,32 @@
+"""Images of any size for backbones that need whole patches, such as ViTDet."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PaddedBackbone(nn.Module):
+    """Pads images for a Detectron2 backbone and crops its maps to the image.
+
+    A ViT drops pixel rows and columns that do not fill a patch, and its feature pyramid those that do not fill a cell
+    of the coarsest map. The detector expects maps that cover the full image, with sizes rounded up.
+
+    Args:
+        backbone: a Detectron2 ``Backbone``; the strides of its maps are read from ``output_shape()``.
+        multiple: images are padded with zeros, right and below, to a multiple of this many pixels; the stride of the
+            coarsest map.
+    """
+
+    def __init__(self, backbone: nn.Module, multiple: int = 32):
+        super().__init__()
+        self.backbone = backbone
+        self.multiple = multiple
+        self.strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] normalised images -> {name: [B, C, ⌈H / stride⌉, ⌈W / stride⌉]}."""
+        height, width = images.shape[-2:]
+        maps = self.backbone(F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple)))
+        return {
+            name: x[:, :, : -(-height // self.strides[name]), : -(-width // self.strides[name])]
+            for name, x in maps.items()
+        }

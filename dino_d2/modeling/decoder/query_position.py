@@ -1,0 +1,41 @@
+"""Position encodings of the deformable decoder's queries.
+
+Each class gets the anchors on the finest map [B, T, 4], the content [B, T, D] of the previous layer (None in the first
+layer) and the positions [B, T, D] that the query source made (or None), and returns positions [B, T, D].
+"""
+
+from torch import Tensor, nn
+
+from dino_d2.layers import MLP, anchor_embedding
+
+
+class AnchorPosition(MLP):
+    """From the sine features of the anchors (DAB-DETR section 4); DINO's choice."""
+
+    def __init__(self, embed_dim: int = 256):
+        super().__init__(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
+        self.sine_dim = embed_dim // 2
+        for linear in self.layers:
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
+        return super().forward(anchor_embedding(anchors, self.sine_dim))
+
+
+class ScaledAnchorPosition(AnchorPosition):
+    """The same, from the second layer on multiplied by a scale predicted from the content (DAB-DETR section 4)."""
+
+    def __init__(self, embed_dim: int = 256):
+        super().__init__(embed_dim)
+        self.scale = MLP(embed_dim, embed_dim, embed_dim, num_layers=2)
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
+        encoded = super().forward(anchors, content, positions)
+        return encoded if content is None else self.scale(content) * encoded
+
+
+class OwnPosition(nn.Module):
+    """The positions that the query source made, the same in all layers (Deformable DETR)."""
+
+    def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor) -> Tensor:
+        return positions

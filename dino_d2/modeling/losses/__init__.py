@@ -1,0 +1,15 @@
+from .class_loss import FocalClasses, SoftmaxClasses
+from .criterion import SetCriterion, mean_over_ranks
+from .matcher import HungarianMatcher
+from .matches import Matches
+from .objectness import ObjectnessCriterion
+
+__all__ = [
+    "FocalClasses",
+    "HungarianMatcher",
+    "Matches",
+    "ObjectnessCriterion",
+    "SetCriterion",
+    "SoftmaxClasses",
+    "mean_over_ranks",
+]

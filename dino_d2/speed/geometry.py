@@ -1,0 +1,134 @@
+"""Geometry that depends on the image size alone, computed once per size.
+
+Replaces :class:`~dino_d2.modeling.Detector`, the deformable encoder and the proposal heads by subclasses whose
+geometry is cached for batches without padding; docs/performance.md has the gain.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dino_d2.layers import SinePositionEncoding
+from dino_d2.modeling import DeformableEncoder, Detector, ObjectnessProposalHead, ProposalHead
+from dino_d2.modeling.levels import (
+    Levels,
+    Shapes,
+    make_levels,
+    tensors_of_shapes,
+    token_references,
+    unpadded_levels,
+)
+
+_of_cuda_graphs: list = []
+
+
+def cached(maxsize: int) -> Callable:
+    """Cache the tensors that a function made for its last arguments; a traced graph computes them itself.
+
+    A CUDA graph cannot copy from the host, so it needs such tensors on the device, and reads them by their address:
+    those in use while a graph is captured are never freed.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.lru_cache(maxsize)
+        def once(*arguments):
+            # Otherwise a training step could not use tensors that an evaluation has cached.
+            with torch.inference_mode(False), torch.no_grad():
+                return function(*arguments)
+
+        @functools.wraps(function)
+        def call(*arguments):
+            fake = type(torch.empty(0)) is not Tensor  # FakeTensorMode and its kind, which must not fill the cache
+            if fake or torch.compiler.is_compiling() or torch.jit.is_tracing():
+                return function(*arguments)
+            result = once(*arguments)
+            if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+                _of_cuda_graphs.append(result)
+            return result
+
+        call.forget = once.cache_clear
+        return call
+
+    return decorate
+
+
+cached_shape_tensors = cached(maxsize=256)(tensors_of_shapes)
+cached_levels = cached(maxsize=8)(unpadded_levels)
+
+
+def once_per_shape(function: Callable[[Levels], Tensor]) -> Callable[[Levels], Tensor]:
+    """A function of the geometry alone, cached for the last shapes of batches without padding."""
+
+    @cached(maxsize=4)
+    def of_shape(shapes: Shapes, batch: int, device: torch.device):
+        return function(unpadded_levels(shapes, batch, device))
+
+    @functools.wraps(function)
+    def call(levels: Levels):
+        if levels.padding_mask is not None:
+            return function(levels)
+        return of_shape(tuple(levels.shapes), levels.valid_sizes.shape[0], levels.valid_sizes.device)
+
+    return call
+
+
+@cached(maxsize=2)
+def unpadded_sines(
+    shapes: Shapes, device: torch.device, embed_dim: int, temperature: float, offset: float
+) -> list[Tensor]:
+    """Sine position encodings of levels without padding, [1, h * w, D] each."""
+    encoding = SinePositionEncoding(embed_dim, temperature, offset)
+    masks = [torch.zeros(1, h, w, dtype=torch.bool, device=device) for h, w in shapes]
+    return [encoding(mask).flatten(1, 2) for mask in masks]
+
+
+class CachedDetector(Detector):
+    """A detector whose levels and sine position encodings are cached."""
+
+    def make_levels(self, maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
+        if padding_mask is not None:
+            return make_levels(maps, padding_mask, cached_shape_tensors)
+        shapes = tuple((m.shape[2], m.shape[3]) for m in maps)
+        return cached_levels(shapes, maps[0].shape[0], maps[0].device)
+
+    def level_positions(self, levels: Levels) -> list[Tensor]:
+        encoding = self.position_encoding
+        if levels.padding_mask is not None or type(encoding) is not SinePositionEncoding:
+            return super().level_positions(levels)
+        settings = (encoding.embed_dim, encoding.temperature, encoding.offset)
+        return unpadded_sines(tuple(levels.shapes), levels.valid_sizes.device, *settings)
+
+
+class CachedDeformableEncoder(DeformableEncoder):
+    """A deformable encoder whose reference points are cached."""
+
+    reference_points = staticmethod(once_per_shape(token_references))
+
+
+class CachedProposalHead(ProposalHead):
+    """A proposal head whose anchors are cached."""
+
+    token_anchors = staticmethod(once_per_shape(ProposalHead.token_anchors))
+
+
+class CachedObjectnessProposalHead(ObjectnessProposalHead):
+    """The same for Deformable DETR's proposals."""
+
+    token_anchors = staticmethod(CachedProposalHead.token_anchors)
+
+
+_CACHED = {
+    Detector: CachedDetector,
+    DeformableEncoder: CachedDeformableEncoder,
+    ProposalHead: CachedProposalHead,
+    ObjectnessProposalHead: CachedObjectnessProposalHead,
+}
+
+
+def cache_geometry(model: nn.Module) -> None:
+    """Let the parts of a model cache their geometry, in place; subclasses of a user's own are left as they are."""
+    for module in model.modules():
+        if type(module) in _CACHED:
+            module.__class__ = _CACHED[type(module)]

@@ -1,0 +1,24 @@
+"""The C library's allocator, for a process that computes on a CPU."""
+
+import ctypes
+import platform
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
+_NEVER = -1  # the largest possible threshold
+_TOP_PAD = 64 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory of freed tensors for the next ones, instead of returning it to the system.
+
+    glibc requests every large block from the system and returns it when it is freed; the system then clears it page
+    by page when it is used again. A model that allocates the same sizes in every step pays for that in every step
+    (docs/performance.md has the figures). Other C libraries are not changed.
+
+    Returns:
+        whether the allocator was changed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_TOP_PAD, _TOP_PAD)])
