@@ -2,15 +2,18 @@
 
 PyTorch brings a weight into that layout in every call. Here it is done once; the activation and the addition that
 follow are computed with the product, while its results are in the cache.
+
+oneDNN's operators have no derivative. Where a gradient by the input is asked for, the same layer computes with PyTorch's.
 """
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from .linear import Linear, is_plain, plain_linear_is_used
+from .linear import Linear, is_plain, linear, plain_linear_is_used
 
 _mkldnn = torch.ops.mkldnn
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
@@ -54,6 +57,8 @@ class PrepackedLinear(Prepacked, Linear):
         return _mkldnn._reorder_linear_weight(weight, 1024)  # rows expected; any number is right
 
     def product(self, x: Tensor) -> Tensor:
+        if needs_gradient(x):
+            return linear(x.to(self.weight.dtype), self.weight.to_dense(), self.bias, self.activation)
         return _mkldnn._linear_pointwise(x.to(self.weight.dtype), self.weight, self.bias, self.activation, [], "")
 
 
@@ -73,12 +78,21 @@ class PrepackedConv2d(Prepacked, nn.Conv2d):
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """The convolution of ``x``, plus a map of the result's shape, which may be overwritten; then the activation."""
         x = x.to(self.weight.dtype)
+        if needs_gradient(x, plus):
+            y = F.conv2d(x, self.weight.to_dense(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+            y = y if plus is None else y + plus
+            return y.relu() if self.activation == "relu" else y
         arguments = (self.weight, self.bias, *self.geometry())
         if plus is None:
             return _mkldnn._convolution_pointwise(x, *arguments, self.activation, [], "")
         plus = plus.contiguous(memory_format=torch.channels_last)  # oneDNN adds to no other layout
         activation = None if self.activation == "none" else self.activation
         return _mkldnn._convolution_pointwise_(plus, x, *arguments, "add", 1.0, activation, [], "")
+
+
+def needs_gradient(*inputs: Tensor | None) -> bool:
+    """Whether autograd is to record what is computed from the inputs."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 def prepack(model: nn.Module) -> None:

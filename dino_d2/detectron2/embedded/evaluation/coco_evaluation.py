@@ -147,7 +147,6 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info("Per-category bbox AP: \n%s", _table(per_class))
         return results | {f"AP-{name}": value for name, value in per_class.items()}
 
-
     def _warn_of_uncounted_objects(self) -> None:
         objects = Counter(
             (annotation["image_id"], annotation["category_id"])
