@@ -3,7 +3,7 @@
 PyTorch brings a weight into that layout in every call. Here it is done once; the activation and the addition that
 follow are computed with the product, while its results are in the cache.
 
-oneDNN's operators have no derivative. Where a gradient by the input is asked for, the same layer computes with PyTorch's.
+oneDNN's operators have no derivative. Where a gradient by the input is needed, the layers use PyTorch's operators.
 """
 
 from collections.abc import Callable

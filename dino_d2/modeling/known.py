@@ -79,7 +79,7 @@ class KnownObjectDETR(DETR):
             raise ValueError("known objects enter by the denoising part: give model.denoising one")
         self.known = known
         # No noise: what is known is known exactly.
-        self.exact = Denoising(self.detector.num_classes, FixedGroups(1), 0, 0, 0)
+        self.exact = Denoising(self.detector.num_classes, FixedGroups(1), 0, 0, 0, max_queries=None)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """The matching part's losses on unknown objects, the denoising part's on known ones; names as ever."""
