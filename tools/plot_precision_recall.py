@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ COLUMNS = ("class", "AP", "AP50", "AP75", "objects", "detections")
 _SHOWN = 10  # number of classes with their own curve: those with the most objects
 
 
-def evaluate(results: Path, annotations: Path) -> COCOeval:
+def evaluate(results: Path, annotations: Path, max_dets_per_image: int = 100) -> COCOeval:
     """Evaluate boxes with pycocotools.
+
+    Args:
+        results, annotations: COCO results and ground truth.
+        max_dets_per_image: detections that count in each image for each class, best first.
 
     Raises:
         UserError: a file is missing or has another format, or the files belong to different datasets.
@@ -55,8 +60,16 @@ def evaluate(results: Path, annotations: Path) -> COCOeval:
                 f"id {min(unknown)}. Do the detections belong to another dataset?"
             )
         evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
+        evaluation.params.maxDets = [1, 10, max_dets_per_image]
         evaluation.evaluate()
         evaluation.accumulate()
+    objects = Counter((a["image_id"], a["category_id"]) for a in truths["annotations"] if not a.get("iscrowd"))
+    if objects and (most := max(objects.values())) > max_dets_per_image:
+        print(
+            f"warning: an image has {most} objects of one class, but AP counts {max_dets_per_image} detections of an "
+            f"image and class. Add --max-dets-per-image {most}",
+            file=sys.stderr,
+        )
     return evaluation
 
 
@@ -124,10 +137,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="coco_instances_results.json")
     parser.add_argument("annotations", type=Path, help="ground truth, a COCO json")
     parser.add_argument("--output", type=Path, help="output folder (the folder of the results)")
+    parser.add_argument(
+        "--max-dets-per-image", type=int, default=100, help="detections counted in each image for each class (100)"
+    )
     options = parser.parse_args(arguments)
     folder = options.output or options.results.parent
     try:
-        evaluation = evaluate(options.results, options.annotations)
+        evaluation = evaluate(options.results, options.annotations, options.max_dets_per_image)
     except UserError as error:
         sys.exit(f"error: {error}")
     folder.mkdir(parents=True, exist_ok=True)

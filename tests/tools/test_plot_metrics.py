@@ -123,6 +123,27 @@ def test_ap_of_each_class_is_coco_ap(precision_recall, results, tmp_path, capsys
     assert len(mean.get_lines()) == 10
 
 
+def test_more_objects_of_a_class_than_ap_counts(precision_recall, tmp_path, capsys):
+    boxes = [[k % 20 * 50, k // 20 * 50, 40, 40] for k in range(300)]
+    common = [{"image_id": 1, "category_id": 3, "bbox": box} for box in boxes]
+    truth = {
+        "images": [{"id": 1, "width": 1000, "height": 1000, "file_name": "1.png"}],
+        "categories": [{"id": 3, "name": "cell"}],
+        "annotations": [one | {"id": k, "area": 1600, "iscrowd": 0} for k, one in enumerate(common, start=1)],
+    }
+    files = tmp_path / "found.json", tmp_path / "truth.json"
+    files[0].write_text(json.dumps([one | {"score": 1 - k / 1000} for k, one in enumerate(common)]))
+    files[1].write_text(json.dumps(truth))
+    precision_recall.main([*map(str, files)])
+    shown = capsys.readouterr()
+    assert "33.7" in shown.out
+    assert "warning: an image has 300 objects of one class" in shown.err
+    precision_recall.main([*map(str, files), "--max-dets-per-image", "300"])
+    shown = capsys.readouterr()
+    assert "100.0" in shown.out
+    assert shown.err == ""
+
+
 def test_results_of_another_dataset(precision_recall, results, tmp_path):
     found, truth = results
     detections = json.loads(found.read_text())
