@@ -19,7 +19,7 @@ FLOORS = (
     ("modeling",),
     ("speed",),
     ("meta_arch",),
-    ("data",),
+    ("data", "recipes"),
     ("checkpoint", "evaluation"),
     ("visualize",),
     ("engine",),
