@@ -85,7 +85,7 @@ class Predictor:
         device: str | None = None,
         precision: Literal["bfloat16", "float16"] | None = None,
     ):
-        if precision not in PRECISIONS:
+        if precision not in list(PRECISIONS):  # not every value can be hashed
             raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
         lazy = _load(str(config_file), overrides)
         weights = _local_file(str(weights))

@@ -346,6 +346,8 @@ def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
     overrides, weights = trained
     with pytest.raises(UserError, match=r'precision must be "bfloat16", "float16" or None \(float32\), not .fp16'):
         Predictor(RECIPE, weights, precision="fp16")
+    with pytest.raises(UserError, match="precision must be"):
+        Predictor(RECIPE, weights, precision=["bfloat16"])
     with pytest.raises(UserError, match=r"train\.py is not a recipe: it has no model\.detector\.backbone"):
         Predictor(CONFIGS / "common" / "train.py", weights)
     with pytest.raises(UserError, match=r"there is no config file 'nothing\.py'"):
