@@ -1,11 +1,11 @@
-"""What each way of saving memory saves in fine-tuning, and what it costs: train_net.py itself, a process each.
+"""Memory and time of fine-tuning with each memory-saving setting, measured with train_net.py.
 
     python benchmarks/fine_tuning.py --json FILE                      # all settings
     python benchmarks/fine_tuning.py --settings "batch 4" EMA         # some
 
-Every row is a run of configs/dino/dino_r50_4scale_custom.py on generated images: a step sees four images, as one batch
-or by accumulation. Peak memory is the largest resident size that the process ever had (PyTorch itself is in it); on a
-machine with a GPU it is the most that PyTorch has allocated there. The time of a step is a median.
+Every row is a run of configs/dino/dino_r50_4scale_custom.py on generated images, with four images per step, in one
+batch or accumulated. Peak memory is the largest resident memory of the process, including PyTorch itself; on a machine
+with a GPU it is the largest memory that PyTorch has allocated on it. The time of a step is a median.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def measure(name: str, data: Path, size: int, steps: int) -> dict:
-    """One run in a process of its own."""
+    """One run of train_net.py."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train_net.py", "--config-file", RECIPE, f"data.root={data}"]
         command += [
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--size", type=int, default=384, help="side of the images in pixels")
-    parser.add_argument("--steps", type=int, default=6, help="of which the first three are not timed")
+    parser.add_argument("--steps", type=int, default=6, help="steps of a run; the first three are not timed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
@@ -88,7 +88,7 @@ def main() -> None:
         subprocess.run([*generate, "--size", str(options.size)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         for name in options.settings:
             rows.append(measure(name, data, options.size, options.steps))
-            print(f"{name:40}{rows[-1]['peak_mib']:8.0f} MiB{rows[-1]['step_seconds']:8.2f} s a step", flush=True)
+            print(f"{name:40}{rows[-1]['peak_mib']:8.0f} MiB{rows[-1]['step_seconds']:8.2f} s per step", flush=True)
             write_json(options.json, DEVICE, rows)
 
 

@@ -1,4 +1,4 @@
-"""The matrix products and convolutions of a model alone: what no rearrangement of the rest can save."""
+"""Time of only the matrix products and convolutions of a model: a lower limit for any optimisation of the rest."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ ATTENTION = "aten::_scaled_dot_product"
 
 
 def products_of(work: Callable[[], Any]) -> Callable[[], None]:
-    """A function that repeats the products of one run of ``work``: same operators, shapes, strides and dtypes.
+    """A function that repeats the products of one run of ``work`` with the same operators, shapes, strides and dtypes.
 
-    Attention counts with its two products. Inputs are random and made beforehand.
+    Attention is replaced by its two products. Inputs are random and created in advance.
     """
     with _Recorder() as recorder:
         work()
@@ -49,8 +49,8 @@ class _Recorder(TorchDispatchMode):
         return function(*arguments, **(keywords or {}))
 
     def stand_in(self, x: Any) -> Any:
-        """A tensor of the same shape, strides and dtype; one serves all that agree in these."""
-        if not isinstance(x, Tensor) or x.is_mkldnn:  # weights in oneDNN's own layout stay as they are
+        """A random tensor of the same shape, strides and dtype; equal ones share memory."""
+        if not isinstance(x, Tensor) or x.is_mkldnn:  # weights in oneDNN's layout are used as they are
             return x
         key = (x.shape, x.stride(), x.dtype, x.device)
         if key not in self.stand_ins:

@@ -1,11 +1,12 @@
-"""Everything worth measuring on a GPU, by one command: the op, inference, training steps, memory, synchronisations.
+"""All GPU measurements in one command: the op, inference, training steps, memory and synchronisations.
 
-    python benchmarks/gpu_suite.py --json FILE                      # under eight minutes on one H200-class card
-    python benchmarks/gpu_suite.py --device cpu --quick --json FILE # the plumbing, on a tiny model without a GPU
+    python benchmarks/gpu_suite.py --json FILE                      # less than eight minutes on one H200
+    python benchmarks/gpu_suite.py --device cpu --quick --json FILE # tries the command on a tiny model without a GPU
 
 Writes {"machine", "op", "inference", "train_step", "synchronisations"}: the first three tables have the rows of
-ms_deform_attn.py, inference.py and train_step.py, and "compiled" says whether the detector went through torch.compile.
-Compare the training steps with the paper's appendix B: 2 images a GPU, 16 GB, 55 minutes an epoch on eight A100.
+ms_deform_attn.py, inference.py and train_step.py, and "compiled" says whether torch.compile was applied to the
+detector. Compare the training steps with the paper's appendix B: 2 images a GPU, 16 GB, 55 minutes an epoch on eight
+A100.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SYNCHRONISED = "called a synchronizing CUDA operation"
 
 
 def op_table(options: argparse.Namespace) -> list[dict]:
-    """Rows of the op: encoder and decoder; forward, forward + backward, peak memory."""
+    """Rows of the op in encoder and decoder: forward, forward and backward, peak memory."""
     rows = []
     for case in ms_deform_attn.QUICK[1:] if options.quick else ms_deform_attn.QUICK:
         for dtype in options.dtypes:
@@ -68,7 +69,7 @@ def train_table(options: argparse.Namespace) -> list[dict]:
 
 
 def synchronisations(options: argparse.Namespace) -> list[str] | None:
-    """Where the host waits for the GPU in one forward and backward pass; None without a GPU."""
+    """Places where the host waits for the GPU in a forward and backward pass; None without a GPU."""
     if options.device != "cuda":
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +82,7 @@ def synchronisations(options: argparse.Namespace) -> list[str] | None:
 
 
 def waits_of(work) -> list[str]:
-    """The warnings of ``torch.cuda.set_sync_debug_mode`` that ``work`` gives, "file:line" each."""
+    """Places ("file:line") at which ``torch.cuda.set_sync_debug_mode`` warns during ``work``."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -95,7 +96,9 @@ def waits_of(work) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and small images, to see that all runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model and small images, to check that everything runs"
+    )
     parser.add_argument("--config-file", help=f"recipe to measure (default {CONFIG}; with --quick {TINY})")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     options = parser.parse_args()
@@ -111,7 +114,7 @@ def main() -> None:
     tables = {"op": op_table, "inference": inference_table, "train_step": train_table}
     for name, table in (tables | {"synchronisations": synchronisations}).items():
         results[name] = table(options)
-        if options.json:  # after each table, so that what was measured stays
+        if options.json:  # after each table, so that an interruption loses little
             options.json.write_text(json.dumps(results, indent=1) + "\n")
     if results["synchronisations"] is not None:
         print(f"\nthe host waits {len(results['synchronisations'])} times in a step: {results['synchronisations']}")

@@ -1,16 +1,16 @@
-"""Times detection with any config: images in, ``Instances`` out, with this project's op and with plain PyTorch's.
+"""Time of detection with any config, from images to ``Instances``, with this project's operators and plain PyTorch.
 
-    python benchmarks/inference.py --quick --json FILE                      # 640 × 640 alone, batch 1
+    python benchmarks/inference.py --quick --json FILE                      # only 640 × 640, batch 1
     python benchmarks/inference.py --json FILE                              # batch 1 and 8, two sizes, two dtypes
     python benchmarks/inference.py --config-file configs/... --size 800 1333 --batch 1
     python benchmarks/inference.py --profile trace.json
 
-Implementations and dtypes take turns: ``ours``; ``composite``, all in plain PyTorch: deformable attention (softmax,
-locations, grid_sample), linear layers and convolutions; ``composite_op``, deformable attention alone in plain
-PyTorch. Layouts, folded norms and the setting of the allocator are the same for all. ``floor`` are the matrix
-products and convolutions that ``ours`` computes, alone. bfloat16 and float16 are those of ``for_inference``. Peak
-memory is what a first run of the case adds to a fresh process that has loaded the model and detected in a small
-image: resident memory on a CPU, PyTorch's allocations on a GPU.
+Implementations and dtypes are measured in turns. ``ours`` is this project; ``composite`` uses plain PyTorch for
+deformable attention (softmax, locations, grid_sample), linear layers and convolutions; ``composite_op`` uses it for
+deformable attention only. Memory layouts, fused norms and allocator settings are the same for all. ``floor`` runs only
+the matrix products and convolutions of ``ours``. bfloat16 and float16 are those of ``for_inference``. Peak memory is
+the memory that the first run of a case adds in a new process that has loaded the model and processed a small image:
+resident memory on a CPU, PyTorch's allocations on a GPU.
 """
 
 import argparse
@@ -40,7 +40,7 @@ OPS = {"ours": contextlib.nullcontext, "composite": plain_pytorch, "composite_op
 
 
 def ready_model(model: nn.Module, implementation: str, dtype: str, compile_with: str | None = None) -> nn.Module:
-    """The model as evaluation uses it; compiled, where a backend of torch.compile is named, with plain weights."""
+    """The model as evaluation uses it; with a backend of torch.compile, it keeps plain weights and is compiled."""
     with OPS[implementation](), use_plain_linear() if compile_with else contextlib.nullcontext():
         model = for_inference(model, DTYPES[dtype] if dtype != "float32" else None)
     if compile_with:
@@ -54,7 +54,7 @@ def detect(model: nn.Module, implementation: str, inputs: list[dict]) -> None:
 
 
 def peak(config_file: str, overrides: list[str], device: str, implementation: str, dtype: str, case: tuple) -> float:
-    """Peak memory of the first detection at a size, (height, width, batch)."""
+    """Peak memory in MiB of the first detection of a case (height, width, batch)."""
     model = ready_model(make_model(load(config_file, overrides), device), implementation, dtype)
     detect(model, implementation, image_inputs(64, 64, 1))
     return peak_mib(partial(detect, model, implementation, image_inputs(*case)), device)
@@ -68,7 +68,7 @@ def measure(
     names: list[str] | None = None,
     compile_with: str | None = None,
 ) -> list[dict]:
-    """Rows of one size and batch: all implementations and the floor, or those of ``names`` alone, in each dtype."""
+    """Rows of one case in each dtype: all implementations and the floor, or only the implementations ``names``."""
     height, width, batch = case
     inputs = image_inputs(*case)
     works = {}

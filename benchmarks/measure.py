@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, peak memory, taking turns, traces, and the description of the machine."""
+"""Shared by the benchmarks: timing in turns, peak memory, traces, and a description of the machine."""
 
 import ctypes
 import gc
@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def machine(device: str) -> str:
-    """Processor or GPU, threads, and the versions that matter."""
+    """Processor or GPU, number of threads, and versions of PyTorch and Python."""
     if device == "cuda":
         name = torch.cuda.get_device_name()
     else:
@@ -33,7 +33,7 @@ def machine(device: str) -> str:
 
 
 def elapsed_ms(work: Callable[[], Any], device: str) -> float:
-    """Milliseconds that ``work`` takes, on the device's own clock where it is a GPU."""
+    """Duration of ``work`` in milliseconds; on a GPU it is measured by CUDA events."""
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -47,9 +47,9 @@ def elapsed_ms(work: Callable[[], Any], device: str) -> float:
 
 
 def take_turns(works: dict[str, Callable[[], Any]], device: str, seconds: float, least: int = 3) -> dict[str, list]:
-    """Milliseconds of each work, measured in rounds in which everyone runs once, after one round to warm up.
+    """Durations of several functions in milliseconds, measured in rounds in which each runs once.
 
-    Who has used up its ``seconds`` pauses, after ``least`` runs.
+    A first round is not timed. A function takes part until it has run for ``seconds``, and at least ``least`` times.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
@@ -64,10 +64,10 @@ def take_turns(works: dict[str, Callable[[], Any]], device: str, seconds: float,
 
 
 def peak_mib(work: Callable[[], Any], device: str) -> float:
-    """Largest memory during ``work`` beyond what was in use before; NaN where the system does not tell.
+    """Largest memory during ``work`` in addition to what was in use before, in MiB; NaN if the system cannot tell.
 
-    On a CPU it is the resident set of the process, so whatever an allocator keeps for later counts as used: measure
-    each case in a process of its own (:func:`in_fresh_process`).
+    On a CPU it is the resident memory of the process. Memory that an allocator keeps counts as used, so each case must
+    be measured in its own process (:func:`in_fresh_process`).
     """
     gc.collect()
     if device == "cuda":
@@ -79,7 +79,7 @@ def peak_mib(work: Callable[[], Any], device: str) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not Path("/proc/self/clear_refs").exists():
         return float("nan")
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory must not hide what is allocated next
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise new allocations would reuse freed memory unseen
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     work()
@@ -87,19 +87,19 @@ def peak_mib(work: Callable[[], Any], device: str) -> float:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)`` computed in a new interpreter with as many threads; both must be picklable."""
+    """``function(*arguments)`` in a new interpreter with the same number of threads; both must be picklable."""
     with fresh_process() as process:
         return process.submit(function, *arguments).result()
 
 
 def fresh_process() -> ProcessPoolExecutor:
-    """A new interpreter with as many threads, which runs what is submitted and lives until it is closed."""
+    """A new interpreter with the same number of threads, which runs submitted functions until it is closed."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),))
 
 
 def write_trace(work: Callable[[], Any], device: str, path: Path) -> None:
-    """Profile one run of ``work``, print where its time goes and write a trace for chrome://tracing or Perfetto."""
+    """Profile one run of ``work``, print the slowest operators and write a trace for chrome://tracing or Perfetto."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -111,7 +111,7 @@ def write_trace(work: Callable[[], Any], device: str, path: Path) -> None:
 
 
 def write_json(path: Path | None, device: str, rows: list[dict]) -> None:
-    """``{"machine", "rows"}``; nothing where no file was asked for."""
+    """Write ``{"machine", "rows"}``; with a path of None, do nothing."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
 
@@ -121,6 +121,6 @@ def median(times: list[float]) -> float:
 
 
 def _resident(what: str) -> float:
-    """MiB of a line of /proc/self/status."""
+    """A line of /proc/self/status in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(what)) / 1024

@@ -1,13 +1,15 @@
-"""Times multi-scale deformable attention: this project's op, the grid_sample composite and every installed peer.
+"""Time of multi-scale deformable attention: this project's op, the grid_sample composite and other installed packages.
 
     python benchmarks/ms_deform_attn.py --quick                      # encoder and decoder, float32, within a minute
     python benchmarks/ms_deform_attn.py --json FILE                  # every case, dtype and batch
     python benchmarks/ms_deform_attn.py --device cuda --json FILE    # on a GPU
 
-All implementations take turns in one run, so that the ratios hold even where the machine is shared. `ours_fused` and
-`deformops` do the softmax, and `ours_fused` the location arithmetic too, inside; the others get both ready-made.
-Encoder queries are the pixels of all levels and look up to a few pixels around themselves (a normal distribution of 3
-pixels per level); decoder queries are random boxes.
+The implementations run in turns, so that ratios are valid even on a shared machine. `ours_fused` and `deformops`
+include the softmax, and `ours_fused` also the computation of locations; the others are given the results of both.
+Encoder queries are the pixels of all levels, with normally distributed offsets (standard deviation 3 pixels); decoder
+queries are random boxes.
+
+Shapes: B images, S tokens, T queries, A heads, V levels, R sampling points.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from dino_d2.layers.ms_deform_attn_reference import sampling_locations_from_offs
 HEADS, CHANNELS, POINTS = 8, 32, 4
 IMAGE = (800, 1216)
 FOUR_SCALES, FIVE_SCALES = (8, 16, 32, 64), (4, 8, 16, 32, 64)
-CASES = {  # strides of the levels, queries (None: one per pixel of every level)
+CASES = {  # (strides of the levels, number of queries; None: one for each pixel of every level)
     "encoder_4scale": (FOUR_SCALES, None),
     "encoder_5scale": (FIVE_SCALES, None),
     "decoder_900": (FOUR_SCALES, 900),
@@ -39,15 +41,15 @@ QUICK = ("encoder_4scale", "decoder_900")
 
 @dataclass
 class Inputs:
-    value: Tensor  # [B, S, M, D]
-    shapes: Tensor  # [L, 2]
-    starts: Tensor  # [L]
-    reference: Tensor  # [B, Q, L, 2 or 4]
-    offsets: Tensor  # [B, Q, M, L, P, 2]
-    logits: Tensor  # [B, Q, M, L, P]
-    locations: Tensor  # [B, Q, M, L, P, 2]
-    weights: Tensor  # [B, Q, M, L, P]
-    grad_output: Tensor  # [B, Q, M * D]
+    value: Tensor  # [B, S, A, channels]
+    shapes: Tensor  # [V, 2]
+    starts: Tensor  # [V]
+    reference: Tensor  # [B, T, V, 2 or 4]
+    offsets: Tensor  # [B, T, A, V, R, 2]
+    logits: Tensor  # [B, T, A, V, R]
+    locations: Tensor  # [B, T, A, V, R, 2]
+    weights: Tensor  # [B, T, A, V, R]
+    grad_output: Tensor  # [B, T, A * channels]
 
 
 def make_inputs(case: str, batch: int, dtype: torch.dtype, device: str) -> Inputs:
@@ -87,7 +89,7 @@ def pixel_centres(height: int, width: int) -> Tensor:
 
 
 def implementations(device: str) -> dict[str, tuple[Callable, tuple[str, ...]]]:
-    """Name to (function of value, shapes, starts and more inputs, names of these)."""
+    """{name: (function of value, shapes, starts and further inputs, names of the further inputs)}."""
     plain = ("locations", "weights")
     found = {"composite": (ms_deform_attn_reference, plain)}
     if op_is_built(device):
@@ -113,7 +115,7 @@ def try_import(name: str):
     try:
         return importlib.import_module(name)
     except (ImportError, SyntaxError) as error:  # deformops 3 needs Python 3.12
-        print(f"{name} is left out: {type(error).__name__}: {error}")
+        print(f"{name} is not measured: {type(error).__name__}: {error}")
         return None
 
 
@@ -138,7 +140,7 @@ class Measured:
 
 
 def measure(measured: dict[str, Measured], device: str, seconds: float) -> None:
-    """Times by taking turns, then the peak of forward + backward: output, gradients and whatever else it needs."""
+    """Measure times in turns, then the peak memory of forward and backward."""
     for kind in ("forward", "forward_backward"):
         times = take_turns({name: getattr(one, kind) for name, one in measured.items()}, device, seconds)
         for name, one in measured.items():
@@ -148,12 +150,12 @@ def measure(measured: dict[str, Measured], device: str, seconds: float) -> None:
 
 
 def floor_ms(inputs: Inputs) -> float:
-    """Bytes that must move in a forward pass (inputs once, output once), over the measured bandwidth of a copy."""
+    """Time to read all inputs and write the output of a forward pass once, at the measured bandwidth of a copy."""
     buffer = torch.empty(2**28, dtype=torch.uint8, device=inputs.value.device)
     target = torch.empty_like(buffer)
     copies = [elapsed_ms(partial(target.copy_, buffer), "cuda") for _ in range(20)]
     bandwidth = 2 * buffer.numel() / median(copies)  # bytes per millisecond
-    moved = (inputs.value, inputs.locations, inputs.weights, inputs.grad_output)  # the last: as large as the output
+    moved = (inputs.value, inputs.locations, inputs.weights, inputs.grad_output)  # the last is as large as the output
     return sum(t.numel() * t.element_size() for t in moved) / bandwidth
 
 
@@ -174,7 +176,7 @@ def report(case: str, batch: int, dtype: str, measured: dict[str, Measured]) -> 
 
 
 def rows_of(case: str, batch: int, dtype: str, device: str, measured: dict[str, Measured]) -> list[dict]:
-    """The medians, as they are written to a file."""
+    """Rows with the medians, for the JSON file."""
     where = {"case": case, "batch": batch, "dtype": dtype, "device": device}
     return [
         where

@@ -1,20 +1,20 @@
-"""Times training steps with any config, part by part, with this project's op and with plain PyTorch's.
+"""Time of the parts of a training step with any config, with this project's operators and with plain PyTorch.
 
     python benchmarks/train_step.py --quick --json FILE      # ours and composite, 2 images of 512 × 640
     python benchmarks/train_step.py --json FILE              # all four, 800 × 1216 too, float32 and bfloat16
     python benchmarks/train_step.py --profile trace.json
 
-Each step is one of the project's ``Trainer``: JPEG files of the size, ten objects an image, decoded and mapped in the
-training process (no workers, so that the part "data" is the whole work of loading); forward with losses; matching,
-which is taken out of forward; backward; and optimizer: clipping, stepping and what is left.
+A step is a step of the project's ``Trainer``. Its parts are: data, which decodes and maps JPEG files with ten objects
+each in the training process (without workers, so that all of the work is measured); forward with losses, without
+matching; matching; backward; and optimizer, which includes gradient clipping and everything else.
 
-Each implementation has a process of its own, set up as its user would, and the processes take turns, a step each.
-``ours`` is what train_net.py does. ``composite`` computes deformable attention and linear layers in plain PyTorch and
-leaves the C library's allocator as it is; ``composite_kept`` lets it keep freed memory as ours does; ``composite_op``
-is ours with deformable attention alone in plain PyTorch. Peak memory is what a process adds in its first two steps,
-which are not timed, beyond the loaded model: activations, gradients, optimizer state; resident memory on a CPU,
-PyTorch's allocations on a GPU. A last line says how many images a second the step takes, and how many one worker of the
-recipe's loader gives.
+Each implementation has its own process with its usual settings, and the processes run one step each in turn. ``ours``
+is this project. ``composite`` uses plain PyTorch for deformable attention and linear layers, and the default settings
+of the C library's allocator; ``composite_kept`` also keeps freed memory, as ours does; ``composite_op`` is ours with
+deformable attention in plain PyTorch. Peak memory is the memory that the first two steps, which are not timed, add to
+the loaded model: activations, gradients and optimizer state; resident memory on a CPU, PyTorch's allocations on a GPU.
+The last line compares the images per second that training needs with those that one worker of the recipe's loader
+gives.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from dino_d2.layers.ms_deform_attn import use_reference_op
 SIZES = [(512, 640), (800, 1216)]
 PARTS = ("data", "forward", "matching", "backward", "optimizer")
 
-# What a step runs under, and who makes the model and sets up the process.
+#: Name -> (context of a step, function that builds the model and sets up the process).
 IMPLEMENTATIONS = {
     "ours": (nullcontext, make_model),
     "composite": (plain_pytorch, make_plain_model),
@@ -49,11 +49,11 @@ IMPLEMENTATIONS = {
     "composite_op": (use_reference_op, make_model),
 }
 
-_trainers: dict[str, "TimedTrainer"] = {}  # of a process that takes turns
+_trainers: dict[str, "TimedTrainer"] = {}  # in the process of an implementation
 
 
 class TimedTrainer(Trainer):
-    """Keeps the milliseconds of each part of each step in ``parts``; a GPU is waited for at every boundary."""
+    """Records the milliseconds of each part of each step in ``parts``; the GPU is synchronised between parts."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
@@ -85,7 +85,7 @@ class TimedTrainer(Trainer):
             self.timed("step", self.run_step)()
 
     def medians(self) -> dict[str, float]:
-        """``step_ms`` and, adding up to it, those of the parts."""
+        """Median milliseconds of a step (``step_ms``) and of its parts, whose sum it is."""
         ms = {part: median(times) for part, times in self.parts.items()}
         ms["forward"] -= ms["matching"]
         ms["optimizer"] = ms["step"] - sum(ms[part] for part in PARTS if part != "optimizer")
@@ -123,7 +123,7 @@ def begin(
     compile_with: str | None,
     implementation: str,
 ) -> float:
-    """Make this process's trainer of an implementation and take two steps; returns their peak memory in MiB."""
+    """Build the trainer of this process and run two steps; returns their peak memory in MiB."""
     trainer = make_trainer(load(*recipe), device, dtype, folder, case, implementation)
     if compile_with:
         trainer.model.detector.compile(fullgraph=True, dynamic=False, backend=compile_with)
@@ -132,7 +132,7 @@ def begin(
 
 
 def next_step(implementation: str) -> dict[str, float]:
-    """Milliseconds of one more step and of its parts."""
+    """Run one step; returns the milliseconds of the step and its parts."""
     trainer = _trainers[implementation]
     trainer.parts.clear()
     trainer.step()
@@ -146,7 +146,7 @@ def measure(
     names: list[str] | None = None,
     compile_with: str | None = None,
 ) -> list[dict]:
-    """Rows of one size, batch and dtype: all implementations, or ``names``, with a backend of torch.compile."""
+    """Rows of one case and dtype: all implementations or ``names``, optionally with a backend of torch.compile."""
     names = names or [name for name in IMPLEMENTATIONS if options.device == "cpu" or name != "composite_kept"]
     height, width, batch = case
     recipe = (options.config_file, options.overrides)
@@ -194,7 +194,7 @@ def report(rows: list[dict]) -> None:
 
 
 def feed(cfg, need: float) -> dict:
-    """How many images of COCO's usual size one worker of the recipe's loader reads and augments in a second."""
+    """Images of COCO's usual size that one worker of the recipe's loader reads and augments per second."""
     with tempfile.TemporaryDirectory() as folder:
         dicts = annotated_images(Path(folder), 480, 640, 8, cfg.model.detector.num_classes)
         mapper = instantiate(cfg.dataloader.train.mapper)
@@ -233,8 +233,8 @@ def main() -> None:
                 fed = feed(cfg, 1e3 * batch / new[0]["step_ms"])
                 rows += [new[0] | fed, *new[1:]]
                 print(
-                    f"the step takes {fed['images_per_second_needed']:.2f} images a second; one worker of the recipe's "
-                    f"loader gives {fed['images_per_second_per_worker']:.1f}"
+                    f"training needs {fed['images_per_second_needed']:.2f} images per second; one worker of the "
+                    f"recipe's loader gives {fed['images_per_second_per_worker']:.1f}"
                 )
     write_json(options.json, options.device, rows)
 

@@ -1,4 +1,4 @@
-"""What `--input` names: pictures, folders of them, glob patterns, videos and webcams."""
+"""Files and webcams that `--input` names: pictures, videos, folders, glob patterns."""
 
 import glob
 import os
@@ -17,11 +17,11 @@ WEBCAM = re.compile(r"webcam(?::(\d+))?")
 
 @dataclass(frozen=True)
 class Input:
-    """One picture or one video."""
+    """A picture, a video or a webcam."""
 
-    path: Path | None  # None: the webcam of this number
+    path: Path | None  # None for a webcam
     is_video: bool
-    camera: int = 0
+    camera: int = 0  # number of the webcam
 
     @property
     def name(self) -> str:
@@ -29,10 +29,16 @@ class Input:
 
 
 def gather(words: Sequence[str]) -> list[Input]:
-    """The pictures and videos that the words of a command line name, in their order; those of a folder by name.
+    """Find the pictures, videos and webcams that command-line arguments name.
+
+    Args:
+        words: paths of files and folders, glob patterns, "webcam" or "webcam:N".
+
+    Returns:
+        inputs in the order of the arguments; files of a folder are sorted by name.
 
     Raises:
-        UserError: nothing is there.
+        UserError: a path does not exist, or a folder has neither pictures nor videos.
     """
     inputs: list[Input] = []
     for word in words:
@@ -42,10 +48,10 @@ def gather(words: Sequence[str]) -> list[Input]:
             continue
         path = Path(word).expanduser()
         found = _in_folder(path) if path.is_dir() else [path]
-        if not path.exists():  # a pattern in quotes, or in a shell that leaves patterns to the program
+        if not path.exists():  # a quoted pattern, or a shell that does not expand patterns
             found = [Path(name) for name in sorted(glob.glob(str(path)))]
         if not found:
-            what = "has neither pictures nor videos in it" if path.is_dir() else "does not exist"
+            what = "contains neither pictures nor videos" if path.is_dir() else "does not exist"
             raise UserError(f"--input {word} {what} (looked from {Path.cwd()})")
         inputs += [Input(file, _is_video(file)) for file in found]
     return inputs

@@ -1,4 +1,4 @@
-"""Videos and webcams, read and written by OpenCV, which is an optional part of the installation."""
+"""Reading and writing of videos and webcams with OpenCV, which is an optional dependency."""
 
 import time
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from dino_d2.errors import UserError
 
 
 def opencv() -> ModuleType:
-    """OpenCV.
+    """The module cv2.
 
     Raises:
-        UserError: it is not installed.
+        UserError: OpenCV is not installed.
     """
     try:
         import cv2
@@ -27,10 +27,13 @@ def opencv() -> ModuleType:
 
 
 class VideoReader:
-    """Frames of a video file (a path) or a webcam (its number), as uint8 [H, W, 3] in BGR order.
+    """Frames of a video file or a webcam, uint8 [H, W, 3] in BGR order.
+
+    Args:
+        source: path of the file, or number of the webcam.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the source cannot be opened, or OpenCV is not installed.
     """
 
     def __init__(self, source: Path | int):
@@ -39,7 +42,7 @@ class VideoReader:
         self.capture = cv2.VideoCapture(source if self.live else str(source))
         if not self.capture.isOpened():
             what = f"webcam {source}" if self.live else f"video {source}"
-            raise UserError(f"{what} cannot be opened: is it there, and in a format that OpenCV reads?")
+            raise UserError(f"{what} cannot be opened. Check that it exists and has a format that OpenCV reads")
         self.frames_per_second = 10.0 if self.live else self.capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.length = None if self.live else int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
@@ -53,12 +56,12 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An MP4 file, of the size of its first frame.
+    """An MP4 file with the size of its first frame.
 
     Args:
-        path: of the file.
-        frames_per_second: of the file.
-        live: frames come as fast as they can be worked on; they are repeated or left out to keep to the clock.
+        path: the file to write.
+        frames_per_second: frame rate of the file.
+        live: frames arrive at the speed of the detector, and are repeated or skipped so that the video keeps real time.
     """
 
     def __init__(self, path: Path, frames_per_second: float, live: bool = False):
@@ -66,11 +69,15 @@ class VideoWriter:
         self.writer, self.written, self.start = None, 0, time.monotonic()
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame, uint8 [H, W, 3] in BGR order."""
+        """Add a frame, uint8 [H, W, 3] in BGR order.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         if self.writer is None:
             cv2 = opencv()
             size = frame.shape[1], frame.shape[0]
-            codec = cv2.VideoWriter_fourcc(*"mp4v")  # the one that every build of OpenCV writes
+            codec = cv2.VideoWriter_fourcc(*"mp4v")  # available in every build of OpenCV
             self.writer = cv2.VideoWriter(str(self.path), codec, self.frames_per_second, size)
             if not self.writer.isOpened():
                 raise UserError(f"{self.path} cannot be written")

@@ -1,18 +1,20 @@
 """Denoising queries: DN (DN-DETR section 4) and contrastive DN (DINO section 3.3), for any DETR-like detector.
 
-This module needs PyTorch alone. Give it the ground truth of a batch and it returns noised labels and boxes for a
-detector to rebuild, with everything a decoder and a loss need to know about each slot:
+This module needs only PyTorch. Given the ground truth of a batch, it returns noised labels and boxes for a
+detector to reconstruct, with everything that a decoder and a loss need to know about each slot:
 
     denoising = ContrastiveDenoising(num_classes=80)
     queries = denoising(labels, boxes)            # lists of [n_i] and [n_i, 4], one entry an image
     mask = queries.attention_mask(num_matching)   # True = may not attend
 
-Slots are laid out group after group. With T the largest object count of the batch, a DN group is T slots, object j
-at offset j; a contrastive group is T positive slots followed by T negative ones. Slots beyond an image's own object
+Slots are laid out group after group. With M the largest object count of the batch, a DN group is M slots, object j
+at offset j; a contrastive group is M positive slots followed by M negative ones. Slots beyond an image's own object
 count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others. For the loss
 they are background in DINO and nothing in DN-DETR, as in the authors' codes.
 
-Shapes: B images, Q denoising slots, N matching queries, C classes, G groups, T objects of the fullest image.
+The number of slots is limited: of an image with very many objects, a random part is denoised (``max_queries``).
+
+Shapes: B images, Q denoising queries (slots), N matching queries, C classes, G groups, M objects of the fullest image.
 """
 
 from typing import NamedTuple, Protocol
@@ -23,21 +25,21 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class DenoisingQueries(NamedTuple):
-    """What the decoder is asked to rebuild, and from what."""
+    """Noised objects that the decoder reconstructs, and the object of each slot."""
 
     labels: Tensor  # [B, Q] int64 noised class, -1 in padding slots
     boxes: Tensor  # [B, Q, 4] noised cxcywh in [0, 1]
     target: Tensor  # [B, Q] int64 index of the object the slot was made from, -1 in padding slots
-    positive: Tensor  # [B, Q] bool: the slot is to rebuild its object (negatives are to say "no object")
+    positive: Tensor  # [B, Q] bool: the slot reconstructs its object (a negative slot predicts "no object")
     group: Tensor  # [Q], or [B, Q] where images differ, int64: slots see their own group only
-    num_positives: int  # positive slots of the whole batch, known to the host
+    num_positives: int  # positive slots of the batch, as a host value
     scored: Tensor | None = None  # [B, Q] bool: slots that the class loss counts; None: all
 
     def attention_mask(self, num_matching: int) -> Tensor:
         """Self-attention mask over Q denoising and ``num_matching`` matching queries, in this order.
 
-        Matching queries see no denoising query, or the ground truth would leak to them; denoising queries see
-        their own group and the matching queries (DN-DETR section 4.4).
+        Matching queries attend to no denoising query, because the ground truth would leak to them; denoising queries
+        attend to their own group and to the matching queries (DN-DETR section 4.4).
 
         Returns:
             bool [Q + N, Q + N], or [B, Q + N, Q + N] where groups differ between images; True = may not attend.
@@ -51,6 +53,10 @@ class DenoisingQueries(NamedTuple):
         return blocked
 
 
+#: Images with up to this many objects, more than COCO's fullest has, are denoised in full whatever the limit of slots.
+ALWAYS_DENOISED = 100
+
+
 class Groups(Protocol):
     """Chooses how many denoising groups each image gets from the object counts of the batch."""
 
@@ -58,7 +64,7 @@ class Groups(Protocol):
 
 
 class FixedGroups:
-    """The same number of groups always (DN-DETR: 5; 10 for its deformable version)."""
+    """A constant number of groups (DN-DETR: 5; 10 for its deformable version)."""
 
     def __init__(self, groups: int = 5):
         self.groups = groups
@@ -68,7 +74,7 @@ class FixedGroups:
 
 
 class DynamicGroups:
-    """A budget of objects per image, shared out over the fullest image of the batch (DINO, as released).
+    """A budget of noised objects per image; the fullest image of the batch sets the groups (DINO, as released).
 
     ``num_objects`` 100 makes "100 CDN pairs" (paper section D.3): as many groups as fit the fullest image's
     objects into 100, at least one, and the same number for all images of the batch.
@@ -82,14 +88,14 @@ class DynamicGroups:
 
 
 class DynamicGroupsPerImage(DynamicGroups):
-    """The same budget spent by each image for itself, as DINO's appendix D.1 describes it."""
+    """The same budget, divided by each image's own object count, as DINO's appendix D.1 describes it."""
 
     def __call__(self, counts: list[int]) -> list[int]:
         return [max(1, self.num_objects // max(1, count)) for count in counts]
 
 
 class NoiseDraws(NamedTuple):
-    """The random numbers behind a batch of slots, apart from their use, so that a test can hand in its own."""
+    """The random numbers of a batch of slots, separate from their use so that tests can supply their own."""
 
     flip: Tensor  # [B, Q] uniform in [0, 1): the label is flipped where it lies below the flip probability
     label: Tensor  # [B, Q] int64 class a flipped label takes
@@ -106,7 +112,7 @@ def shift_corners(boxes: Tensor, shift: Tensor) -> Tensor:
 
     Returns:
         [..., 4] cxcywh. A shift below -1 or above 1 can turn a corner over, giving a negative width or height,
-        which the authors' negatives have too.
+        which also happens in the authors' code.
     """
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     corners = torch.cat([centre - half, centre + half], dim=-1)
@@ -130,14 +136,17 @@ def shift_centre_and_size(boxes: Tensor, shift: Tensor) -> Tensor:
 
 
 class Denoising(nn.Module):
-    """Plain denoising (DN-DETR): every slot is to rebuild its ground truth.
+    """Plain denoising (DN-DETR): every slot reconstructs its ground truth.
 
     Args:
         num_classes: C; noised labels are drawn from 0 .. C - 1.
         groups: rule for the number of groups.
-        label_flip_probability: γ, chance that a slot's label is drawn anew.
+        label_flip_probability: γ, probability that a slot's label is replaced by a random one.
         centre_noise_scale: λ1 in [0, 1]; the centre moves by less than λ1 times half the size, so it stays inside.
         size_noise_scale: λ2 in [0, 1]; width and height change by less than λ2 times themselves.
+        max_queries: the most slots of an image with more than 100 objects. Where its objects need more, each call
+            denoises as many objects as fit, and at least 100, drawn at random. It binds from 500 objects an image on
+            for DINO and from 200 for DN-DETR with 5 groups; COCO has fewer than 100. None: no limit.
     """
 
     def __init__(
@@ -147,6 +156,7 @@ class Denoising(nn.Module):
         label_flip_probability: float = 0.2,
         centre_noise_scale: float = 0.4,
         size_noise_scale: float = 0.4,
+        max_queries: int | None = 1000,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -154,6 +164,7 @@ class Denoising(nn.Module):
         self.label_flip_probability = label_flip_probability
         self.centre_noise_scale = centre_noise_scale
         self.size_noise_scale = size_noise_scale
+        self.max_queries = max_queries
 
     #: slots made from one object in one group
     copies = 1
@@ -169,14 +180,19 @@ class Denoising(nn.Module):
             generator: of the tensors' device; the same state gives the same queries.
 
         Raises:
-            ValueError: labels and boxes do not go together.
+            ValueError: labels and boxes of an image differ in number.
         """
         check_targets(labels, boxes)
         counts = [len(image_labels) for image_labels in labels]
         groups = self.groups(counts)
         device = boxes[0].device
+        chosen = self.choose_objects(counts, groups, device, generator)
+        if chosen is not None:
+            labels = [of_image[index] for of_image, index in zip(labels, chosen, strict=True)]
+            boxes = [of_image[index] for of_image, index in zip(boxes, chosen, strict=True)]
+            counts = [len(index) for index in chosen]
         layout = SlotLayout(
-            # Counts are host numbers, so the layout is made on the host and nothing waits for the device.
+            # Counts are known on the host, so the layout is computed there, without waiting for the device.
             *(t.to(device, non_blocking=True) for t in lay_out(counts, groups, self.copies))
         )
         draws = self.draw(layout.target.shape, device, generator)
@@ -185,21 +201,37 @@ class Denoising(nn.Module):
         if max(counts) > 0:
             clean_labels = pad_sequence(labels, batch_first=True).gather(1, object_of_slot)
             index = object_of_slot[..., None].expand(-1, -1, 4)
-            clean_boxes = pad_sequence(boxes, batch_first=True).gather(1, index)  # [B, T, 4] -> [B, Q, 4]
+            clean_boxes = pad_sequence(boxes, batch_first=True).gather(1, index)  # [B, M, 4] -> [B, Q, 4]
         else:
-            clean_labels = object_of_slot  # [B, 0]: no object, no slot, and the same graph as ever
+            clean_labels = object_of_slot  # [B, 0]: without objects there are no slots; the graph stays the same
             clean_boxes = boxes[0].new_zeros(*object_of_slot.shape, 4)
         noised_labels = torch.where(draws.flip < self.label_flip_probability, draws.label, clean_labels)
         noised_boxes = self.noise_boxes(clean_boxes, layout.positive, draws)
         return DenoisingQueries(
             labels=noised_labels.masked_fill(padding, -1),
             boxes=noised_boxes.masked_fill(padding[..., None], 0.5),
-            target=layout.target,
+            target=layout.target if chosen is None else original_targets(layout.target, chosen),
             positive=layout.positive & ~padding,
             group=layout.group,
             num_positives=sum(n * g for n, g in zip(counts, groups, strict=True)),
             scored=self.scored_slots(padding),
         )
+
+    def choose_objects(
+        self, counts: list[int], groups: list[int], device: torch.device, generator: Generator | None
+    ) -> list[Tensor] | None:
+        """Indices of the objects of each image that get slots, in ascending order; None where all objects fit."""
+        if self.max_queries is None:
+            return None
+        limits = [max(ALWAYS_DENOISED, self.max_queries // (self.copies * g)) for g in groups]
+        if all(count <= limit for count, limit in zip(counts, limits, strict=True)):
+            return None
+        return [
+            torch.randperm(count, device=device, generator=generator)[:limit].sort().values
+            if count > limit
+            else torch.arange(count, device=device)
+            for count, limit in zip(counts, limits, strict=True)
+        ]
 
     def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
         """Random numbers for slots of shape [B, Q]. A drawn class may be the true one, as in the authors' code."""
@@ -224,8 +256,8 @@ class Denoising(nn.Module):
 class ContrastiveDenoising(Denoising):
     """Contrastive denoising (DINO section 3.3): each object gives a positive and a negative slot in every group.
 
-    Positives carry less noise than λ1 and are to rebuild their object; negatives carry between λ1 and λ2 and are
-    to say "no object". Both corners move by up to λ times half the box's size.
+    Positives have less noise than λ1 and reconstruct their object; negatives have between λ1 and λ2 and predict
+    "no object". Both corners move by up to λ times half the box's size.
 
     Args:
         num_classes: C; noised labels are drawn from 0 .. C - 1.
@@ -233,6 +265,7 @@ class ContrastiveDenoising(Denoising):
         label_flip_probability: the released code flips with half of ``dn_label_noise_ratio`` 0.5 (Table 8).
         positive_noise_scale: λ1, 1.0 in section D.3 and in the released training commands (0.4 in Table 8).
         negative_noise_scale: λ2, 2.0 in section D.3.
+        max_queries: as for :class:`Denoising`.
     """
 
     copies = 2
@@ -244,8 +277,9 @@ class ContrastiveDenoising(Denoising):
         label_flip_probability: float = 0.25,
         positive_noise_scale: float = 1.0,
         negative_noise_scale: float = 2.0,
+        max_queries: int | None = 1000,
     ):
-        super().__init__(num_classes, groups or DynamicGroups(100), label_flip_probability)
+        super().__init__(num_classes, groups or DynamicGroups(100), label_flip_probability, max_queries=max_queries)
         if negative_noise_scale < positive_noise_scale:
             raise ValueError(
                 f"negative_noise_scale {negative_noise_scale} must not be below "
@@ -255,7 +289,7 @@ class ContrastiveDenoising(Denoising):
         self.negative_noise_scale = negative_noise_scale
 
     def scored_slots(self, padding: Tensor) -> None:
-        """All: padding is one more kind of "no object"."""
+        """None, for all slots: padding slots are trained as "no object" too."""
         return None
 
     def noise_boxes(self, boxes: Tensor, positive: Tensor, draws: NoiseDraws) -> Tensor:
@@ -275,12 +309,12 @@ class SlotLayout(NamedTuple):
 
 
 def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
-    """Place objects in slots.
+    """Assign objects to slots.
 
     Args:
         counts: objects per image.
-        groups: groups per image. Where all agree, groups are as wide as the fullest image needs and lie at the
-            same place in every image; otherwise each image packs its own groups tightly from the left.
+        groups: groups per image. Where all images have the same number, a group is as wide as the fullest image
+            needs and starts at the same slot in every image; otherwise each image packs its own groups from the left.
         copies: 1 (DN), or 2 (positive, then negative) slots an object and group.
     """
     shared = len(set(groups)) == 1
@@ -297,8 +331,14 @@ def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
     )
 
 
+def original_targets(target: Tensor, chosen: list[Tensor]) -> Tensor:
+    """Targets [B, Q] among the chosen objects -> targets among all objects of each image; -1 stays -1."""
+    original = pad_sequence(chosen, batch_first=True).gather(1, target.clamp(min=0))
+    return original.masked_fill(target < 0, -1)
+
+
 def check_targets(labels: list[Tensor], boxes: list[Tensor]) -> None:
-    """Raise ValueError where labels and boxes of an image do not go together."""
+    """Raise ValueError where the labels and boxes of an image differ in number."""
     if len(labels) != len(boxes) or not labels:
         raise ValueError(f"need labels and boxes of the same images, got {len(labels)} and {len(boxes)} entries")
     for i, (image_labels, image_boxes) in enumerate(zip(labels, boxes, strict=True)):

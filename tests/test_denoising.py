@@ -191,3 +191,62 @@ def test_the_module_needs_torch_alone():
         "assert not new & {'dino_d2', 'detectron2', 'fvcore', 'scipy'}, new"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+CROWDED = [
+    (lambda **options: ContrastiveDenoising(7, **options), 500),
+    (lambda **options: Denoising(7, FixedGroups(5), **options), 200),
+    (lambda **options: Denoising(7, FixedGroups(10), **options), 100),
+]
+
+
+@pytest.mark.parametrize(("make", "objects"), CROWDED)
+def test_a_crowded_image_has_a_bounded_number_of_slots(make, objects):
+    labels, boxes = ground_truth(1500, 3)
+    queries = make()(labels, boxes)
+    num_slots = queries.labels.shape[1]
+    assert num_slots == 1000
+    mask = queries.attention_mask(900)
+    assert mask.nbytes <= 1900**2
+    targets = queries.target[0, :objects]
+    assert len(targets.unique()) == objects
+    assert targets.max() > 1000  # objects from anywhere in the list, not its beginning
+    real = queries.target[1] >= 0
+    assert set(queries.target[1][real].tolist()) == {0, 1, 2}
+    assert queries.num_positives == queries.positive.sum()
+    assert make(max_queries=None)(labels, boxes).labels.shape[1] == 1500 * 1000 // objects
+
+
+@pytest.mark.parametrize(("make", "objects"), CROWDED)
+def test_slots_of_a_crowded_image_are_made_from_their_targets(make, objects):
+    labels, boxes = ground_truth(1500)
+    denoising = make()
+    denoising.label_flip_probability = 0
+    queries = denoising(labels, boxes)
+    assert torch.equal(queries.labels[0], labels[0][queries.target[0]])
+    inside = (queries.boxes[0] - boxes[0][queries.target[0]]).abs()[queries.positive[0]]
+    assert (inside < 0.151).all()  # a box's own size, 0.15 at most
+
+
+@pytest.mark.parametrize(("make", "objects"), CROWDED)
+def test_the_limit_changes_nothing_up_to_its_number_of_objects(make, objects):
+    labels, boxes = ground_truth(objects, 3)
+    limited = make()(labels, boxes, torch.Generator().manual_seed(1))
+    unlimited = make(max_queries=None)(labels, boxes, torch.Generator().manual_seed(1))
+    assert torch.equal(limited.boxes, unlimited.boxes)
+    assert torch.equal(limited.target, unlimited.target)
+
+
+def test_a_crowded_image_gives_other_objects_slots_in_every_call_and_the_same_ones_for_a_generator():
+    labels, boxes = ground_truth(1500)
+    denoising = ContrastiveDenoising(7)
+    first, again, other = (denoising(labels, boxes, torch.Generator().manual_seed(s)).target for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_up_to_100_objects_are_always_denoised_in_full():
+    labels, boxes = ground_truth(100, 4)
+    queries = ContrastiveDenoising(7, FixedGroups(40))(labels, boxes)
+    assert queries.labels.shape == (2, 8000)
+    assert queries.num_positives == 40 * 104

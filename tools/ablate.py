@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""DINO's ablations in small: trains each row with several seeds on the shapes dataset and writes a table and a picture.
+"""Small versions of DINO's ablations: train each row with several seeds on shapes, write a table and a plot.
 
-    python tools/ablate.py                     # goes on where it was stopped; --jobs trainings at a time
+    python tools/ablate.py                     # continues after an interruption; runs --jobs trainings at a time
     python tools/ablate.py --rows dn cdn --seeds 1 --iterations 100 --page output/try/ablations.md
 
-The rows are those of Table 4, denoising none/DN/CDN, and noise scales. What a training measures lies in its folder,
-``{output}/{row}/seed{n}``; a finished one is not run again.
+The rows are those of Table 4, denoising none/DN/CDN, and noise scales. Results of a training are in its folder,
+``{output}/{row}/seed{n}``; finished trainings are not repeated.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from dino_d2.detectron2.config import LazyConfig
 
 BASE = "configs/dino/dino_tiny_shapes_instruments.py"
 
-#: Name in metrics.json, heading, and digits behind the point.
+#: Name in metrics.json -> (heading, decimal places).
 MEASURES = {
     "bbox/AP": ("AP", 1),
     "bbox/APs": ("AP small", 1),
@@ -41,20 +41,20 @@ MEASURES = {
 }
 
 
-#: What the recipes of configs/dino/ablations change; the rest of the model stays small.
+#: Parts of the model that the recipes of configs/dino/ablations change; all others are those of the small recipe.
 PARTS = ("denoising", "detector.queries", "detector.decoder.box_update", "detector.label_embedding")
 
 
 class Minutes(NamedTuple):
-    """How long the trainings took: by the clock, and of the CPUs."""
+    """Duration of the trainings: elapsed time, and CPU time."""
 
-    passed: float
-    of_cpu: float
+    elapsed: float
+    cpu: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the recipe of configs/dino/ablations whose parts it takes, and values changed in it."""
+    """One row of the table: a recipe of configs/dino/ablations whose parts are used, and values that are changed."""
 
     title: str
     recipe: str
@@ -78,7 +78,7 @@ ROWS = {
 
 
 def row_config(row: Row) -> DictConfig:
-    """The small DINO on shapes with the row's parts, at its own size: 50 queries, a denoising budget of 60 objects."""
+    """The small DINO on shapes with the row's parts, and with its own number of queries and denoising budget."""
     cfg = LazyConfig.load(str(ROOT / BASE))
     num_queries = cfg.model.detector.queries.num_queries
     budget = cfg.model.denoising.groups.num_objects
@@ -97,17 +97,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tools/ablate.py", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=1000, help="of 8 images each")
-    parser.add_argument("--evaluations", type=int, default=4, help="of a training, evenly; IS compares the last two")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--iterations", type=int, default=1000, help="iterations of 8 images in each training")
+    parser.add_argument(
+        "--evaluations",
+        type=int,
+        default=4,
+        help="evaluations of each training, evenly spaced; IS compares the last two",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, each with one thread")
     parser.add_argument("--output", type=Path, default=Path("output/ablations"))
-    parser.add_argument("--page", type=Path, default=Path("docs/ablations.md"), help="the picture goes beside it")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/ablations.md"), help="page to write, with the plot in the same folder"
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     trainings = [training_of(row, seed, options.output) for row in options.rows for seed in options.seeds]
     count = len(unfinished(trainings, options.iterations))
     if run(trainings, options.iterations, options.evaluations, options.jobs):
-        sys.exit("error: the table needs the trainings that failed; the others are done")
+        sys.exit("error: no table, because some trainings failed. Run the same command again; it repeats only those")
     results: dict[str, list[dict[str, float]]] = {row: [] for row in options.rows}
     for training in trainings:
         results[training.folder.parent.name].append(measures_of(training.folder))
@@ -122,7 +129,7 @@ def main() -> None:
 
 
 def training_of(row: str, seed: int, output: Path) -> Training:
-    """Of the row with the seed; writes the row's config into its folder."""
+    """The training of a row with a seed; the row's config is written to its folder."""
     folder = output / row / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     LazyConfig.save(row_config(ROWS[row]), str(folder / "row.yaml"))
@@ -130,7 +137,7 @@ def training_of(row: str, seed: int, output: Path) -> Training:
 
 
 def measures_of(folder: Path) -> dict[str, float]:
-    """The last value of each measure; NaN of those that were never measured."""
+    """The last value of each measure; NaN if there is none."""
     values = dict.fromkeys(MEASURES, float("nan"))
     for line in lines_of(folder):
         values |= {name: line[name] for name in MEASURES if name in line}
@@ -138,13 +145,13 @@ def measures_of(folder: Path) -> dict[str, float]:
 
 
 def spread(results: list[dict[str, float]], name: str) -> tuple[float, float]:
-    """Mean and standard deviation over seeds (n - 1; 0 of a single one)."""
+    """Mean and sample standard deviation over seeds (0 for a single seed)."""
     values = [result[name] for result in results]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown, mean ± spread."""
+    """Markdown table of mean ± standard deviation."""
     lines = [
         "| | " + " | ".join(heading for heading, _ in MEASURES.values()) + " |",
         "|---" * (len(MEASURES) + 1) + "|",
@@ -159,7 +166,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 
 def draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """A panel for each measure: a dot a seed, a line at the mean."""
+    """Draw one panel for each measure, with a dot for each seed and a line at the mean."""
     figure = Figure(figsize=(12, 0.8 + 0.35 * len(results)), layout="constrained")
     panels = figure.subplots(1, len(MEASURES), sharey=True)
     for panel, (name, (heading, _)) in zip(panels, MEASURES.items(), strict=True):
@@ -176,22 +183,22 @@ def draw(results: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def page(results: dict, options: argparse.Namespace, picture: str, trained: int, minutes: Minutes) -> str:
-    """The page of the documentation."""
+    """Text of the documentation page."""
     command = shlex.join(["python", "tools/ablate.py", *sys.argv[1:]])
     return f"""# Ablations on the shapes dataset
 
-DINO's Table 4 in small, denoising none/DN/CDN, and noise scales: {options.iterations} iterations of 8 images, mean of
-{len(options.seeds)} seeds ± their standard deviation. What each column measures: [evaluation.md](evaluation.md). From
-ATD on, lower is better.
+Small versions of DINO's Table 4, of denoising none/DN/CDN, and of noise scales: {options.iterations} iterations of 8
+images, mean of {len(options.seeds)} seeds ± standard deviation. [evaluation.md](evaluation.md) describes the columns.
+Higher is better for AP; lower is better for all others.
 
 {table(results)}
 
 ![Each dot is a training, each line a mean]({picture})
 
-Made with `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}; this
+Made with `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}. This
 call ran {trained} of {len(results) * len(options.seeds)} trainings, {options.jobs} at a time, in
-{minutes.passed:.0f} minutes, with {minutes.of_cpu:.0f} minutes of CPU time. The images are small, few and made by a
-program: differences within the spread say nothing, and larger ones need not carry over to photographs.
+{minutes.elapsed:.0f} minutes, with {minutes.cpu:.0f} minutes of CPU time. The images are few, small and synthetic:
+differences within the standard deviation are not significant, and larger ones may not hold for photographs.
 """
 
 

@@ -1,12 +1,12 @@
-"""Parameters, multiply-adds and activations of a configured model, part by part.
+"""Parameters, multiply-adds and activations of each part of a model.
 
     python tools/analyze_model.py --config-file configs/dino/dino_r50_4scale_12ep.py
     python tools/analyze_model.py --config-file ... --size 800 1333 --json model.detector.num_classes=91
 
-GFLOPs are fvcore's: one multiply-add is one; convolutions, linear layers, matrix products and norms count, other
-element-wise work does not. Attention is counted by its two matrix products, deformable attention by four
-multiply-adds for the bilinear sample and one for its weight. Activations are fvcore's too: outputs of convolutions,
-linear layers and matrix products. One image, without denoising queries.
+GFLOPs follow fvcore: one multiply-add counts as one, and convolutions, linear layers, matrix products and norms are
+counted, but no other element-wise operations. Attention counts as its two matrix products, a sample of deformable
+attention as four multiply-adds for the interpolation and one for its weight. Activations, also as in fvcore, are the
+outputs of convolutions, linear layers and matrix products. The numbers are for one image without denoising queries.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from dino_d2.errors import UserError
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
 
 
-class TensorsOut(nn.Module):
-    """A detector that returns tensors alone, which is what the tracer can follow."""
+class LogitsAndBoxes(nn.Module):
+    """A detector that returns only tensors, as tracing requires."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()
@@ -43,15 +43,18 @@ class TensorsOut(nn.Module):
 
 
 def attention_flops(inputs: list, outputs: list) -> int:
-    """Query-key and weight-value products; query, key and value are [..., T, d], the value of another d maybe."""
+    """Multiply-adds of the query-key and weight-value products.
+
+    Query and key are [..., length, d]; the value may have another d.
+    """
     query, key, value = (get_shape(x) for x in inputs[:3])
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def deformable_attention_flops(inputs: list, outputs: list) -> int:
-    """Four neighbours and one weight for every sampled channel.
+    """Multiply-adds of four neighbours and one weight for every channel of every sample.
 
-    The first input is the value [B, S, M, D], the last one the weights or logits [B, Q, M, L, P].
+    The first input is the value [B, S, heads, channels], the last one the weights or logits [B, T, heads, V, R].
     """
     return 5 * get_shape(inputs[0])[-1] * prod(get_shape(inputs[-1]))
 
@@ -60,22 +63,22 @@ HANDLES = {
     "aten::scaled_dot_product_attention": attention_flops,
     "dino_d2::ms_deform_attn": deformable_attention_flops,
     "dino_d2::ms_deform_attn_fused": deformable_attention_flops,
-    "aten::grid_sampler": elementwise_flop_counter(0, 5),  # the op's form in plain PyTorch, where it is not built
+    "aten::grid_sampler": elementwise_flop_counter(0, 5),  # the op in plain PyTorch, if it is not built
 }
 
 
 def analyze(detector: nn.Module, height: int, width: int) -> dict[str, dict[str, float]]:
-    """Count.
+    """Count the parameters and operations of each part of a detector.
 
     Args:
         detector: the tensor core.
-        height, width: of the one image, in pixels.
+        height, width: size of the image in pixels.
 
     Returns:
-        {part: {"parameters", "trainable", "gflops", "activations"}}, the parts in the order of the data, then "total",
-        which has the embeddings of levels and labels too; parameters and activations in millions.
+        {part: {"parameters", "trainable", "gflops", "activations"}} in the order of the data, then "total", which
+        includes the embeddings of levels and labels; parameters and activations are in millions.
     """
-    model = TensorsOut(detector).eval()
+    model = LogitsAndBoxes(detector).eval()
     images = torch.zeros(1, 3, height, width, device=next(detector.parameters()).device)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -98,7 +101,7 @@ def analyze(detector: nn.Module, height: int, width: int) -> dict[str, dict[str,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print a table, or JSON."""
+    """Print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True, help="LazyConfig file with a `model`")
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1280), metavar=("HEIGHT", "WIDTH"), help="pixels")
@@ -111,8 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
         config = apply_overrides(read_config(options.config_file), options.overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
-    if "pretrained" in config.model.detector.backbone:  # Detectron2's backbones fetch no weights
-        config.model.detector.backbone.pretrained = False  # weights do not change the counts
+    if "pretrained" in config.model.detector.backbone:  # Detectron2's backbones do not download weights
+        config.model.detector.backbone.pretrained = False  # the counts do not depend on weights
     counted = analyze(instantiate(config.model).detector, *options.size)
     if options.json:
         print(json.dumps({"config": options.config_file, "size": list(options.size), "parts": counted}, indent=2))

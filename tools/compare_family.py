@@ -1,14 +1,14 @@
-"""Train several recipes with the same budget and seeds, and draw their AP against iterations and against time.
+"""Train several recipes with the same iterations and seeds, and plot their AP over iterations and over time.
 
     python tools/compare_family.py configs/detr/detr_tiny_shapes.py configs/dino/dino_tiny_shapes.py
     python tools/compare_family.py configs/*/*_tiny_shapes.py --seeds 1 2 3 --iterations 2000 --output output/family
     python tools/compare_family.py configs/*/*_tiny_shapes.py --draw-only
 
-Stop it at any time: the same command goes on where it was, in the middle of a run too. Every run is an ordinary one of
-train_net.py in its own folder, OUTPUT/RECIPE/seed_S. Left in OUTPUT: family.png with the mean over the seeds and the
-range from the worst to the best one, and family.md with a table of the last evaluation. Time is that of training,
-without evaluation. Each run has one thread, so times compare if --jobs is not above the number of cores and nothing
-else was running.
+The command can be stopped at any time; run again, it continues the interrupted runs. Each run is a run of train_net.py
+in its own folder, OUTPUT/RECIPE/seed_S. The results in OUTPUT are family.png, with the mean over seeds and the range
+from the worst seed to the best, and family.md, with a table of the last evaluation. Times are those of training,
+without evaluation. Each run has one thread, so times are comparable if --jobs is at most the number of cores and the
+machine has no other work.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from trainings import Training, lines_of, run
 
 
 class Curve(NamedTuple):
-    """What one run has reached by each of its evaluations."""
+    """AP of one run at each of its evaluations, of which there are ``count``."""
 
-    iterations: np.ndarray  # [E] trained so far
-    minutes: np.ndarray  # [E] of training, without evaluation
-    ap: np.ndarray  # [E] in 0..100
+    iterations: np.ndarray  # [count] iterations done
+    minutes: np.ndarray  # [count] minutes of training, without evaluation
+    ap: np.ndarray  # [count] in 0..100
 
 
 def read_rows(folder: Path) -> list[dict]:
-    """Rows of a run's metrics.json in order of iterations; where a resumed run repeats some, its own count."""
+    """Rows of a run's metrics.json in the order of iterations; later rows replace those that a resumed run repeats."""
     rows: dict[int, dict] = {}
     for line in lines_of(folder):
         rows.setdefault(line["iteration"], {}).update(line)
@@ -42,22 +42,22 @@ def read_rows(folder: Path) -> list[dict]:
 
 
 def read_curve(folder: Path) -> Curve:
-    """AP of every evaluation, with the time that the iterations before it took."""
+    """AP of every evaluation, with the training time up to it."""
     rows = read_rows(folder)
-    done, seconds = [0], [0.0]  # iterations done at each row with a time, and the time that all of them took
+    done, seconds = [0], [0.0]  # iterations done at each row that has a time, and the total time of these iterations
     for row in rows:
-        if "time" in row:  # of one iteration, since the row before
+        if "time" in row:  # seconds of one iteration, averaged since the previous row
             done.append(row["iteration"] + 1)
             seconds.append(seconds[-1] + row["time"] * (done[-1] - done[-2]))
     evaluated = [row for row in rows if "bbox/AP" in row]
-    # Rows count from zero, but the evaluation after the last iteration has the number of all.
+    # Rows count iterations from zero, but the final evaluation has the total number of iterations.
     iterations = [min(row["iteration"] + 1, max(done[-1], row["iteration"])) for row in evaluated]
     minutes = np.interp(iterations, done, seconds) / 60
     return Curve(np.array(iterations), minutes, np.array([row["bbox/AP"] for row in evaluated]))
 
 
 def collect(trainings: list[Training]) -> dict[str, list[Curve]]:
-    """{recipe: curves of its seeds, cut to the evaluations that all of them have}."""
+    """{recipe: curves of its seeds, truncated to the evaluations that all seeds have}."""
     families: dict[str, list[Curve]] = {}
     for training in trainings:
         curve = read_curve(training.folder)
@@ -67,30 +67,30 @@ def collect(trainings: list[Training]) -> dict[str, list[Curve]]:
 
 
 def short_name(recipe: Path) -> str:
-    """Of the detector."""
+    """Name of the detector in a recipe's file name."""
     return recipe.stem.removesuffix("_tiny_shapes")
 
 
 def same_length(curves: list[Curve]) -> list[Curve]:
-    """Curves cut to the shortest."""
+    """Curves truncated to the length of the shortest."""
     count = min(len(curve.ap) for curve in curves)
     return [Curve(*(values[:count] for values in curve)) for curve in curves]
 
 
 def draw(families: dict[str, list[Curve]], path: Path) -> None:
-    """Mean over seeds as a line, the range of the seeds as a band; against iterations, and against time."""
+    """Plot the mean over seeds as a line and their range as a band, over iterations and over time."""
     figure, axes = plt.subplots(1, 2, figsize=(14, 7), sharey=True, layout="constrained")
     colours = matplotlib.colormaps["tab20"].colors
     ranked = sorted(families.items(), key=lambda item: -mean_of_last(item[1]))
     for number, (name, curves) in enumerate(ranked):
-        ap = np.array([curve.ap for curve in curves])  # [seeds, E]
+        ap = np.array([curve.ap for curve in curves])  # [seeds, evaluations]
         colour = colours[(2 * number + number // 10) % 20]
         minutes = np.mean([curve.minutes for curve in curves], axis=0)
         for axis, x in ((axes[0], curves[0].iterations), (axes[1], minutes)):
             axis.plot(x, ap.mean(0), color=colour, marker=".", label=f"{name}  {mean_of_last(curves):.1f}")
             axis.fill_between(x, ap.min(0), ap.max(0), color=colour, alpha=0.15, linewidth=0)
     seeds = " or ".join(str(count) for count in sorted({len(curves) for curves in families.values()}))
-    # Square roots: a detector that has just begun to learn can be told from its neighbours too.
+    # A square-root scale shows differences between detectors with low AP, too.
     axes[0].set_yscale("function", functions=(lambda ap: np.sqrt(np.maximum(ap, 0)), np.square))
     axes[0].set(xlabel="iterations", ylabel=f"AP (square-root scale): mean and range of {seeds} seeds")
     axes[0].set_yticks(ticks := [0, 0.5, 1, 2, 5, *range(10, 101, 10)], [f"{tick:g}" for tick in ticks])
@@ -105,32 +105,32 @@ def draw(families: dict[str, list[Curve]], path: Path) -> None:
 
 
 def mean_of_last(curves: list[Curve]) -> float:
-    """AP of the last evaluation, over the seeds."""
+    """Mean over seeds of the last evaluation's AP."""
     return float(np.mean([curve.ap[-1] for curve in curves]))
 
 
 def table(families: dict[str, list[Curve]]) -> str:
-    """The last evaluation of every recipe, best first."""
+    """Table of the last evaluation of every recipe, best first."""
     rows = []
     for name, curves in families.items():
         last = np.array([curve.ap[-1] for curve in curves])
         minutes = np.mean([curve.minutes[-1] for curve in curves])
         rows.append([name, len(last), int(curves[0].iterations[-1]), last.mean(), last.min(), last.max(), minutes])
     rows.sort(key=lambda row: -row[3])
-    headers = ["recipe", "seeds", "iterations", "AP, mean", "worst", "best", "minutes a run"]
+    headers = ["recipe", "seeds", "iterations", "AP, mean", "worst", "best", "minutes per run"]
     return tabulate(rows, headers, tablefmt="pipe", floatfmt=".1f")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipes", nargs="+", help="config files; values such as train.device=cpu hold for all runs")
+    parser.add_argument("recipes", nargs="+", help="config files, and overrides for all runs such as train.device=cpu")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=2000, help="of every run")
-    parser.add_argument("--evaluations", type=int, default=10, help="of every run, evenly spread")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--iterations", type=int, default=2000, help="iterations of every run")
+    parser.add_argument("--evaluations", type=int, default=10, help="evaluations of every run, evenly spaced")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, each with one thread")
     parser.add_argument("--output", type=Path, default=Path("output/family"))
-    parser.add_argument("--draw-only", action="store_true", help="train nothing, draw what is there")
-    options = parser.parse_intermixed_args(arguments)  # values may stand behind the flags
+    parser.add_argument("--draw-only", action="store_true", help="do not train; plot the existing results")
+    options = parser.parse_intermixed_args(arguments)  # overrides may follow the flags
     options.values = [x for x in options.recipes if "=" in x]
     options.recipes = [Path(x) for x in options.recipes if "=" not in x]
     missing = [str(recipe) for recipe in options.recipes if not recipe.is_file()]
@@ -142,9 +142,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what is missing, then draw."""
+    """Run the missing trainings, then plot."""
     options = parse(arguments)
-    # Seed by seed, so that a comparison of all recipes is there as early as possible.
+    # All recipes with the first seed come first, so that an early comparison covers all of them.
     trainings = [
         Training(
             f"{short_name(recipe)} {seed}",

@@ -1,10 +1,10 @@
-"""Draw which anchors were matched with which objects, and how the matching developed in training.
+"""Draw the anchors and the objects they are matched with, or the measures of the matching during training.
 
     python tools/draw_matching.py arrows --config-file configs/dino/dino_tiny_shapes.py \\
         --weights output/dino_tiny_shapes/model_final.pth --output arrows.png
     python tools/draw_matching.py curves output/dino_tiny_shapes_instruments --output matching.png
 
-docs/evaluation.md says what is measured.
+docs/evaluation.md describes the measures.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def arrows_of(options: argparse.Namespace) -> Figure:
 def curves_of(options: argparse.Namespace) -> Figure:
     for run in options.runs:
         if not (run / "metrics.json").is_file():
-            raise UserError(f"there is no {run / 'metrics.json'}: name the output folder of a run")
+            raise UserError(f"there is no {run / 'metrics.json'}: give the output folder of a run")
     try:
         return curves({run.name: run for run in options.runs})
     except ValueError as error:
@@ -43,15 +43,19 @@ def curves_of(options: argparse.Namespace) -> Figure:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(required=True)
-    one = kinds.add_parser("arrows", help="from anchors to the objects they are matched with")
-    one.add_argument("--config-file", required=True, help="a recipe, or the config.yaml that a run has left")
+    one = kinds.add_parser("arrows", help="draw arrows from anchors to the objects they are matched with")
+    one.add_argument("--config-file", required=True, help="a recipe, or the config.yaml of a run")
     one.add_argument("--weights", required=True, help="a checkpoint")
-    one.add_argument("--count", type=int, default=4, help="images, spread evenly over the config's test set (4)")
-    one.add_argument("--longest", type=float, default=0.3, help="L1 distance of the warmest colour (0.3)")
+    one.add_argument(
+        "--count", type=int, default=4, help="number of images, evenly spaced in the config's test set (4)"
+    )
+    one.add_argument(
+        "--longest", type=float, default=0.3, help="L1 distance at the upper end of the colour scale (0.3)"
+    )
     one.add_argument("--output", type=Path, default=Path("arrows.png"))
     one.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     one.set_defaults(draw=arrows_of)
-    two = kinds.add_parser("curves", help="IS, ATD(100) and the others over training")
+    two = kinds.add_parser("curves", help="plot IS, ATD(100) and other measures over training")
     two.add_argument("runs", nargs="+", type=Path, help="output folders of runs with instruments")
     two.add_argument("--output", type=Path, default=Path("matching.png"))
     two.set_defaults(draw=curves_of)

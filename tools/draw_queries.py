@@ -1,10 +1,10 @@
-"""Draw where a query of a trained model looks, and the denoising queries around the ground truth.
+"""Draw the sampling points of a trained model's query, and its denoising queries around the ground truth.
 
     python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py \\
         --weights output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val/000002.png --output pictures
 
-writes ``{name}_sampling_points.png`` and, where the picture is in the config's test set and the model is trained with
-denoising queries, ``{name}_denoising.png``. docs/pictures.md says how to read them.
+writes ``{name}_sampling_points.png`` and, if the picture is in the config's test set and the model is trained with
+denoising queries, ``{name}_denoising.png``. docs/pictures.md explains them.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from dino_d2.visualize.predictions import save
 
 
 def ground_truth(predictor: Predictor, path: Path) -> dict | None:
-    """The picture's dataset dict, if the config's test set has it with at least one object."""
+    """Dataset dict of the picture; None if it is not in the config's test set or has no objects."""
     dataset_dicts = DatasetCatalog.get(predictor.test_set())
     same = (one for one in dataset_dicts if Path(one["file_name"]).resolve() == path.resolve())
     return next((one for one in same if one["annotations"]), None)
 
 
 def draw(predictor: Predictor, path: Path, folder: Path, query: int | None, groups: int, seed: int) -> list[Path]:
-    """Write the pictures; returns where they are."""
+    """Write the pictures and return their paths."""
     if not path.is_file():
         raise UserError(f"image {path} does not exist (looked from {Path.cwd()})")
     model, mapper, names = predictor.model, predictor.mapper, predictor.class_names
@@ -44,13 +44,13 @@ def draw(predictor: Predictor, path: Path, folder: Path, query: int | None, grou
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, help="a recipe, or the config.yaml that a run has left")
+    parser.add_argument("--config-file", required=True, help="a recipe, or the config.yaml of a run")
     parser.add_argument("--weights", required=True, help="a checkpoint")
     parser.add_argument("--input", required=True, type=Path, help="a picture")
     parser.add_argument("--output", type=Path, default=Path("."), help="a folder (the current one)")
-    parser.add_argument("--query", type=int, help="number of the query to follow; default: that of the best detection")
-    parser.add_argument("--groups", type=int, default=2, help="denoising groups to draw (2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the denoising queries' noise")
+    parser.add_argument("--query", type=int, help="index of the query; default: that of the best detection")
+    parser.add_argument("--groups", type=int, default=2, help="number of denoising groups to draw (2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the denoising queries' noise (0)")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -1,10 +1,10 @@
-"""Curves of one or several trainings: losses, box AP, learning rate and gradient norm.
+"""Plot losses, box AP, learning rate and gradient norm of one or several trainings.
 
     python tools/plot_metrics.py output/dino_tiny_shapes
     python tools/plot_metrics.py output/one output/two --output compared.png
 
-reads each folder's ``metrics.json`` and writes a PNG, ``curves.png`` in the first folder unless told otherwise. One
-run shows what its losses are made of; several are drawn over each other.
+reads each folder's ``metrics.json`` and writes a PNG, by default ``curves.png`` in the first folder. A single run is
+shown with the parts of its losses; several runs share the same axes.
 """
 
 import argparse
@@ -23,17 +23,17 @@ SCORES = {"bbox/AP": "-", "bbox/AP50": "--", "bbox/AP75": ":"}
 
 
 def read(folder: Path) -> dict[str, Points]:
-    """The curves of a run by name. Where a resumed run has written an iteration twice, the later line counts.
+    """Read the curves of a run, by name. If a resumed run has written an iteration twice, the later line is used.
 
     Args:
-        folder: of the run, or its metrics.json.
+        folder: output folder of the run, or its metrics.json.
 
     Raises:
-        UserError: no metrics there.
+        UserError: there is no metrics.json, or a line of it is not JSON.
     """
     path = folder / "metrics.json" if folder.is_dir() else folder
     if not path.is_file():
-        raise UserError(f"there is no {path}: name the output folder of a run (train.output_dir)")
+        raise UserError(f"there is no {path}: give the output folder of a run (train.output_dir)")
     curves: dict[str, dict[int, float]] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -46,10 +46,10 @@ def read(folder: Path) -> dict[str, Points]:
 
 
 def plot(runs: dict[str, dict[str, Points]]) -> Figure:
-    """Four axes: total loss, AP, losses of the last layer, learning rate and gradients.
+    """Plot total loss, AP, losses of the last layer, and learning rate with gradient norm, on four axes.
 
     Args:
-        runs: curves by name of the run.
+        runs: {name of the run: its curves}.
     """
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     (loss, score), (parts, rate) = figure.subplots(2, 2)
@@ -71,8 +71,8 @@ def plot(runs: dict[str, dict[str, Points]]) -> Figure:
         draw(gradients, curves, "grad_norm", None, color=colour, alpha=0.3)
     for axes, title in ((loss, "total loss"), (score, "box AP on the test set, percent"), (rate, "learning rate")):
         axes.set_title(title)
-    of_what = "and of its denoising queries (_dn)" if single else "class, bbox (dashed), giou (dotted)"
-    parts.set_title(f"losses of the last decoder layer, {of_what}", fontsize=10)
+    parts_shown = "and of its denoising queries (_dn)" if single else "class, bbox (dashed), giou (dotted)"
+    parts.set_title(f"losses of the last decoder layer, {parts_shown}", fontsize=10)
     gradients.set_ylabel("gradient norm (pale)")
     for axes in (loss, parts, gradients):
         axes.set_yscale("log")
@@ -95,19 +95,23 @@ def draw(axes, curves: dict[str, Points], name: str, label: str | None, **style)
 
 
 def names_of(folders: list[Path]) -> list[str]:
-    """The folders' last names, or as much more as tells them apart."""
+    """Shortest ends of the folders' paths that differ from each other.
+
+    Raises:
+        UserError: a folder is given twice.
+    """
     resolved = [folder.resolve() for folder in folders]
     for depth in range(1, max(len(folder.parts) for folder in resolved) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in resolved]
         if len(set(names)) == len(names):
             return names
-    raise UserError("a run is named twice")
+    raise UserError("the same run is given twice")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="output folders")
-    parser.add_argument("--output", type=Path, help="a PNG (curves.png in the first folder)")
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs")
+    parser.add_argument("--output", type=Path, help="PNG to write (curves.png in the first folder)")
     options = parser.parse_args(arguments)
     try:
         runs = dict(zip(names_of(options.runs), map(read, options.runs), strict=True))

@@ -1,10 +1,10 @@
-"""AP of each class, and precision over recall, of detections in the format of COCO results.
+"""Compute the AP of each class and plot precision over recall, for detections in the format of COCO results.
 
     python tools/plot_precision_recall.py found/coco_instances_results.json datasets/shapes/annotations/shapes_val.json
 
-Such a file is left by demo/demo.py, and by the evaluation with ``dataloader.evaluator.output_dir=FOLDER``, on
-Detectron2 and on the embedded engine alike. The table is printed; ``per_class_ap.csv`` and ``precision_recall.png`` go
-beside the results unless told otherwise.
+demo/demo.py writes such a file, and so does an evaluation with ``dataloader.evaluator.output_dir=FOLDER``, with
+Detectron2 or the embedded engine. The table is printed; ``per_class_ap.csv`` and ``precision_recall.png`` are written
+to the folder of the results, or to ``--output``.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,27 @@ from dino_d2.errors import UserError
 from dino_d2.visualize.style import colour_of
 
 COLUMNS = ("class", "AP", "AP50", "AP75", "objects", "detections")
-_SHOWN = 10  # classes with a curve of their own: those with the most objects
+_SHOWN = 10  # number of classes with their own curve: those with the most objects
 
 
-def evaluate(results: Path, annotations: Path) -> COCOeval:
-    """COCO's own evaluation of boxes.
+def evaluate(results: Path, annotations: Path, max_dets_per_image: int = 100) -> COCOeval:
+    """Evaluate boxes with pycocotools.
+
+    Args:
+        results, annotations: COCO results and ground truth.
+        max_dets_per_image: detections that count in each image for each class, best first.
 
     Raises:
-        UserError: a file is missing, or one does not belong to the other.
+        UserError: a file is missing or has another format, or the files belong to different datasets.
     """
     for path in (results, annotations):
         if not path.is_file():
             raise UserError(f"there is no {path} (looked from {Path.cwd()})")
     detections, truths = read_json(results), read_json(annotations)
     if not isinstance(detections, list) or not detections:
-        raise UserError(f"{results} is no list of detections, or an empty one")
+        raise UserError(f"{results} is not a list of detections, or it is empty")
     if not isinstance(truths, dict) or not {"images", "annotations", "categories"} <= truths.keys():
-        raise UserError(f"{annotations} is no ground truth in COCO's format")
+        raise UserError(f"{annotations} is not ground truth in COCO format")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = truths
@@ -51,29 +56,37 @@ def evaluate(results: Path, annotations: Path) -> COCOeval:
         unknown = {d["image_id"] for d in detections} - set(truth.getImgIds())
         if unknown:
             raise UserError(
-                f"{results} has detections in {len(unknown)} images that are not in {annotations}, the first is image "
-                f"id {min(unknown)}: are these detections of another dataset?"
+                f"{results} has detections in {len(unknown)} images that are not in {annotations}; the first is image "
+                f"id {min(unknown)}. Do the detections belong to another dataset?"
             )
         evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
+        evaluation.params.maxDets = [1, 10, max_dets_per_image]
         evaluation.evaluate()
         evaluation.accumulate()
+    objects = Counter((a["image_id"], a["category_id"]) for a in truths["annotations"] if not a.get("iscrowd"))
+    if objects and (most := max(objects.values())) > max_dets_per_image:
+        print(
+            f"warning: an image has {most} objects of one class, but AP counts {max_dets_per_image} detections of an "
+            f"image and class. Add --max-dets-per-image {most}",
+            file=sys.stderr,
+        )
     return evaluation
 
 
 def read_json(path: Path) -> Any:
     """
     Raises:
-        UserError: it is no JSON.
+        UserError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text())
-    except ValueError as error:  # no JSON, or no text at all
+    except ValueError as error:  # not JSON, or not even text
         raise UserError(f"{path} is not a JSON file: {error}") from error
 
 
 def table(evaluation: COCOeval) -> list[list]:
-    """A row of `COLUMNS` for each class, in percent, NaN where a class has no object; the mean comes last."""
-    precision = curves(evaluation)  # [T, R, C]
+    """Rows of `COLUMNS` for each class and, last, the mean; AP in percent, NaN for classes without objects."""
+    precision = curves(evaluation)  # [IoU thresholds, recalls, C]
     thresholds = evaluation.params.iouThrs
     at = {name: [int(np.argmin(np.abs(thresholds - iou)))] for name, iou in (("AP50", 0.5), ("AP75", 0.75))}
     at["AP"] = list(range(len(thresholds)))
@@ -87,7 +100,7 @@ def table(evaluation: COCOeval) -> list[list]:
 
 
 def curves(evaluation: COCOeval) -> np.ndarray:
-    """Precision in 0..1 by [T IoU thresholds, R recalls, C classes], for objects of all sizes; NaN: no object."""
+    """Precision in 0..1 for objects of all sizes, [IoU thresholds, recalls, C]; NaN for classes without objects."""
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     return np.where(precision < 0, np.nan, precision)
 
@@ -97,7 +110,7 @@ def count(coco: COCO, category: int) -> int:
 
 
 def plot(evaluation: COCOeval) -> Figure:
-    """Left: the mean of all classes at each IoU. Right: single classes at IoU 0.5."""
+    """Plot the mean over classes at each IoU threshold (left), and single classes at IoU 0.5 (right)."""
     precision, recalls = curves(evaluation), evaluation.params.recThrs
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     mean, single = figure.subplots(1, 2)
@@ -122,12 +135,15 @@ def plot(evaluation: COCOeval) -> Figure:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="coco_instances_results.json")
-    parser.add_argument("annotations", type=Path, help="the ground truth, a COCO json")
-    parser.add_argument("--output", type=Path, help="a folder (that of the results)")
+    parser.add_argument("annotations", type=Path, help="ground truth, a COCO json")
+    parser.add_argument("--output", type=Path, help="output folder (the folder of the results)")
+    parser.add_argument(
+        "--max-dets-per-image", type=int, default=100, help="detections counted in each image for each class (100)"
+    )
     options = parser.parse_args(arguments)
     folder = options.output or options.results.parent
     try:
-        evaluation = evaluate(options.results, options.annotations)
+        evaluation = evaluate(options.results, options.annotations, options.max_dets_per_image)
     except UserError as error:
         sys.exit(f"error: {error}")
     folder.mkdir(parents=True, exist_ok=True)

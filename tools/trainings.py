@@ -1,8 +1,8 @@
-"""Many trainings of train_net.py, some at a time: what ablate.py and compare_family.py share. Not a program itself.
+"""Runs of train_net.py, several at the same time; shared by ablate.py and compare_family.py.
 
-A training lies in its folder: what is there says how far it is, and starting it again goes on from there. Each one has
-one thread. That wastes less than many threads on models as small as these, and, with as many at a time as the machine
-has cores, leaves their times comparable; not so if other work runs beside them.
+The progress of a training is read from its folder, and starting it again resumes it. Each training has one thread,
+which is efficient for small models. Their times are comparable if there are no more trainings at a time than cores and
+the machine has no other work.
 """
 
 import json
@@ -20,19 +20,19 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = (sys.executable, str(ROOT / "train_net.py"))
-LOOK_EVERY = 0.5  # seconds
+POLL_INTERVAL = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and where to.
+    """One run of train_net.py.
 
     Args:
-        name: in the progress bar and in errors.
-        config: of train_net.py.
-        folder: of its output; console.txt in it has what it prints.
-        seed: of the training.
-        values: of the config, such as ``train.device=cpu``.
+        name: shown in the progress bar and in errors.
+        config: config file.
+        folder: output folder; its console.txt has the run's output.
+        seed: ``train.seed``.
+        values: overrides of the config, such as ``train.device=cpu``.
     """
 
     name: str
@@ -43,35 +43,35 @@ class Training:
 
 
 def lines_of(folder: Path) -> list[dict]:
-    """metrics.json, but for a last line that is being written."""
+    """Lines of metrics.json, without a last line that is still being written."""
     path = folder / "metrics.json"
     text = path.read_text() if path.is_file() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def iterations_done(folder: Path) -> int:
-    """Of a training; all of them only when its last evaluation is written too."""
+    """Iterations that a training has done; its last one counts only after the evaluation that follows it."""
     lines = lines_of(folder)
     evaluated = max((line["iteration"] for line in lines if "bbox/AP" in line), default=0)
     return max([evaluated, *(line["iteration"] for line in lines if "total_loss" in line)])
 
 
 def unfinished(trainings: Sequence[Training], iterations: int) -> list[Training]:
-    """Those that have not come to the end of this budget."""
+    """Trainings that have not done the given number of iterations."""
     return [training for training in trainings if iterations_done(training.folder) < iterations]
 
 
 def run(trainings: Sequence[Training], iterations: int, evaluations: int, jobs: int) -> list[str]:
-    """Run those that are not finished, in their order. Ctrl-C and SIGTERM let them save a checkpoint and end.
+    """Run the unfinished trainings in their order. Ctrl-C and SIGTERM make them save a checkpoint and stop.
 
     Args:
-        trainings: each with a folder of its own.
-        iterations: of each.
-        evaluations: of each, evenly spread.
-        jobs: trainings at a time.
+        trainings: each with its own folder.
+        iterations: iterations of each training.
+        evaluations: evaluations of each training, evenly spaced.
+        jobs: trainings at the same time.
 
     Returns:
-        for each training that failed, a message with the end of its output; the others are not stopped by it.
+        a message with the end of its output for each training that failed; the others continue.
     """
     waiting = unfinished(trainings, iterations)
     running: dict[Training, subprocess.Popen] = {}
@@ -82,7 +82,7 @@ def run(trainings: Sequence[Training], iterations: int, evaluations: int, jobs: 
                 while waiting and len(running) < jobs:
                     running[waiting[0]] = start(waiting[0], iterations, evaluations)
                     del waiting[0]
-                time.sleep(LOOK_EVERY)
+                time.sleep(POLL_INTERVAL)
                 for training in [training for training, process in running.items() if process.poll() is not None]:
                     if running.pop(training).returncode or unfinished([training], iterations):
                         failures.append(failure(training))
@@ -98,7 +98,7 @@ def run(trainings: Sequence[Training], iterations: int, evaluations: int, jobs: 
 
 
 def start(training: Training, iterations: int, evaluations: int) -> subprocess.Popen:
-    """train_net.py, from where it was stopped."""
+    """Start train_net.py, which resumes from the last checkpoint."""
     period = max(1, iterations // evaluations)
     training.folder.mkdir(parents=True, exist_ok=True)
     with open(training.folder / "console.txt", "a") as console:
@@ -118,24 +118,24 @@ def start(training: Training, iterations: int, evaluations: int) -> subprocess.P
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             stdout=console,
             stderr=console,
-            start_new_session=True,  # so that Ctrl-C reaches it as the SIGTERM that it saves a checkpoint at
+            start_new_session=True,  # Ctrl-C must not reach it directly; `run` sends SIGTERM, at which it saves
         )
 
 
 def failure(training: Training) -> str:
-    """What to say of a training that has ended too early."""
+    """Message about a training that failed."""
     log = training.folder / "console.txt"
     end = "\n".join(log.read_text().splitlines()[-15:])
     return f"{training.name} did not finish. Its output, {log}, ends:\n{end}"
 
 
 def iterations_of_all(trainings: Sequence[Training], iterations: int) -> int:
-    """Iterations done by all trainings, each up to its budget."""
+    """Iterations done by all trainings, at most ``iterations`` of each."""
     return sum(min(iterations, iterations_done(training.folder)) for training in trainings)
 
 
 def progress_bar(trainings: Sequence[Training], iterations: int) -> tqdm:
-    """Of the iterations of all trainings; a line a minute where it cannot be rewritten, as in a file."""
+    """Progress bar over the iterations of all trainings; outside a terminal it prints one line per minute."""
     return tqdm(
         total=len(trainings) * iterations,
         initial=iterations_of_all(trainings, iterations),
@@ -148,7 +148,7 @@ def progress_bar(trainings: Sequence[Training], iterations: int) -> tqdm:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what must be tidied up is."""
+    """In this block SIGTERM raises SystemExit, so that running trainings are stopped in an orderly way."""
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)

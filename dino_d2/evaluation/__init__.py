@@ -1,4 +1,4 @@
-"""Instruments of the DINO and DN-DETR papers, as Detectron2 evaluators to list beside COCO AP."""
+"""Measurements of the DINO and DN-DETR papers, as Detectron2 evaluators that run together with COCO AP."""
 
 from .duplicates import DuplicateEvaluator
 from .matching_evaluator import MatchingEvaluator

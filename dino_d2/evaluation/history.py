@@ -1,31 +1,31 @@
-"""The matchings of a run's evaluations, one small file each, so that the next evaluation can be compared with the last.
+"""Matchings of a run's evaluations, saved so that the next evaluation can be compared with the previous one.
 
-Files and not memory: a resumed run then finds what the stopped one had measured, and no earlier or later than it did.
+They are kept in files rather than in memory so that a resumed run compares with the same evaluation as an uninterrupted
+one.
 """
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from dino_d2.files import write_atomically
 
-Matching = dict[object, tuple[np.ndarray, np.ndarray]]  # {image id: (queries [M], targets [M])}
+Matching = dict[object, tuple[np.ndarray, np.ndarray]]  # {image id: (queries [P], targets [P])}
 
 
 class MatchingHistory:
     """Files ``matching/0001000.npz`` in the folder of a run, named by iteration.
 
     Args:
-        output_dir: folder of the run.
+        output_dir: the output folder of the run.
     """
 
     def __init__(self, output_dir: str | Path):
         self.folder = Path(output_dir) / "matching"
 
     def save(self, iteration: int, matching: Matching) -> None:
-        """Keep the matching of an evaluation, whole or not at all."""
+        """Save the matching of an evaluation; an interrupted call leaves no partial file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         pairs = list(matching.values())
         arrays = {
@@ -37,11 +37,11 @@ class MatchingHistory:
         write_atomically(self.folder / f"{iteration:07d}.npz", lambda file: np.savez_compressed(file, **arrays))
 
     def before(self, iteration: int) -> Matching | None:
-        """The last matching of an earlier iteration; None where there is none.
+        """The matching of the latest evaluation before an iteration; None if there is none.
 
-        A run that was resumed from an older checkpoint passes iterations a second time: later files do not count.
+        A run that was resumed from an older checkpoint repeats iterations, so later files are ignored.
         """
-        found = {int(path.stem): path for path in self.folder.glob("*.npz") if re.fullmatch(r"\d+", path.stem)}
+        found = {int(path.stem): path for path in self._files()}
         earlier = [number for number in found if number < iteration]
         if not earlier:
             return None
@@ -51,5 +51,11 @@ class MatchingHistory:
             return dict(zip(file["images"].tolist(), zip(queries, targets, strict=True), strict=True))
 
     def forget(self) -> None:
-        """A new run in an old folder starts without the old one's matchings."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the matchings of an earlier run in the same folder, and no other files."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.glob("*.npz") if re.fullmatch(r"\d{7,}", path.stem)]

@@ -1,4 +1,4 @@
-"""ATD(k), anchor-target distance and matching instability as an evaluator beside COCO AP."""
+"""ATD(k), anchor-target distance and matching instability, as an evaluator that runs together with COCO AP."""
 
 import itertools
 
@@ -13,31 +13,31 @@ from dino_d2.modeling.losses.matcher import HungarianMatcher
 from .history import MatchingHistory
 from .matching import Image, ImageMatching, average_top_distance, instability, match_images
 
-#: Images matched together: small tensors cost their number of calls more than their size.
+#: Images matched in one call; for tensors this small, the number of calls decides the time.
 BATCH = 16
 
 
 class MatchingEvaluator(DatasetEvaluator):
-    """How far anchors lie from the objects they are matched with, and how the matching changes in training.
+    """Distances between anchors and the objects they are matched with, and changes of the matching during training.
 
-    The results, under "matching" (names with a k of 100, boxes as cxcywh):
+    Results, under "matching" (for k = 100; distances of cxcywh boxes in [0, 1]):
 
-    * ``ATD100``, ``ATD100_small``: DINO section 3.3, of all objects and of small ones;
-    * ``anchor_distance``: mean L1 distance of initial anchors and matched boxes in [0, 1] (DN-DETR section 3.2);
-    * ``farther``: percent of objects whose matched query had not the nearest anchor, the second problem of DINO
-      section 3.3;
-    * ``IS``: DN-DETR equations 1 and 2, against the evaluation before this one; ``IS_bound``: twice the mean number of
-      objects. Only in a training run, and not at its first evaluation.
+    * ``ATD100``, ``ATD100_small``: DINO section 3.3, over all objects and over small ones;
+    * ``anchor_distance``: mean L1 distance of the matched objects and initial anchors (DN-DETR section 3.2);
+    * ``farther``: percentage of objects whose matched query does not have the nearest anchor, the second problem of
+      DINO section 3.3;
+    * ``IS``: DN-DETR equations 1 and 2, relative to the previous evaluation of a training run, and ``IS_bound``, twice
+      the mean number of objects. Both are missing in the first evaluation and outside training.
 
-    Without four-dimensional anchors only the last two are there. It needs a model that gives "queries" beside
-    "instances" (``DETR``), and inputs with the ground truth as "instances".
+    Models without four-dimensional anchors have only the last two. The model must return "queries" together with
+    "instances", as ``DETR`` does, and inputs must have the ground truth as "instances".
 
     Args:
-        matcher: that of the training losses, ``"${model.criterion.matcher}"`` in a recipe.
-        output_dir: folder of the run, for the matchings of earlier evaluations; None keeps none and gives no ``IS``.
-        top_k: k; the paper shows 100.
-        small_area: objects below it, in square pixels of the image file, are small (COCO: 32²). Boxes count, where
-            COCO's AP takes the area of the mask.
+        matcher: the matcher of the training losses, ``"${model.criterion.matcher}"`` in a recipe.
+        output_dir: output folder of the run, where matchings are saved; with None there is no ``IS``.
+        top_k: k; 100 in the paper.
+        small_area: objects with a smaller box, in square pixels of the image file, are small (COCO: 32²). COCO's AP
+            compares the area of the mask instead.
     """
 
     def __init__(
@@ -51,16 +51,20 @@ class MatchingEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._matchings: dict[object, ImageMatching] = {}
-        self._waiting: dict[object, Image] = {}  # images of one number of queries, to be matched together
+        self._waiting: dict[object, Image] = {}  # images with the same number of queries, not yet matched
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Match one batch; see :class:`DETR` for both lists."""
+        """Collect one batch; :class:`DETR` describes both lists.
+
+        Raises:
+            ValueError: an input has no ground truth, or an output no queries.
+        """
         for image, output in zip(inputs, outputs, strict=True):
             if "queries" not in output or "instances" not in image:
                 raise ValueError(
-                    "MatchingEvaluator needs 'queries' in the model's outputs, which dino_d2.modeling.DETR gives, and "
-                    f"ground truth as 'instances' in its inputs; image {image['image_id']} has not both. Take the "
-                    "evaluator out of dataloader.evaluator, or annotate the images."
+                    "MatchingEvaluator needs 'queries' in the model's outputs, which dino_d2.modeling.DETR returns, "
+                    f"and ground truth as 'instances' in its inputs; image {image['image_id']} lacks one of them. "
+                    "Remove the evaluator from dataloader.evaluator, or annotate the images."
                 )
             predictions = QueryPredictions(*(part.float().cpu() for part in output["queries"]))
             if self._waiting:
@@ -80,7 +84,7 @@ class MatchingEvaluator(DatasetEvaluator):
             self._waiting = {}
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The results of all ranks, on rank 0; each image counts once, whoever had it."""
+        """Results over all ranks, on rank 0. An image that several ranks have processed counts once."""
         self._match()
         gathered = comm.gather(self._matchings)
         if not comm.is_main_process():
@@ -115,8 +119,8 @@ class MatchingEvaluator(DatasetEvaluator):
 
 
 def current_iteration() -> int | None:
-    """Of the training run that evaluates; None in an evaluation alone."""
+    """Iteration of the training run that is being evaluated; None outside training."""
     try:
         return get_event_storage().iter
-    except AssertionError:  # how Detectron2 says that nothing is being trained
+    except AssertionError:  # Detectron2 raises it outside training
         return None

@@ -77,7 +77,7 @@ class KnownObjectDETR(DETR):
             raise ValueError("known objects enter as denoising queries: set model.denoising")
         self.known = known
         # Known objects are given without noise.
-        self.exact = Denoising(self.detector.num_classes, FixedGroups(1), 0, 0, 0)
+        self.exact = Denoising(self.detector.num_classes, FixedGroups(1), 0, 0, 0, max_queries=None)
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Matching losses of unknown objects and reconstruction losses of known ones, with the usual names."""

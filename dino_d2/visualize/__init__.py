@@ -1,4 +1,4 @@
-"""Pictures: boxes on images of any size, predictions beside ground truth, and the inside of a detector at work."""
+"""Pictures of detections, of predictions next to the ground truth, and of a detector's queries."""
 
 from .boxes import LabelledBox, draw_boxes
 from .denoising import panel_of_denoising

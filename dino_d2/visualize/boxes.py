@@ -9,12 +9,20 @@ from PIL import Image, ImageDraw
 
 from .style import TILE, Colour, colour_of, font, letter_height, line_width, readable_on
 
-_CROWDED = 12  # boxes; in a fuller picture a label must not be larger than its box
+#: In an image with more boxes than this, labels larger than their box are left out.
+_CROWDED = 12
 
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """A box to draw: absolute xyxy in pixels of the original image, its class, its words, dashed or not."""
+    """A box to draw.
+
+    Attributes:
+        box: absolute xyxy in pixels of the original image.
+        class_index: decides the colour.
+        label: text at the box; "" for none.
+        dashed: draw a dashed line.
+    """
 
     box: tuple[float, float, float, float]
     class_index: int
@@ -23,20 +31,19 @@ class LabelledBox:
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: int | None = None) -> Image.Image:
-    """The image with boxes and their labels; lines and letters grow with it.
+    """Draw boxes and their labels on an image; line width and font size grow with the image.
 
-    Earlier boxes are the more important ones: their labels get the better places. A label without a free
-    place is left out, and so is one that would cover its small box in a picture with many boxes; the colour
-    of the box still tells the class.
+    Labels are placed in the order of the boxes. A label is left out if there is no free place for it, or if it would
+    cover a small box in an image with many boxes; the colour of the box still shows the class.
 
     Args:
         image: of any size and mode.
         boxes: in pixels of `image`.
-        longer_side: the length in pixels to which the longer side is scaled. Not given, the image keeps its size,
-            but a small one is enlarged until its longer side has 480 pixels.
+        longer_side: length of the longer side of the result, in pixels. By default the size of the image, or 480 for
+            images smaller than that.
 
     Returns:
-        an RGB image; `image` stays as it is.
+        a new RGB image.
     """
     scale = (longer_side or max(TILE, *image.size)) / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -62,7 +69,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
 
 
 def draw_rectangle(pen: ImageDraw.ImageDraw, corners: tuple, colour: Colour, dashed: bool, width: int) -> None:
-    """A line of `width` pixels around xyxy `corners`, with a dark rim that keeps it visible on any ground."""
+    """Draw a line of `width` pixels around `corners` (xyxy), with a dark outline for contrast with any background."""
     x0, y0, x1, y1 = corners
     path = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     pieces = [piece for start, end in pairwise(path) for piece in _dashes(start, end, dashed, 3.0 * width)]
@@ -77,7 +84,7 @@ def _area(corners: tuple) -> float:
 
 
 def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[tuple]]:
-    """The line from start to end, whole, or every other piece of it."""
+    """Segments of the line from start to end: the whole line, or every second segment if it is dashed."""
     if not dashed:
         return [[start, end]]
     start, end = np.array(start), np.array(end)
@@ -86,7 +93,7 @@ def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[
 
 
 def _label_size(pen: ImageDraw.ImageDraw, label: str, letters) -> tuple[float, float]:
-    """(width, height) of a label with its margin; the height is the same for all words."""
+    """(width, height) of a label with its margin; the height does not depend on the text."""
     margin = letters.size / 4
     return pen.textlength(label, font=letters) + 2 * margin, sum(letters.getmetrics()) + margin / 2
 
@@ -97,7 +104,13 @@ def _draw_label(pen: ImageDraw.ImageDraw, place: tuple, label: str, colour: Colo
 
 
 def _free_place(corners: tuple, label: tuple, size: tuple, taken: list[tuple]) -> tuple | None:
-    """A rectangle for a label (width, height) at the box, inside the image (width, height), on no other label."""
+    """A rectangle for a label at its box: inside the image and free of other labels; None if there is none.
+
+    Args:
+        corners: xyxy of the box.
+        label, size: (width, height) of the label and of the image.
+        taken: xyxy of the labels that are already placed.
+    """
     x0, y0, x1, y1 = corners
     width, height = label
     for x in (x0, x1 - width):

@@ -1,4 +1,4 @@
-"""Denoising queries around their ground truth, and what the decoder makes of them (DINO section 3.3, figure 3)."""
+"""Pictures of denoising queries before and after the decoder (DINO section 3.3, figure 3)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,25 +15,26 @@ from dino_d2.meta_arch.detr import normalised_boxes
 
 from .boxes import LabelledBox, draw_boxes, draw_rectangle
 from .mapped import evaluating, image_of
-from .sheet import below, beside, captioned, legend
+from .sheet import captioned, legend, side_by_side, stacked
 from .style import PAPER, TILE, colour_of, line_width
 
 
 def panel_of_denoising(
     model: DETR, mapped: dict[str, Any], image_format: str, class_names: Sequence[str], groups: int = 2, seed: int = 0
 ) -> Image.Image:
-    """Draws the denoising queries of one image: on the left as they enter the decoder, on the right as they leave it.
+    """Draw the denoising queries of one image: the decoder's inputs on the left, its predictions on the right.
 
-    The upper row has the positives, the lower row the negatives, where the denoising is contrastive. The ground truth
-    is white; the colour of a query is that of its label, the noised one on the left, and a label that was flipped is
-    written at its box.
+    Positive queries are in the upper row, negative ones (of contrastive denoising) in the lower row. The ground truth
+    is white. Colours show labels: the noised label on the left, the predicted class on the right. Labels that the noise
+    has changed are written at their boxes.
 
     Args:
-        model: with a `denoising`; left in the mode (training or not) it was in.
-        mapped: what a data mapper gives, with "instances"; `image_format` of its "image", "RGB" or "BGR".
+        model: with `denoising`; its training or evaluation mode is restored afterwards.
+        mapped: output of a data mapper, with "instances".
+        image_format: colour order of "image", "RGB" or "BGR".
         class_names: the name of class k at index k.
-        groups: that many of the groups are drawn; all are computed.
-        seed: of the noise. The global random generators are not touched.
+        groups: number of denoising groups to draw.
+        seed: of the noise. The global random generators are not used.
 
     Raises:
         UserError: the model has no denoising.
@@ -47,38 +48,38 @@ def panel_of_denoising(
         output = model.detector(model.normalise(mapped["image"])[None], None, queries)
     slots = queries.labels.shape[1]
     scores, classes = output.logits[-1, 0, :slots].float().sigmoid().max(-1)  # [Q]
-    rebuilt = output.boxes[-1, 0, :slots].float()  # [Q, 4]
+    reconstructed = output.boxes[-1, 0, :slots].float()  # [Q, 4]
 
     image = _with_ground_truth(image_of(mapped, image_format), cxcywh_to_xyxy(boxes))
     group = queries.group if queries.group.ndim == 1 else queries.group[0]
     target, noised = queries.target[0], queries.labels[0]  # [Q]
     real = target >= 0
-    words, answers = [""] * slots, [f"{class_names[k]} {scores[i]:.2f}" for i, k in enumerate(classes.tolist())]
+    changed, predicted = [""] * slots, [f"{class_names[k]} {scores[i]:.2f}" for i, k in enumerate(classes.tolist())]
     for slot in real.nonzero()[:, 0].tolist():
         if noised[slot] != labels[target[slot]]:
-            words[slot] = f"called {class_names[int(noised[slot])]}"
+            changed[slot] = f"label {class_names[int(noised[slot])]}"
     rows = []
     for sign in ("positives", "negatives")[: model.denoising.copies]:
         chosen = real & (queries.positive[0] == (sign == "positives"))
         mean = f", mean score of all groups {scores[chosen].mean():.2f}" if chosen.any() else ""
         dashed = sign == "negatives"
-        entering = _boxes(queries.boxes[0], noised, words, chosen & (group < groups), dashed)
-        leaving = _boxes(rebuilt, classes, answers, chosen & (group == 0), dashed)
+        entering = _boxes(queries.boxes[0], noised, changed, chosen & (group < groups), dashed)
+        leaving = _boxes(reconstructed, classes, predicted, chosen & (group == 0), dashed)
         rows.append(
-            beside(
+            side_by_side(
                 captioned(_draw(image, entering), f"{sign} in: {_noise(model, sign)}, {groups} groups"),
                 captioned(_draw(image, leaving), f"{sign} out, the first group{mean}"),
             )
         )
     shown = sorted({*labels.tolist(), *noised[real & (group < groups)].tolist()})
     names = [("ground truth", PAPER), *((class_names[k], colour_of(k)) for k in shown)]
-    return below(*rows, legend(names, rows[0].width))
+    return stacked(*rows, legend(names, rows[0].width))
 
 
 def check_denoising(model: DETR) -> None:
-    """Raise UserError where a model has no denoising queries to draw."""
+    """Raise UserError if the model has no denoising queries."""
     if model.denoising is None:
-        raise UserError("this model has no denoising queries to draw: model.denoising is None in its config")
+        raise UserError("this model has no denoising queries to draw: its config has model.denoising=None")
 
 
 def _noise(model: DETR, sign: str) -> str:
@@ -92,7 +93,7 @@ def _noise(model: DETR, sign: str) -> str:
 
 
 def _with_ground_truth(image: Image.Image, boxes: Tensor) -> Image.Image:
-    """The image scaled to a tile, with white boxes ([n, 4] normalised xyxy)."""
+    """The image at the size of a tile, with the ground truth ([M, 4] normalised xyxy) in white."""
     canvas = draw_boxes(image, [], longer_side=TILE)
     pen = ImageDraw.Draw(canvas)
     scale = torch.tensor([canvas.width, canvas.height] * 2)
@@ -102,7 +103,7 @@ def _with_ground_truth(image: Image.Image, boxes: Tensor) -> Image.Image:
 
 
 def _boxes(boxes: Tensor, classes: Tensor, labels: list[str], chosen: Tensor, dashed: bool) -> list[LabelledBox]:
-    """Boxes [Q, 4] normalised cxcywh, of the chosen slots, still normalised."""
+    """The chosen ones of boxes [Q, 4] (normalised cxcywh), as normalised xyxy."""
     corners = cxcywh_to_xyxy(boxes)
     corners = torch.cat(
         [torch.minimum(corners[:, :2], corners[:, 2:]), torch.maximum(corners[:, :2], corners[:, 2:])], 1

@@ -1,4 +1,4 @@
-"""What a data mapper has made of an image, for pictures of the inside of a model."""
+"""Helpers for pictures that are made from the outputs of a data mapper."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,14 +9,19 @@ from PIL import Image
 
 
 def image_of(mapped: dict[str, Any], image_format: str) -> Image.Image:
-    """The image as the model sees it, RGB; `image_format` says the order of its channels in `mapped`."""
+    """The model's input as an RGB image.
+
+    Args:
+        mapped: output of a data mapper.
+        image_format: colour order of its "image", "RGB" or "BGR".
+    """
     array = mapped["image"].permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array if image_format == "RGB" else array[:, :, ::-1])
 
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode and keeps no gradients; afterwards it is in the mode it was in."""
+    """Evaluation mode without gradients; the model's mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The papers' pictures of the matching: arrows from anchors to targets, and its measures over training."""
+"""Pictures of the matching, as in the papers: arrows from anchors to objects, and its measures during training."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
 
 from .mapped import evaluating, image_of
 
-#: What is drawn over training: names in metrics.json and headings.
+#: Measures that are drawn over training: names in metrics.json, and headings.
 CURVES = {
     "matching/IS": "IS (DN-DETR figure 2)",
     "matching/anchor_distance": "anchor-target distance",
@@ -28,15 +28,15 @@ CURVES = {
 
 
 def arrows(model: DETR, mapped: Sequence[dict[str, Any]], image_format: str, longest: float = 1.0) -> Figure:
-    """Each arrow goes from an initial anchor (dashed) to the object that its query is matched with.
+    """Draw arrows from initial anchors (dashed) to the objects that their queries are matched with.
 
-    The colour is the L1 distance of the two boxes (cxcywh in [0, 1]), cool for short, as in DN-DETR's figure 4.
+    Colours show the L1 distance of the two boxes (cxcywh in [0, 1]), as in figure 4 of DN-DETR.
 
     Args:
         model: with four-dimensional anchors.
-        mapped: data mapper's outputs, with the ground truth as "instances".
-        image_format: of "image", RGB or BGR.
-        longest: the distance of the warmest colour.
+        mapped: outputs of a data mapper, with the ground truth as "instances".
+        image_format: colour order of "image", "RGB" or "BGR".
+        longest: the distance at the upper end of the colour scale.
     """
     figure = Figure(figsize=(2.6 * len(mapped) + 0.7, 2.8), layout="constrained")
     panels = figure.subplots(1, len(mapped), squeeze=False)[0]
@@ -49,32 +49,31 @@ def arrows(model: DETR, mapped: Sequence[dict[str, Any]], image_format: str, lon
         labels = image["instances"].gt_classes
         (pairs,) = match_images(model.criterion.matcher, [Image(predictions, labels, boxes, labels < 0)])
         height, width = image["image"].shape[-2:]
-        panel.imshow(
-            image_of(image, image_format).convert("L"), cmap="gray", vmin=-150
-        )  # pale, for the colours to tell
+        # Pale, so that the colours stand out.
+        panel.imshow(image_of(image, image_format).convert("L"), cmap="gray", vmin=-150)
         for query, target, distance in zip(pairs.queries, pairs.targets, pairs.distances, strict=True):
             colour = colours.to_rgba(distance)
             places = np.stack([predictions.anchors[query], boxes[target]]) * (width, height, width, height)
-            for (x, y, w, h), line in zip(places, ("--", "-"), strict=True):  # anchors dashed, objects drawn through
+            for (x, y, w, h), line in zip(places, ("--", "-"), strict=True):  # the anchor, then the object
                 panel.add_patch(Rectangle((x - w / 2, y - h / 2), w, h, fill=False, edgecolor=colour, linestyle=line))
             style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": colour, "shrinkA": 0, "shrinkB": 0}
             panel.annotate("", places[1, :2], places[0, :2], arrowprops=style)
         mean = f"mean {np.mean(pairs.distances):.3f}" if len(pairs.distances) else "no objects"
         panel.set_title(f"image {image.get('image_id', '')}: {mean}", fontsize=9)
-        panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))  # an anchor may reach out of the image
+        panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))  # anchors may extend beyond the image
         panel.axis("off")
     figure.colorbar(colours, ax=panels, label="L1 distance", shrink=0.8)
     return figure
 
 
 def curves(runs: dict[str, Path]) -> Figure:
-    """The measures of the matching over training, a line a run.
+    """Draw the measures of the matching over the iterations of training, one line for each run.
 
     Args:
         runs: {name: folder with a metrics.json}.
 
     Raises:
-        ValueError: no run has been measured.
+        ValueError: no run has these measures.
     """
     points: dict[str, dict[str, dict[int, float]]] = {name: {} for name in CURVES}
     for run, folder in runs.items():
@@ -85,8 +84,8 @@ def curves(runs: dict[str, Path]) -> Figure:
     shown = {name: of_runs for name, of_runs in points.items() if of_runs}
     if not shown:
         raise ValueError(
-            f"none of {', '.join(map(str, runs.values()))} has measures of the matching in its metrics.json: list "
-            "instruments in dataloader.evaluator (docs/evaluation.md)"
+            f"none of {', '.join(map(str, runs.values()))} has measures of the matching in its metrics.json. Add the "
+            "instruments to dataloader.evaluator (docs/evaluation.md)"
         )
     figure = Figure(figsize=(2.6 * len(shown), 2.6), layout="constrained")
     for panel, (name, of_runs) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):

@@ -1,4 +1,4 @@
-"""What a model finds in images, alone or beside the ground truth."""
+"""Pictures of detections, alone or next to the ground truth."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -15,20 +15,20 @@ from dino_d2.detectron2.structures import BoxMode, Instances
 
 from .boxes import LabelledBox, draw_boxes
 from .mapped import evaluating
-from .sheet import GAP, below, beside, captioned, legend
+from .sheet import GAP, captioned, legend, side_by_side, stacked
 from .style import TILE, colour_of
 
 
 def draw_detections(
     image: Image.Image, instances: Instances, class_names: Sequence[str], score_threshold: float = 0.3
 ) -> Image.Image:
-    """The image with what was found in it; see `draw_boxes` for its size.
+    """Draw detections on an image; `draw_boxes` describes the size of the result.
 
     Args:
-        image: RGB, of the size of `instances`.
+        image: RGB, of the same size as `instances`.
         instances: with `pred_boxes` (absolute xyxy), `scores` in [0, 1] and `pred_classes`.
         class_names: the name of class k at index k.
-        score_threshold: predictions with a lower score are not drawn.
+        score_threshold: detections with a lower score are not drawn.
     """
     return draw_boxes(image, _confident(instances, class_names, score_threshold))
 
@@ -41,11 +41,12 @@ def picture_of_predictions(
     count: int = 8,
     score_threshold: float = 0.3,
 ) -> None:
-    """Writes a PNG of what the model finds in `count` images, spread evenly over a registered dataset.
+    """Write a PNG of detections and ground truth in images that are spread evenly over a registered dataset.
 
     Args:
         dataset: a name in the catalogs; its metadata has `thing_classes`.
-        path: of the PNG; its folder is made.
+        path: of the PNG; its folder is created.
+        count: number of images.
         model, mapper, score_threshold: see `panel_of_predictions`.
     """
     names = MetadataCatalog.get(dataset).thing_classes
@@ -53,7 +54,7 @@ def picture_of_predictions(
 
 
 def pick(dataset: str, count: int) -> list[dict[str, Any]]:
-    """`count` images of a registered dataset, as dataset dicts, spread evenly over it; fewer where it has fewer."""
+    """`count` dataset dicts, spread evenly over a registered dataset; all if it has fewer."""
     dataset_dicts = DatasetCatalog.get(dataset)
     picks = np.linspace(0, len(dataset_dicts) - 1, min(count, len(dataset_dicts))).round().astype(int)
     return [dataset_dicts[i] for i in picks]
@@ -66,14 +67,14 @@ def panel_of_predictions(
     class_names: Sequence[str],
     score_threshold: float = 0.3,
 ) -> Image.Image:
-    """Runs the model on images and draws two pictures for each: ground truth on the left, predictions on the right.
+    """Run the model on images and draw each twice: ground truth on the left, predictions on the right.
 
     Args:
-        model: dicts in, `[{"instances": Instances}]` out; left in the mode (training or not) it was in.
-        mapper: dataset dict to model input, that of the test loader.
+        model: from a list of dicts to `[{"instances": Instances}]`; its training or evaluation mode is restored.
+        mapper: the data mapper of the test loader.
         dataset_dicts, class_names, score_threshold: see `draw_predictions`.
     """
-    with evaluating(model):  # one by one: a panel should not need more memory than the evaluation
+    with evaluating(model):  # one image at a time, so that memory stays that of the evaluation
         predictions = [model([mapper(dataset_dict)])[0]["instances"] for dataset_dict in dataset_dicts]
     return _panel(dataset_dicts, predictions, class_names, score_threshold)
 
@@ -85,18 +86,24 @@ def draw_predictions(
     path: str | PathLike,
     score_threshold: float = 0.3,
 ) -> None:
-    """Writes a PNG with two pictures for each image: ground truth on the left, predictions on the right.
+    """Write a PNG with two pictures of each image: ground truth on the left, predictions on the right.
 
     Args:
-        dataset_dicts: in Detectron2's format, with `file_name` and `annotations`. Crowds get dashed lines.
+        dataset_dicts: in Detectron2's format, with `file_name` and `annotations`. Crowd regions have dashed lines.
         predictions: one for each dict, with `pred_boxes` (absolute xyxy in the original image),
             `scores` in [0, 1] and `pred_classes`.
         class_names: the name of class k at index k.
-        path: of the PNG; its folder is made.
+        path: of the PNG; its folder is created.
         score_threshold: predictions with a lower score are not drawn.
+
+    Raises:
+        ValueError: no images, or not one prediction for each.
     """
     if not dataset_dicts or len(dataset_dicts) != len(predictions):
-        raise ValueError(f"Got {len(dataset_dicts)} images and {len(predictions)} predictions to draw.")
+        raise ValueError(
+            f"There must be one prediction for each image, but there are {len(dataset_dicts)} images and "
+            f"{len(predictions)} predictions."
+        )
     save(_panel(dataset_dicts, predictions, class_names, score_threshold), path)
 
 
@@ -114,19 +121,19 @@ def _panel(
         shown_classes |= {box.class_index for box in truth + found}
         left, right = (draw_boxes(image, boxes, longer_side=TILE) for boxes in (truth, found))
         pairs.append(
-            beside(
+            side_by_side(
                 captioned(left, f"image {dataset_dict.get('image_id', '')}, ground truth: {len(truth)}"),
                 captioned(right, f"predictions with score ≥ {score_threshold:g}: {len(found)}"),
             )
         )
     columns = 2 if len(pairs) > 2 else 1
-    rows = [beside(*pairs[i : i + columns], gap=3 * GAP) for i in range(0, len(pairs), columns)]
+    rows = [side_by_side(*pairs[i : i + columns], gap=3 * GAP) for i in range(0, len(pairs), columns)]
     names = [(class_names[k], colour_of(k)) for k in sorted(shown_classes)]
-    return below(*rows, legend(names, max(row.width for row in rows)))
+    return stacked(*rows, legend(names, max(row.width for row in rows)))
 
 
 def save(picture: Image.Image, path: str | PathLike) -> None:
-    """Writes a PNG; its folder is made."""
+    """Write a PNG and create its folder."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, format="PNG")
 

@@ -1,4 +1,7 @@
-"""Where a query looks: the sampling points of deformable attention (Deformable DETR section 4.1), layer by layer."""
+"""Pictures of the sampling points of a query in deformable attention (Deformable DETR section 4.1), layer by layer.
+
+Shapes: A attention heads, V levels, R sampling points of a head and level, L decoder layers, N queries, C classes.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,47 +17,47 @@ from dino_d2.meta_arch import DETR
 
 from .boxes import LabelledBox, draw_boxes, draw_rectangle
 from .mapped import evaluating, image_of
-from .sheet import GAP, below, beside, captioned, legend
+from .sheet import GAP, captioned, legend, side_by_side, stacked
 from .style import PAPER, TILE, Colour, line_width
 
-# Finest level first; not the colours of classes.
+#: Colours of the levels, finest first; classes have others.
 LEVEL_COLOURS: tuple[Colour, ...] = ((255, 240, 80), (255, 150, 40), (235, 60, 90), (160, 70, 220), (70, 110, 255))
-_LARGEST, _SMALLEST = 11, 3  # radius in pixels of the point with the largest weight, and the least one
+_LARGEST, _SMALLEST = 11, 3  # radius of a point in pixels: with the largest weight, and at least
 
 
-class Sampled(NamedTuple):
-    """What one decoder layer's deformable attention does for one query; M heads, L levels, P points."""
+class LayerSampling(NamedTuple):
+    """The deformable attention of one decoder layer for one query, and the layer's prediction."""
 
-    points: Tensor  # [M, L, P, 2] (x, y), 0..1 over the image
-    weights: Tensor  # [M, L, P]; those of a head sum to one
-    reference: Tensor  # [4] cxcywh or [2] xy in 0..1: the anchor that the layer was given
-    box: Tensor  # [4] cxcywh in 0..1: what is predicted after the layer
-    scores: Tensor  # [C] in 0..1: likewise
+    points: Tensor  # [A, V, R, 2] (x, y), 0..1 over the image
+    weights: Tensor  # [A, V, R]; those of a head sum to one
+    reference: Tensor  # [4] cxcywh or [2] xy in 0..1: the anchor that enters the layer
+    box: Tensor  # [4] cxcywh in 0..1: predicted after the layer
+    scores: Tensor  # [C] in 0..1: predicted after the layer
     shapes: list[tuple[int, int]]  # (h, w) of each level
 
 
-def sample(model: DETR, image: Tensor, query: int | None = None) -> tuple[int, list[Sampled]]:
-    """Run the model on one image and follow one query through the decoder.
+def sample(model: DETR, image: Tensor, query: int | None = None) -> tuple[int, list[LayerSampling]]:
+    """Run the model on one image and record the sampling of one query in every decoder layer.
 
     Args:
-        model: with a deformable decoder; left in the mode (training or not) it was in.
-        image: [3, H, W] uint8 in the order that the model's mapper reads.
-        query: its number, 0 to N - 1; by default that of the detection with the highest score.
+        model: with a deformable decoder; its training or evaluation mode is restored afterwards.
+        image: [3, H, W] uint8 in the colour order of the model's mapper.
+        query: index of the query, 0 to N - 1; by default that of the detection with the highest score.
 
     Returns:
-        the query's number, and one entry a layer.
+        the index of the query, and one entry for each layer.
 
     Raises:
-        UserError: no deformable attention in the decoder, or no such query.
+        UserError: the decoder has no deformable attention, or there is no such query.
     """
     attentions = deformable_attentions(model)
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    recorded: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def look(attention: nn.Module, inputs: tuple) -> None:
+    def record(attention: nn.Module, inputs: tuple) -> None:
         content, reference_points, _, spatial_shapes, *_ = inputs
-        seen.append((content, reference_points, spatial_shapes))
+        recorded.append((content, reference_points, spatial_shapes))
 
-    handles = [attention.register_forward_pre_hook(look) for attention in attentions]
+    handles = [attention.register_forward_pre_hook(record) for attention in attentions]
     try:
         with evaluating(model):
             output = model.detector(model.normalise(image)[None])
@@ -64,16 +67,16 @@ def sample(model: DETR, image: Tensor, query: int | None = None) -> tuple[int, l
     scores = output.logits[:, 0].float().sigmoid()  # [L, N, C]
     number = int(scores[-1].amax(-1).argmax()) if query is None else query
     if not 0 <= number < scores.shape[1]:
-        raise UserError(f"there is no query {number}: this image has queries 0 to {scores.shape[1] - 1}")
+        raise UserError(f"there is no query {number}; this model has queries 0 to {scores.shape[1] - 1}")
     layers = []
-    for i, (attention, (content, references, spatial_shapes)) in enumerate(zip(attentions, seen, strict=True)):
+    for i, (attention, (content, references, spatial_shapes)) in enumerate(zip(attentions, recorded, strict=True)):
         one = slice(number, number + 1)
         points, weights = points_and_weights(attention, content[:, one], references[:, one], spatial_shapes)
         layers.append(
-            Sampled(
+            LayerSampling(
                 points=points[0, 0],
                 weights=weights[0, 0],
-                reference=references[0, number, 0],  # nothing is padded, so it is the same on all levels
+                reference=references[0, number, 0],  # equal on all levels, because the image is not padded
                 box=output.boxes[i, 0, number].float(),
                 scores=scores[i, number],
                 shapes=[tuple(shape) for shape in spatial_shapes.tolist()],
@@ -83,7 +86,11 @@ def sample(model: DETR, image: Tensor, query: int | None = None) -> tuple[int, l
 
 
 def deformable_attentions(model: DETR) -> list[MultiScaleDeformableAttention]:
-    """Those of the decoder, in the order of its layers; UserError where it has none."""
+    """Deformable attention modules of the decoder, in the order of its layers.
+
+    Raises:
+        UserError: the decoder has none.
+    """
     found = [m for m in model.detector.decoder.modules() if isinstance(m, MultiScaleDeformableAttention)]
     if not found:
         raise UserError("this model's decoder has no deformable attention, so there are no sampling points to draw")
@@ -94,9 +101,9 @@ def deformable_attentions(model: DETR) -> list[MultiScaleDeformableAttention]:
 def points_and_weights(
     attention: MultiScaleDeformableAttention, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where the module samples, [B, Q, M, L, P, 2] in 0..1, and with which weights, [B, Q, M, L, P].
+    """Sampling points [B, N, A, V, R, 2] in 0..1 and weights [B, N, A, V, R] of a module.
 
-    The arguments are those of its forward.
+    The arguments are those of the module's ``forward``.
     """
     shape = (*query.shape[:2], attention.num_heads, attention.num_levels, attention.num_points)
     offsets = attention.sampling_offsets(query).view(*shape, 2)
@@ -107,14 +114,15 @@ def points_and_weights(
 def panel_of_sampling_points(
     model: DETR, mapped: dict[str, Any], image_format: str, class_names: Sequence[str], query: int | None = None
 ) -> Image.Image:
-    """Draws one picture for each decoder layer: the query's anchor, where it looks, and what it then predicts.
+    """Draw one picture for each decoder layer: the query's anchor, its sampling points and its prediction.
 
-    The anchor that entered the layer is white and dashed, the box predicted after the layer has the colour of its
-    class. Points have the colour of their level, and the area of a point goes with its weight. Only the part of the
-    image around the boxes is shown.
+    The anchor that enters the layer is white and dashed; the box that is predicted after the layer has the colour of
+    its class. Points have the colour of their level, and their area grows with their weight. The picture shows the part
+    of the image around the boxes.
 
     Args:
-        mapped: what a data mapper gives; `image_format` of its "image", "RGB" or "BGR".
+        mapped: output of a data mapper.
+        image_format: colour order of its "image", "RGB" or "BGR".
         class_names: the name of class k at index k.
         model, query: see `sample`.
     """
@@ -123,26 +131,27 @@ def panel_of_sampling_points(
     view = _view(layers, image.size)
     tiles = [
         captioned(
-            _draw(image, layer, view), f"query {number}, layer {i + 1} of {len(layers)}: {_answer(layer, class_names)}"
+            _draw(image, layer, view),
+            f"query {number}, layer {i + 1} of {len(layers)}: {_prediction(layer, class_names)}",
         )
         for i, layer in enumerate(layers)
     ]
-    rows = [beside(*tiles[i : i + 3]) for i in range(0, len(tiles), 3)]
+    rows = [side_by_side(*tiles[i : i + 3]) for i in range(0, len(tiles), 3)]
     names = [
         (f"level of stride {round(image.width / width)}", colour)
         for (_, width), colour in zip(layers[0].shapes, LEVEL_COLOURS, strict=False)
     ]
     entries = [("anchor", PAPER), *names]
-    return below(*rows, legend(entries, max(row.width for row in rows) - GAP))
+    return stacked(*rows, legend(entries, max(row.width for row in rows) - GAP))
 
 
-def _answer(layer: Sampled, class_names: Sequence[str]) -> str:
+def _prediction(layer: LayerSampling, class_names: Sequence[str]) -> str:
     score, class_index = layer.scores.max(-1)
     return f"{class_names[int(class_index)]} {score:.2f}"
 
 
-def _view(layers: list[Sampled], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The part of the image to show, xyxy pixels: anchors and boxes of all layers with as much again on each side."""
+def _view(layers: list[LayerSampling], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part of the image to show, in xyxy pixels: the boxes of all layers with a margin of their size."""
     width, height = size
     boxes = torch.stack([layer.box.cpu() for layer in layers])
     boxes = cxcywh_to_xyxy(boxes) * torch.tensor([width, height] * 2)
@@ -157,13 +166,13 @@ def _view(layers: list[Sampled], size: tuple[int, int]) -> tuple[int, int, int, 
     )
 
 
-def _draw(image: Image.Image, layer: Sampled, view: tuple[int, int, int, int]) -> Image.Image:
+def _draw(image: Image.Image, layer: LayerSampling, view: tuple[int, int, int, int]) -> Image.Image:
     size, corner = torch.tensor([image.width, image.height]), torch.tensor(view[:2])
 
     def in_view(boxes: Tensor) -> Tensor:  # [..., 4] cxcywh in 0..1 -> xyxy in pixels of the view
         return cxcywh_to_xyxy(boxes).cpu() * size.repeat(2) - corner.repeat(2)
 
-    # Words at the box would hide points.
+    # A label would hide points.
     box = LabelledBox(tuple(in_view(layer.box).tolist()), int(layer.scores.argmax()), label="")
     canvas = draw_boxes(image.crop(view), [box], longer_side=TILE)
     scale = TILE / max(view[2] - view[0], view[3] - view[1])
@@ -173,7 +182,7 @@ def _draw(image: Image.Image, layer: Sampled, view: tuple[int, int, int, int]) -
         draw_rectangle(pen, tuple(anchor.tolist()), PAPER, dashed=True, width=line_width(canvas.size) - 1)
     weights = layer.weights.cpu()
     levels = torch.arange(weights.shape[1])[:, None].expand_as(weights)
-    order = weights.flatten().argsort()  # the heaviest on top
+    order = weights.flatten().argsort()  # the largest weights on top
     places = ((layer.points.cpu() * size - corner) * scale).flatten(0, 2)[order].tolist()
     radii = (_LARGEST * (weights / weights.max()).sqrt()).clamp(min=_SMALLEST).flatten()[order].tolist()
     for (x, y), radius, level in zip(places, radii, levels.flatten()[order].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, with captions and a legend."""
+"""Layout of several pictures on one sheet, with captions and a legend."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,15 @@ _CAPTION = 24
 
 
 def captioned(image: Image.Image, text: str) -> Image.Image:
-    """The image in the middle of a tile's width, under its caption."""
+    """The image below its caption, centred if it is narrower than a tile."""
     sheet = Image.new("RGB", (max(TILE, image.width), image.height + _CAPTION), PAPER)
     sheet.paste(image, ((sheet.width - image.width) // 2, _CAPTION))
     ImageDraw.Draw(sheet).text((2, 3), text, fill=INK, font=font(14))
     return sheet
 
 
-def beside(*images: Image.Image, gap: int = GAP) -> Image.Image:
+def side_by_side(*images: Image.Image, gap: int = GAP) -> Image.Image:
+    """Images next to each other."""
     width = sum(image.width for image in images) + gap * (len(images) - 1)
     sheet = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
     x = 0
@@ -28,7 +29,8 @@ def beside(*images: Image.Image, gap: int = GAP) -> Image.Image:
     return sheet
 
 
-def below(*images: Image.Image) -> Image.Image:
+def stacked(*images: Image.Image) -> Image.Image:
+    """Images below each other, with a margin around them."""
     width = max(image.width for image in images) + 2 * GAP
     sheet = Image.new("RGB", (width, sum(image.height + GAP for image in images) + GAP), PAPER)
     y = GAP
@@ -39,7 +41,7 @@ def below(*images: Image.Image) -> Image.Image:
 
 
 def legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
-    """Names on their colours, as many to a line as fit."""
+    """Names on the background of their colours, in lines of the given width in pixels."""
     probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     places, x, y = [], 0, 0
     for name, colour in entries:

@@ -1,4 +1,4 @@
-"""Colours and letters, the same in every picture of this project."""
+"""Colours and fonts of all pictures."""
 
 import colorsys
 from functools import lru_cache
@@ -10,34 +10,34 @@ from PIL import ImageFont
 
 Colour = tuple[int, int, int]
 
-TILE = 480  # longer side of an image in a panel, and the least one of any drawn image: letters need room
+TILE = 480  # pixels: longer side of an image in a panel, and the least of any drawn image, so that labels are readable
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
 def colour_of(class_index: int) -> Colour:
-    """The colour of a class: steps of the golden ratio around the colour circle, so that neighbours differ."""
+    """Colour of a class. Hues of consecutive classes differ by the golden ratio of the colour circle."""
     hue = (0.02 + class_index * 0.6180339887) % 1
     value = (1.0, 0.85)[class_index // 8 % 2]
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.8, value))
 
 
 def readable_on(colour: Colour) -> Colour:
-    """Black or white, whichever is the better ink on the colour."""
+    """Black or white, whichever is easier to read on the colour."""
     lightness = np.dot(colour, (0.299, 0.587, 0.114))
     return (0, 0, 0) if lightness > 140 else (255, 255, 255)
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Pixels, for an image of this (width, height)."""
+    """Width of lines in pixels, for an image of this (width, height)."""
     return max(3, round((size[0] * size[1]) ** 0.5 / 200))
 
 
 def letter_height(size: tuple[int, int]) -> int:
-    """Pixels, for an image of this (width, height): a photograph of 12 megapixels gets letters of 77."""
+    """Font size in pixels, for an image of this (width, height)."""
     return max(12, round((size[0] * size[1]) ** 0.5 / 45))
 
 
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: class names are not always ASCII."""
+    """DejaVu Sans, which matplotlib contains; it covers class names beyond ASCII."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

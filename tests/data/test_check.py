@@ -45,6 +45,10 @@ def _on(kind, index, **values):
     return lambda coco, folder: coco[kind][index].update(values)
 
 
+def _crowd(coco, folder):
+    coco["annotations"] += [{"id": 20 + k, "image_id": 5, "category_id": 4, "bbox": [1, 2, 9, 9]} for k in range(100)]
+
+
 FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "missing file": (lambda c, f: (f / "3.png").unlink(), True, "images (of 12) without a file", [3]),
     "not an image": (lambda c, f: (f / "3.png").write_text("<html>"), True, "images that cannot be read", [3]),
@@ -57,6 +61,7 @@ FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "unknown category": (_on("annotations", 1, category_id=9), True, "annotations whose category_id is not in", [2]),
     "zero area": (_on("annotations", 1, bbox=[1, 2, 0, 5]), False, "width or height of zero", [2]),
     "outside": (_on("annotations", 1, bbox=[50, 2, 9, 5]), False, "wholly outside", [2]),
+    "more objects than AP counts": (_crowd, False, "images with more than 100 objects of one class", [5]),
     "partly outside": (_on("annotations", 1, bbox=[-5, 2, 9, 5]), False, "partly outside", [2]),
     "not finite": (_on("annotations", 1, bbox=[1, 2, float("nan"), 5]), False, "NaN", [2]),
     "three numbers": (_on("annotations", 1, bbox=[1, 2, 5]), False, "not four numbers", [2]),

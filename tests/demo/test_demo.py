@@ -159,7 +159,7 @@ def test_mistakes_are_met_with_one_message(run, trained, tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     with pytest.raises(SystemExit, match=r"error: --input nothing\.jpg does not exist"):
         run("nothing.jpg")
-    with pytest.raises(SystemExit, match="has neither pictures nor videos in it"):
+    with pytest.raises(SystemExit, match="contains neither pictures nor videos"):
         run(tmp_path / "empty")
     with pytest.raises(SystemExit, match=r"000001\.png would be drawn over"):
         run(picture, output=picture.parent)

@@ -72,13 +72,13 @@ def test_the_followed_query_is_the_one_of_the_best_detection(make_model, make_in
 
 def test_wrong_wishes_are_met_with_one_message(make_model, make_input, dataset, tmp_path):
     model = make_model()
-    with pytest.raises(UserError, match="no query 20: this image has queries 0 to 19"):
+    with pytest.raises(UserError, match="no query 20; this model has queries 0 to 19"):
         panel_of_sampling_points(model, make_input(), "RGB", NAMES, query=20)
-    with pytest.raises(UserError, match=r"model\.denoising is None"):
+    with pytest.raises(UserError, match=r"model\.denoising=None"):
         panel_of_denoising(make_model(denoising=False), make_input(), "RGB", NAMES)
     with pytest.raises(UserError, match="has dreams; there are predictions, denoising, sampling_points"):
         Panels(model, dataset, DetrDatasetMapper([]), tmp_path, 1, show=["dreams"])
-    with pytest.raises(UserError, match=r"model\.denoising is None"):
+    with pytest.raises(UserError, match=r"model\.denoising=None"):
         Panels(make_model(denoising=False), dataset, DetrDatasetMapper([]), tmp_path, 1, show=["denoising"])
     model.detector.decoder.layers = nn.ModuleList()
     with pytest.raises(UserError, match="no deformable attention"):

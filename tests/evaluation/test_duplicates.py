@@ -99,5 +99,5 @@ def test_against_slow_loops(seed, monkeypatch):
     shards = [DuplicateEvaluator(), DuplicateEvaluator()]
     shards[0].process(inputs[:2], outputs[:2])
     shards[1].process(inputs[1:], outputs[1:])
-    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [shard._claims for shard in shards])
+    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [shard._counts for shard in shards])
     assert shards[0].evaluate()["duplicates"] == pytest.approx(expected)

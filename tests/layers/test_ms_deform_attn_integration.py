@@ -196,3 +196,11 @@ def test_module_starts_as_the_star_of_the_paper():
 def test_embed_dim_must_fit_the_heads():
     with pytest.raises(ValueError, match=r"embed_dim \(30\) must be a multiple of num_heads \(8\)"):
         MultiScaleDeformableAttention(30, 8)
+
+
+@needs_op
+def test_a_detector_on_the_meta_device_gives_shapes(make_detector):
+    """For counting FLOPs and memory without computing anything."""
+    output = make_detector().to("meta").eval()(torch.zeros(1, 3, 64, 96, device="meta"))
+    assert output.logits.shape == (2, 1, 20, 5)
+    assert output.boxes.is_meta

@@ -74,10 +74,10 @@ def test_one_run_is_drawn_into_its_folder(metrics, tmp_path, capsys):
 
 
 def test_a_folder_without_metrics(metrics, tmp_path):
-    with pytest.raises(SystemExit, match=r"there is no .*metrics\.json: name the output folder"):
+    with pytest.raises(SystemExit, match=r"there is no .*metrics\.json: give the output folder"):
         metrics.main([str(tmp_path)])
     folder = run_folder(tmp_path / "run")
-    with pytest.raises(SystemExit, match="a run is named twice"):
+    with pytest.raises(SystemExit, match="the same run is given twice"):
         metrics.main([str(folder), str(folder)])
     (folder / "metrics.json").write_text('{"iteration": 1}\n{"itera')
     with pytest.raises(SystemExit, match="line 2"):
@@ -123,6 +123,27 @@ def test_ap_of_each_class_is_coco_ap(precision_recall, results, tmp_path, capsys
     assert len(mean.get_lines()) == 10
 
 
+def test_more_objects_of_a_class_than_ap_counts(precision_recall, tmp_path, capsys):
+    boxes = [[k % 20 * 50, k // 20 * 50, 40, 40] for k in range(300)]
+    common = [{"image_id": 1, "category_id": 3, "bbox": box} for box in boxes]
+    truth = {
+        "images": [{"id": 1, "width": 1000, "height": 1000, "file_name": "1.png"}],
+        "categories": [{"id": 3, "name": "cell"}],
+        "annotations": [one | {"id": k, "area": 1600, "iscrowd": 0} for k, one in enumerate(common, start=1)],
+    }
+    files = tmp_path / "found.json", tmp_path / "truth.json"
+    files[0].write_text(json.dumps([one | {"score": 1 - k / 1000} for k, one in enumerate(common)]))
+    files[1].write_text(json.dumps(truth))
+    precision_recall.main([*map(str, files)])
+    shown = capsys.readouterr()
+    assert "33.7" in shown.out
+    assert "warning: an image has 300 objects of one class" in shown.err
+    precision_recall.main([*map(str, files), "--max-dets-per-image", "300"])
+    shown = capsys.readouterr()
+    assert "100.0" in shown.out
+    assert shown.err == ""
+
+
 def test_results_of_another_dataset(precision_recall, results, tmp_path):
     found, truth = results
     detections = json.loads(found.read_text())
@@ -130,7 +151,7 @@ def test_results_of_another_dataset(precision_recall, results, tmp_path):
     with pytest.raises(SystemExit, match=r"1 images that are not in .* first is image id 77"):
         precision_recall.main([str(found), str(truth)])
     found.write_text("[]")
-    with pytest.raises(SystemExit, match="no list of detections, or an empty one"):
+    with pytest.raises(SystemExit, match="not a list of detections, or it is empty"):
         precision_recall.main([str(found), str(truth)])
     with pytest.raises(SystemExit, match=r"there is no nothing\.json"):
         precision_recall.main(["nothing.json", str(truth)])
@@ -141,8 +162,8 @@ def test_results_of_another_dataset(precision_recall, results, tmp_path):
     [
         ("no json", "{}", "results is not a JSON file"),
         ('[{"image_id": 1}]', "no json", "annotations is not a JSON file"),
-        ('[{"image_id": 1}]', "{}", "annotations is no ground truth"),
-        ("{}", '{"images": [], "annotations": [], "categories": []}', "results is no list of detections"),
+        ('[{"image_id": 1}]', "{}", "annotations is not ground truth"),
+        ("{}", '{"images": [], "annotations": [], "categories": []}', "results is not a list of detections"),
     ],
 )
 def test_files_of_something_else_are_met_with_one_message(precision_recall, tmp_path, results, annotations, words):

@@ -40,7 +40,7 @@ def trainer(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "trainer.py"
     path.write_text(textwrap.dedent(TRAINER))
     monkeypatch.setattr(trainings, "TRAIN", (sys.executable, str(path)))
-    monkeypatch.setattr(trainings, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(trainings, "POLL_INTERVAL", 0.05)
     return path
 
 

@@ -84,7 +84,7 @@ def test_only_confident_predictions_are_drawn(tmp_path):
 
 
 def test_wrong_count(tmp_path):
-    with pytest.raises(ValueError, match="Got 1 images and 0 predictions"):
+    with pytest.raises(ValueError, match="one prediction for each image"):
         draw_predictions([_record(tmp_path)], [], ["cat", "dog"], tmp_path / "panel.png")
 
 

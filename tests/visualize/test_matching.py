@@ -34,5 +34,5 @@ def test_curves_take_what_was_measured(tmp_path):
     assert [list(line.get_ydata()) for line in panel.lines] == [[3.0, 1.0], [2.0]]
     assert list(panel.lines[0].get_xdata()) == [0, 10]
     (tmp_path / "dn" / "metrics.json").write_text('{"iteration": 1, "bbox/AP": 5}\n')
-    with pytest.raises(ValueError, match="list instruments"):
+    with pytest.raises(ValueError, match="Add the instruments"):
         curves({"dn": tmp_path / "dn"})

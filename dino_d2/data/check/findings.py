@@ -16,6 +16,9 @@ from .structure import Finding, bad_annotations, faults, first
 #: A class with fewer objects is hardly learnt.
 FEW_OBJECTS = 10
 
+#: Detections of an image and class that COCO's AP counts.
+COUNTED_BY_AP = 100
+
 #: What Pillow raises for files that are broken, no images, or absurdly large.
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -33,7 +36,7 @@ def check(coco: dict, images: Path, open_at_most: int | None = None, decode: boo
         decode: read the opened files to their end, which finds those that are cut off; without it their first
             bytes are read, which is some 50 times as fast and finds what is no image or has another size.
     """
-    findings = [*faults(coco, images), *_boxes(coco), *_classes(coco), *_images(coco)]
+    findings = [*faults(coco, images), *_boxes(coco), *_classes(coco), *_images(coco), *_crowded(coco)]
     findings += _files(coco["images"][:open_at_most], images, decode)
     return sorted(findings, key=lambda finding: not finding.is_error)
 
@@ -121,6 +124,23 @@ def _images(coco: dict) -> Iterator[Finding]:
     twice = [image["id"] for image in coco["images"] if same[image["file_name"]] > 1]
     if twice:
         yield Finding(False, "images whose file is listed more than once", twice, "Join their annotations.")
+
+
+def _crowded(coco: dict) -> Iterator[Finding]:
+    """Images with more objects of one class than COCO's AP counts."""
+    objects = Counter((a["image_id"], a["category_id"]) for a in coco["annotations"] if not a.get("iscrowd"))
+    over = {pair: count for pair, count in objects.items() if count > COUNTED_BY_AP}
+    if over:
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        (image, category), most = max(over.items(), key=lambda item: item[1])
+        yield Finding(
+            False,
+            f"images with more than {COUNTED_BY_AP} objects of one class",
+            list(dict.fromkeys(image for image, _ in over)),
+            f"AP counts the {COUNTED_BY_AP} best detections of an image and class. "
+            f"Set dataloader.evaluator.max_dets_per_image={most} and model.postprocess.top_k to as many or more.",
+            f"image {image!r} has {most} of {names.get(category, category)}",
+        )
 
 
 def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]:

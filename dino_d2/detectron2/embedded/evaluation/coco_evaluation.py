@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from .evaluator import DatasetEvaluator
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
+#: Detections of an image and class, best first, that COCO's AP counts.
+_COCO_LIMIT = 100
+
 
 class COCOEvaluator(DatasetEvaluator):
     """Average precision of boxes on a dataset, by COCO's rules, in percent; NaN where it is not defined."""
@@ -35,6 +39,7 @@ class COCOEvaluator(DatasetEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
+        max_dets_per_image: int | None = None,
         use_fast_impl: bool = True,
     ) -> None:
         """
@@ -43,11 +48,17 @@ class COCOEvaluator(DatasetEvaluator):
             tasks: `("bbox",)` or None.
             distributed: whether to gather the predictions of all ranks on rank 0.
             output_dir: if given, `coco_instances_results.json` and `instances_predictions.pth` go there.
+            max_dets_per_image: detections that count in each image for each class, best first; COCO's 100 by default.
             use_fast_impl: accepted, for Detectron2's sake; this is always the official implementation.
         """
         if tasks is not None and tuple(tasks) != ("bbox",):
             raise ValueError(f"The embedded engine evaluates boxes only: tasks=('bbox',), not {tasks}.")
+        if max_dets_per_image is not None and not isinstance(max_dets_per_image, int):
+            raise TypeError(
+                f"max_dets_per_image must be a whole number, such as 300, as in Detectron2; not {max_dets_per_image!r}."
+            )
         self._logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
+        self._limit = _COCO_LIMIT if max_dets_per_image is None else max_dets_per_image
         self._distributed = distributed
         self._output_dir = output_dir
         self._metadata = MetadataCatalog.get(dataset_name)
@@ -118,12 +129,14 @@ class COCOEvaluator(DatasetEvaluator):
         judge = COCOeval(self._coco_api, self._coco_api.loadRes(detections), "bbox")
         if img_ids is not None:
             judge.params.imgIds = img_ids
+        judge.params.maxDets = [1, 10, self._limit]
         judge.evaluate()
         judge.accumulate()
-        judge.summarize()
+        if self._limit == _COCO_LIMIT:  # pycocotools prints its table for this limit only
+            judge.summarize()
 
-        stats = zip(_METRICS, judge.stats, strict=False)
-        results = {name: float(value * 100) if value >= 0 else float("nan") for name, value in stats}
+        self._warn_of_uncounted_objects()
+        results = _box_ap(judge)
         self._logger.info("Evaluation results for bbox: \n%s", create_small_table(results))
         if not np.isfinite(list(results.values())).all():
             self._logger.info("Some metrics cannot be computed and is shown as NaN.")
@@ -134,11 +147,39 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info("Per-category bbox AP: \n%s", _table(per_class))
         return results | {f"AP-{name}": value for name, value in per_class.items()}
 
+    def _warn_of_uncounted_objects(self) -> None:
+        objects = Counter(
+            (annotation["image_id"], annotation["category_id"])
+            for annotation in self._coco_api.dataset["annotations"]
+            if not annotation.get("iscrowd")
+        )
+        over = {pair: count for pair, count in objects.items() if count > self._limit}
+        if over:
+            (image, category), most = max(over.items(), key=lambda item: item[1])
+            self._logger.warning(
+                "%d images have more than %d objects of one class (image id %s has %d of category id %s), but AP "
+                "counts the %d best detections of an image and class, so even a perfect detector stays below 100. Set "
+                "dataloader.evaluator.max_dets_per_image=%d and model.postprocess.top_k to as many or more.",
+                len({image for image, _ in over}), self._limit, image, most, category, self._limit, most,
+            )  # fmt: skip
+
+
+def _box_ap(judge: COCOeval) -> dict[str, float]:
+    """The metrics at the largest number of detections, which pycocotools' own summary gives for 100 alone."""
+    precision = judge.eval["precision"]  # [IoU thresholds 0.5, 0.55, ..., recalls, classes, area ranges, detections]
+    parts = (precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1])
+    parts += tuple(precision[..., area, -1] for area in (1, 2, 3))
+    return {name: _mean_in_percent(part) for name, part in zip(_METRICS, parts, strict=True)}
+
+
+def _mean_in_percent(precision: np.ndarray) -> float:
+    defined = precision[precision > -1]
+    return float(np.mean(defined) * 100) if defined.size else float("nan")
+
 
 def _class_ap(precision: np.ndarray) -> list[float]:
     """AP of each class, from pycocotools' array (IoU threshold, recall, class, area range, detections)."""
-    per_class = (values[values > -1] for values in precision[:, :, :, 0, -1].transpose(2, 0, 1))
-    return [float(np.mean(values) * 100) if values.size else float("nan") for values in per_class]
+    return [_mean_in_percent(values) for values in precision[:, :, :, 0, -1].transpose(2, 0, 1)]
 
 
 def _table(per_class: dict[str, float]) -> str:
