@@ -40,7 +40,8 @@ void check_levels(const Sizes& s) {
     const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
     STD_TORCH_CHECK(h >= 1 && w >= 1 && h < (int64_t{1} << 23) && w < (int64_t{1} << 23) && h * w < (int64_t{1} << 31),
                     "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w, ") is not a size (H, W) of a level");
-    STD_TORCH_CHECK(start >= end && start + h * w <= s.tokens, "ms_deform_attn: level ", l, " of ", h, " x ", w,
+    // Subtracted rather than added: start is the caller's number, and start + h * w could overflow.
+    STD_TORCH_CHECK(start >= end && start <= s.tokens - h * w, "ms_deform_attn: level ", l, " of ", h, " x ", w,
                     " tokens from level_start_index[", l, "] = ", start,
                     " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
     end = start + h * w;
@@ -142,7 +143,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& grad_out
   const FusedFinish work{a.sizes, a.points, a.type == DType::f64, locations.mutable_data_ptr(),
                          weights.mutable_data_ptr(), reference.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();
-  for_each_query(a.sizes, [&](int64_t begin, int64_t end) { kernels.fused_finish(work, begin, end); });
+  if (a.sizes.points == 0) {
+    torch::stable::zero_(reference);  // half the box divided by no points would be 0 / 0
+  } else {
+    for_each_query(a.sizes, [&](int64_t begin, int64_t end) { kernels.fused_finish(work, begin, end); });
+  }
   return {grad_value, back_to(reference, a.reference), back_to(locations, a.locations), back_to(weights, a.weights)};
 }
 
