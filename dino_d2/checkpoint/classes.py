@@ -14,7 +14,13 @@ CLASS_TENSOR = re.compile(r"(.*\.)?class_head\.(\d+\.)?(weight|bias)|label_embed
 
 def num_classes(tensors: dict[str, Tensor]) -> int | None:
     """Classes of a detector's state dict, or None where it has no class head."""
-    return next((len(t) for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n)), None)
+    biases = (t for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n))
+    return next((len(bias) for bias in biases if bias.dim() == 1), None)
+
+
+def has_rows(name: str, tensor: Tensor, count: int) -> bool:
+    """Whether the rows of a tensor are at least ``count`` classes; a damaged file or an objectness head has fewer."""
+    return CLASS_TENSOR.fullmatch(name) is not None and tensor.dim() > 0 and len(tensor) >= count
 
 
 def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False) -> tuple[dict[str, Tensor], str]:
@@ -33,15 +39,15 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False
         the tensors, and what was done in a few words.
     """
     found = num_classes(tensors)
-    of_classes = {name: tensor for name, tensor in tensors.items() if CLASS_TENSOR.fullmatch(name)}
-    others = {name: tensor for name, tensor in tensors.items() if name not in of_classes}
     if (found, wanted) in ((91, 80), (92, 81)):
-        mapped = {name: gather(tensor) for name, tensor in of_classes.items()}
-        return others | mapped, "91 COCO category ids mapped to the 80 classes"
+        mapped = {name: gather(tensor) for name, tensor in tensors.items() if has_rows(name, tensor, 91)}
+        return tensors | mapped, "91 COCO category ids mapped to the 80 classes"
     if (found, wanted) in ((80, 91), (81, 92)):
-        mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
-        return others | mapped, "80 COCO classes mapped to the 91 category ids"
+        wide = {name: tensor for name, tensor in tensors.items() if has_rows(name, tensor, 80)}
+        mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in wide.items()}
+        return tensors | mapped, "80 COCO classes mapped to the 91 category ids"
     here, there = wanted - no_object, found - no_object
+    others = {name: tensor for name, tensor in tensors.items() if not CLASS_TENSOR.fullmatch(name)}
     return others, f"class heads and label embedding are made anew for {here} classes, the checkpoint has {there}"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
+from dino_d2.errors import UserError
+
 from .classes import fit_classes, num_classes
 from .files import read_tensors
 from .formats import FORMATS, REFUSED, Format
@@ -30,7 +32,7 @@ def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
         path: file, as for `files.read_tensors`.
 
     Raises:
-        ValueError: the file is of no known format, or not one tensor of it fits the model.
+        UserError: the file is of no known format, or not one tensor of it fits the model.
     """
     report = load_tensors(model, read_tensors(path), path)
     logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
@@ -69,7 +71,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
         else:
             fitting[prefix + name] = tensor
     if not fitting:
-        raise ValueError(f"{source}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
+        raise UserError(f"{source}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
     model.load_state_dict(fitting, strict=False)
     report.loaded = list(fitting)
     accounted = {*fitting, *report.misshapen, *report.remade}
@@ -81,7 +83,7 @@ def recognise(tensors: Collection[str], source: str) -> Format:
     """The format whose signature the tensors have.
 
     Raises:
-        ValueError: none has.
+        UserError: none has.
     """
     for checkpoint_format in FORMATS:
         if all(name in tensors for name in checkpoint_format.signature):
@@ -90,9 +92,9 @@ def recognise(tensors: Collection[str], source: str) -> Format:
         return OWN
     for name, reason in REFUSED.items():
         if name in tensors:
-            raise ValueError(f"{source}: this is {reason}.")
+            raise UserError(f"{source}: this is {reason}.")
     known = ", ".join(f.name for f in FORMATS)
-    raise ValueError(
+    raise UserError(
         f"{source}: no checkpoint of a known format. Its first tensors are {', '.join(list(tensors)[:5])}; "
         f"known are this project's own checkpoints and those of: {known}."
     )
@@ -126,7 +128,7 @@ def to_our_names(
 def trim_label_embedding(placed: dict[str, Tensor], rows: int) -> None:
     """Drop rows beyond these, in place: DINO's label embedding has one more than classes, which nothing uses."""
     embedding = placed.get("label_embedding.weight")
-    if embedding is not None and len(embedding) > rows:
+    if embedding is not None and embedding.dim() > 0 and len(embedding) > rows:
         placed["label_embedding.weight"] = embedding[:rows]
 
 
