@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
 from dino_d2.engine.memory import keep_freed_memory
-from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
 
 CONFIG = "configs/dino/dino_r50_4scale_12ep.py"
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(config_file: str, overrides: list[str]):
     """The config, whose backbone starts from random weights: they do not change the speed."""
     try:
-        cfg = apply_overrides(read_config(config_file), overrides)
+        cfg = read_config(config_file, overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
     if "pretrained" in cfg.model.detector.backbone:

@@ -31,11 +31,11 @@ from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories, metadata_of
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.data.pixels import AnyImage, ColourOrder, pixels
-from dino_d2.detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from dino_d2.detectron2.config import CfgNode, get_cfg, instantiate
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
-from dino_d2.engine.overrides import apply_overrides
+from dino_d2.engine.config import read_config
 from dino_d2.errors import UserError
 from dino_d2.modeling.content import UnknownLabelEmbedding
 from dino_d2.modeling.inference import for_inference
@@ -183,7 +183,7 @@ def LazyConfigModel(cfg: CfgNode) -> nn.Module:
 
 
 def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
-    lazy = apply_overrides(LazyConfig.load(config_file), overrides)
+    lazy = read_config(config_file, overrides)
     backbone = lazy.model.detector.backbone
     if "pretrained" in backbone:  # timm's; all weights come from the checkpoint
         backbone.pretrained = False

@@ -11,6 +11,7 @@ from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.errors import UserError
 
 from .numpy_pickle import read_numpy_pickle
+from .pickle_syntax import in_one_line
 from .torch_file import read_torch
 
 #: Keys of the state dict in the dictionaries that trainers save.
@@ -85,5 +86,4 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # the library raises errors of several kinds for a damaged header
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: no safetensors file, or damaged ({reason}). Fetch it again.") from error
+        raise UserError(f"{path}: no safetensors file, or damaged ({in_one_line(error)}). Fetch it again.") from error

@@ -13,7 +13,7 @@ import numpy as np
 
 from dino_d2.errors import UserError
 
-from .pickle_syntax import ERRORS, Call, parse_pickle
+from .pickle_syntax import ERRORS, Call, in_one_line, parse_pickle
 
 DTYPES = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 BYTE_ORDERS = frozenset({"<", ">", "|", "="})
@@ -38,7 +38,7 @@ def read_numpy_pickle(path: str) -> Any:
     try:
         parsed = parse_pickle(io.BytesIO(Path(path).read_bytes()))
         if unknown := parsed.names - NAMED:
-            raise ValueError(f"a model pickle holds NumPy arrays only, and this one asks for {min(unknown)}")
+            raise ValueError(f"a model pickle holds NumPy arrays only, and this one asks for {min(unknown)!r}")
         value = parsed.value
         if not isinstance(value, dict):
             return evaluate(value)
@@ -48,7 +48,8 @@ def read_numpy_pickle(path: str) -> Any:
         }
     except ERRORS as error:
         raise UserError(
-            f"{path}: no pickle of NumPy arrays, or damaged: {error}. Fetch it again, or give the right file."
+            f"{path}: no pickle of NumPy arrays, or damaged ({in_one_line(error)}). Fetch it again, or give the right "
+            "file."
         ) from error
 
 

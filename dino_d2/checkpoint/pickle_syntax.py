@@ -17,6 +17,12 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 ERRORS = (ValueError, TypeError, LookupError, OverflowError, ArithmeticError)
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says, the first 300 characters on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
 @dataclass(frozen=True, slots=True)
 class Global:
     """A class or function that the pickle names."""

@@ -17,7 +17,7 @@ import torch
 
 from dino_d2.errors import UserError
 
-from .pickle_syntax import Call, Global, Pickle, Stored, parse_pickle
+from .pickle_syntax import Call, Global, Pickle, Stored, in_one_line, parse_pickle
 
 #: How files of torch.save begin: a zip archive, or the pickle of versions before 1.6.
 ZIP_START, LEGACY_START = b"PK", b"\x80"
@@ -69,11 +69,8 @@ def read_torch(path: str) -> Any:
             + "Fetch it again, or give the right file."
         )
     is_zip = start.startswith(ZIP_START)
-    if is_zip and not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: cut off after {Path(path).stat().st_size:,} bytes. Fetch or copy it again.")
     try:
-        check = check_zip if is_zip else check_legacy
-        check(path)
+        check_zip(path) if is_zip else check_legacy(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Mapped, not read: of a training checkpoint the optimizer's part, twice the model's, is never touched.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -83,9 +80,10 @@ def read_torch(path: str) -> Any:
             "any code when it is read. If you trust it, write its state dict to a new file: "
             'torch.save({"model": torch.load(OLD, weights_only=False)["model"]}, NEW)'
         ) from error
+    except UserError:
+        raise
     except Exception as error:  # a damaged file can fail anywhere in the readers of Python and PyTorch
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: damaged, fetch or copy it again ({reason})") from error
+        raise UserError(f"{path}: damaged, fetch or copy it again ({in_one_line(error)})") from error
 
 
 class ForbiddenError(ValueError):
@@ -97,6 +95,9 @@ def check_zip(path: str) -> None:
     Raises:
         Exception: of any kind; the archive is damaged or claims more than it has.
     """
+    file_size = Path(path).stat().st_size
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: cut off after {file_size:,} bytes. Fetch or copy it again.")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         names = {member.filename for member in members}
@@ -107,7 +108,6 @@ def check_zip(path: str) -> None:
         # Stored as they are, members cannot be larger than the file; packed ones could be a thousand times as large.
         if any(m.compress_type != zipfile.ZIP_STORED or m.compress_size != m.file_size for m in members):
             raise ValueError("no archive of torch.save: its members are compressed")
-        file_size = Path(path).stat().st_size
         if sum(sizes.values()) > file_size:
             raise ValueError("its members are larger than the file")
         with archive.open(f"{root}/data.pkl") as member:
@@ -157,7 +157,7 @@ def check_calls(parsed: Pickle, file_size: int) -> None:
     """
     for call in parsed.calls:
         if call.function not in CALLED:
-            raise ForbiddenError(f"it asks for {call.function}")
+            raise ForbiddenError(f"it asks for {call.function!r}")
         if call.function in REBUILD_TENSOR:
             check_tensor(call, file_size)
 
