@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "arguments.h"
+#include "levels.h"
 
 namespace dino_d2 {
 namespace {
@@ -33,19 +34,14 @@ const Kernels& kernels_for_this_cpu() {
   return *chosen;
 }
 
-// The contents of spatial_shapes and level_start_index: levels inside value, one after the other.
 void check_levels(const Sizes& s) {
-  int64_t end = 0;
-  for (int64_t l = 0; l < s.levels; l++) {
-    const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
-    STD_TORCH_CHECK(h >= 1 && w >= 1 && h < (int64_t{1} << 23) && w < (int64_t{1} << 23) && h * w < (int64_t{1} << 31),
-                    "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w, ") is not a size (H, W) of a level");
-    // Subtracted rather than added: start is the caller's number, and start + h * w could overflow.
-    STD_TORCH_CHECK(start >= end && start <= s.tokens - h * w, "ms_deform_attn: level ", l, " of ", h, " x ", w,
-                    " tokens from level_start_index[", l, "] = ", start,
-                    " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
-    end = start + h * w;
-  }
+  const int64_t l = first_bad_level(s);
+  if (l < 0) return;
+  const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
+  STD_TORCH_CHECK(is_level_size(h, w), "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w,
+                  ") is not a size (H, W) of a level");
+  STD_TORCH_CHECK(false, "ms_deform_attn: level ", l, " of ", h, " x ", w, " tokens from level_start_index[", l, "] = ",
+                  start, " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
 }
 
 bool levels_cover(const Sizes& s) {

@@ -48,8 +48,8 @@ def read_numpy_pickle(path: str) -> Any:
         }
     except ERRORS as error:
         raise UserError(
-            f"{path}: no pickle of NumPy arrays, or damaged ({in_one_line(error)}). Fetch it again, or give the right "
-            "file."
+            f"{path}: not read: no pickle of NumPy arrays, or damaged ({in_one_line(error)}). Fetch it again, or give "
+            "the right file."
         ) from error
 
 

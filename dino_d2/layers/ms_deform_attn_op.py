@@ -63,8 +63,18 @@ def use_reference_op() -> Iterator[None]:
         _reference_depth -= 1
 
 
+def _inside_transform() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is active.
+
+    ``torch.library`` gives an op no rules for them: reverse mode would fail, and forward mode would silently give zeros.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def _use_reference(device_type: str) -> bool:
-    if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1":
+    if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1" or _inside_transform():
         return True
     if op_is_built(device_type):
         return False
@@ -97,9 +107,11 @@ def ms_deform_attn(
 
     Returns:
         [B, Q, M * D] in the dtype of `value`. Sums are kept in float32 (float64 for float64).
+        Inside transforms of torch.func (grad, vmap, jacrev) the plain PyTorch version computes it.
 
     Raises:
         RuntimeError: a shape, dtype or device does not fit; the message names the argument. On second derivatives.
+        NotImplementedError: forward-mode differentiation (jvp, jacfwd), which PyTorch's grid_sample does not have.
     """
     function = ms_deform_attn_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn
     return function(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
