@@ -5,7 +5,8 @@
 namespace dino_d2 {
 
 inline bool is_level_size(int64_t h, int64_t w) {
-  const int64_t side = int64_t{1} << 23, area = int64_t{1} << 31;  // the range of the kernels' float and int32 arithmetic
+  // The ranges of the kernels' float and int32 arithmetic.
+  const int64_t side = int64_t{1} << 23, area = int64_t{1} << 31;
   return h >= 1 && w >= 1 && h < side && w < side && h * w < area;
 }
 

@@ -1,6 +1,6 @@
 // Multi-scale deformable attention: the schema of the op, and its kernels for the CPU.
 //
-// Built on the stable ABI of LibTorch alone, so that one build serves later versions of PyTorch. Fake kernels, autograd
+// Uses only the stable ABI of LibTorch, so that one build works with later versions of PyTorch. Fake kernels, autograd
 // and the autocast rule are registered from Python (dino_d2/layers/ms_deform_attn_op.py).
 #include <cstdlib>
 #include <cstring>
@@ -13,8 +13,8 @@ namespace dino_d2 {
 namespace {
 
 const Kernels* choose_kernels() {
-  const char* wish = std::getenv("DINO_D2_CPU_CAPABILITY");
-  const std::string name = wish ? wish : "";
+  const char* variable = std::getenv("DINO_D2_CPU_CAPABILITY");
+  const std::string name = variable ? variable : "";
   STD_TORCH_CHECK(name.empty() || name == "generic" || name == "avx2" || name == "avx512",
                   "DINO_D2_CPU_CAPABILITY must be generic, avx2 or avx512, but is ", name);
 #if defined(__x86_64__)
@@ -50,7 +50,7 @@ bool levels_cover(const Sizes& s) {
   return tokens == s.tokens;
 }
 
-// Shares of at least a few thousand sampled points each.
+// Parallel over queries, in chunks of at least a few thousand sampling points.
 template <typename Work> void for_each_query(const Sizes& s, const Work& work) {
   const int64_t points = s.heads * s.levels * s.points;
   torch::stable::parallel_for(0, s.batch * s.queries, 1 + 2048 / (points + 1), work);
@@ -68,7 +68,7 @@ Tensor forward_cpu(const Arguments& a) {
   return output;
 }
 
-// grad_value; the gradients of locations and weights replace these in place.
+// Returns grad_value and overwrites locations and weights with their gradients.
 Tensor backward_cpu(const Arguments& a, const Tensor& grad_output, Tensor& locations, Tensor& weights) {
   const Sizes& s = a.sizes;
   if (locations.numel() == 0 || a.value.numel() == 0) {
@@ -101,7 +101,7 @@ Tensor fused(const Tensor& value, const Tensor& spatial_shapes, const Tensor& le
       {value, spatial_shapes, level_start_index, &reference_points, sampling_offsets, attention_logits});
 }
 
-// Buffers in the compute type that hold locations and weights, then their gradients.
+// Fills buffers of the compute type with locations and weights; the backward pass overwrites them with their gradients.
 Expand expand(const Arguments& a, Tensor& locations, Tensor& weights) {
   locations = torch::stable::new_empty(a.locations, a.locations.sizes(), a.compute_type());
   weights = torch::stable::new_empty(a.weights, a.weights.sizes(), a.compute_type());

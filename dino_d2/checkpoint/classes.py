@@ -1,4 +1,4 @@
-"""Checkpoints and models with different class counts."""
+"""Loads class heads of a checkpoint whose class count differs from the model's."""
 
 import re
 
@@ -24,19 +24,19 @@ def has_rows(name: str, tensor: Tensor, count: int) -> bool:
 
 
 def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False) -> tuple[dict[str, Tensor], str]:
-    """Bring class heads and label embedding to ``wanted`` classes, where that has a meaning.
+    """Convert class heads and label embedding to ``wanted`` classes, where the classes correspond.
 
-    Between 91 classes, numbered by raw COCO category id, and COCO's 80 contiguous ones, rows are moved by COCO's
-    category list; a softmax has one row more, for "no object". Between any other class counts the classes are
-    different ones; their tensors are left out, so that the model keeps its own fresh ones.
+    Between 91 classes, numbered by COCO category id, and COCO's 80 contiguous classes, rows are mapped by COCO's
+    category list; a softmax head has one more row, for "no object". With any other class counts the classes differ;
+    their tensors are left out, so that the model keeps its initialized ones.
 
     Args:
-        tensors: by the model's names, "detector." taken off, with another class count than ``wanted``.
+        tensors: by the model's names without the prefix "detector.", with another class count than ``wanted``.
         wanted: rows of the model's class head.
-        no_object: the last of them is "no object", and no class; so it is in the checkpoint then.
+        no_object: whether the last row, here and in the checkpoint, is "no object".
 
     Returns:
-        the tensors, and what was done in a few words.
+        the tensors, and a short description of the change.
     """
     found = num_classes(tensors)
     if (found, wanted) in ((91, 80), (92, 81)):
@@ -52,12 +52,12 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """91 rows to 80; a row behind them, such as "no object", stays behind."""
+    """Map 91 rows to 80; rows after them, such as "no object", stay last."""
     return torch.cat([tensor[torch.tensor(COCO_CATEGORY_IDS)], tensor[91:]])
 
 
 def spread(tensor: Tensor, is_bias: bool) -> Tensor:
-    """80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
+    """Map 80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
     rows = tensor.new_full((91, *tensor.shape[1:]), -100.0 if is_bias else 0.0)
     rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor[:80]
     return torch.cat([rows, tensor[80:]])

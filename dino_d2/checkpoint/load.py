@@ -1,4 +1,4 @@
-"""Any known checkpoint into a model, with an account of every tensor."""
+"""Loads any known checkpoint into a model and reports every tensor."""
 
 import logging
 import re
@@ -24,15 +24,15 @@ OWN = Format("dino_d2", signature=(), rules=(), not_needed={}, settings={})
 def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
     """Load a checkpoint of our own or of any format in `formats`, recognised by its tensors.
 
-    Tensors that the checkpoint does not have, or has in another shape, stay as they are in the model. The report,
-    which is also logged, names each of them.
+    Tensors that the checkpoint lacks, or has in another shape, keep their values in the model. The report, which is
+    also logged, names each of them.
 
     Args:
         model: a ``DETR`` or its ``Detector``, on any device.
         path: file, as for `files.read_tensors`.
 
     Raises:
-        UserError: the file is of no known format, or not one tensor of it fits the model.
+        UserError: the file cannot be read, has no known format, or none of its tensors fits the model.
     """
     report = load_tensors(model, read_tensors(path), path)
     logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
@@ -40,7 +40,7 @@ def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "checkpoint") -> LoadReport:
-    """The same for tensors by name that have been read already; ``source`` names them in the report."""
+    """Load tensors that have already been read, as `load_checkpoint` does; ``source`` names them in the report."""
     state = model.state_dict()
     prefix = PREFIX if any(name.startswith(PREFIX) for name in state) else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -71,7 +71,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
         else:
             fitting[prefix + name] = tensor
     if not fitting:
-        raise UserError(f"{source}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
+        raise UserError(f"{source}: recognised as {checkpoint_format.name}, but none of its tensors fits the model")
     model.load_state_dict(fitting, strict=False)
     report.loaded = list(fitting)
     accounted = {*fitting, *report.misshapen, *report.remade}
@@ -83,7 +83,7 @@ def recognise(tensors: Collection[str], source: str) -> Format:
     """The format whose signature the tensors have.
 
     Raises:
-        UserError: none has.
+        UserError: no format fits.
     """
     for checkpoint_format in FORMATS:
         if all(name in tensors for name in checkpoint_format.signature):
@@ -103,7 +103,7 @@ def recognise(tensors: Collection[str], source: str) -> Format:
 def to_our_names(
     tensors: dict[str, Tensor], checkpoint_format: Format
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """Rename.
+    """Rename the tensors of a checkpoint.
 
     Returns:
         tensors by the names of `formats`, {that name: the checkpoint's name}, and {the checkpoint's name: why} of
@@ -133,7 +133,7 @@ def trim_label_embedding(placed: dict[str, Tensor], rows: int) -> None:
 
 
 def differing_settings(detector: nn.Module, checkpoint_format: Format) -> dict[str, tuple[float, float]]:
-    """{setting: (trained with, the detector's)} where the detector is not set as the weights were trained."""
+    """{setting: (trained with, the detector's)} of settings that differ from those of the training."""
     differing = {}
     for name, wanted in checkpoint_format.settings.items():
         part, _, attribute = name.rpartition(".")

@@ -1,8 +1,8 @@
-"""Class heads from one set of classes to another by the names of the classes.
+"""Transfers class heads from one set of classes to another by class name.
 
     python -m dino_d2.checkpoint.transfer objects365.pth coco.pth --dataset coco_2017_val
 
-What a class has learned goes with it: DINO's Objects365 model knows most of COCO's 80 classes already.
+Classes of the same name keep their weights: DINO's Objects365 model knows most of COCO's 80 classes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from .classes import has_rows, num_classes
 from .files import read_categories, read_tensors
 from .load import PREFIX
 
-#: COCO classes that Objects365 (version 2) has under a name without a common part, spelt as its json does.
+#: COCO classes with an unrelated name in Objects365 (version 2), spelt as in its json.
 ALIASES = {
     "bird": "wild bird",
     "dining table": "dinning table",
@@ -36,8 +36,8 @@ ALIASES = {
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> list[int | None]:
     """For each target class the source class of the same name, None where there is none.
 
-    Letter case and spaces do not count, a name such as "Handbag/Satchel" is both, and `ALIASES` are tried last. A whole
-    name comes before a part of one.
+    Letter case and spaces are ignored, "Handbag/Satchel" matches both of its names, and `ALIASES` are tried last. A
+    match of the full name takes precedence over a match of a part.
     """
     whole, parts = {}, {}
     for index, name in enumerate(sources):
@@ -101,10 +101,10 @@ def main() -> None:
 
 
 def transfer(source: str, target: str, dataset: str) -> None:
-    """Write ``source`` with the classes of ``dataset`` to ``target``, and say on the terminal what was taken over.
+    """Write ``source`` with the classes of ``dataset`` to ``target``, and print which classes were transferred.
 
     Raises:
-        UserError: the source is no checkpoint, or either side does not name its classes.
+        UserError: the source is no checkpoint, or one of the two has no class names.
     """
     named = read_categories(source)
     wanted = categories(dataset)

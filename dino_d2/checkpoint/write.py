@@ -1,4 +1,4 @@
-"""Checkpoints between this project's names and those of IDEA-Research/DINO."""
+"""Converts checkpoints between this project's tensor names and those of IDEA-Research/DINO."""
 
 import re
 
@@ -40,10 +40,10 @@ def convert(source: str, target: str) -> str:
 
 
 def to_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our checkpoint by the names of IDEA-Research/DINO, with everything that their strict loading asks for.
+    """Our checkpoint by the names of IDEA-Research/DINO, with all tensors that their strict loading requires.
 
     Raises:
-        UserError: the model has parts that theirs has not.
+        UserError: the model has parts that DINO does not have.
     """
     ours = from_model({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
     theirs: dict[str, Tensor] = {}

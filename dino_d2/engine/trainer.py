@@ -168,9 +168,9 @@ def check_weights(model: nn.Module, iteration: int) -> None:
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}: there are non-finite weights in {', '.join(bad[:3])}{more}, though "
-            "every loss is finite. Go on from an earlier checkpoint with a lower learning rate, or give other weights as "
-            "train.init_checkpoint"
+            f"training stopped at iteration {iteration}: there are non-finite weights in {', '.join(bad[:3])}{more}, "
+            "though every loss is finite. Go on from an earlier checkpoint with a lower learning rate, or give other "
+            "weights as train.init_checkpoint"
         )
 
 

@@ -1,7 +1,7 @@
 """Loads the compiled op and completes it: fake kernels, autograd and the autocast rule of `torch.ops.dino_d2`.
 
 The schema and the kernels are in `csrc/`. Where the extension is not built, or `use_reference_op()` is active, the
-functions here are the plain PyTorch version; the missing extension is said once in the log.
+functions here call the plain PyTorch version; a missing extension is logged once.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def op_is_built(device_type: str = "cpu") -> bool:
 
 @contextlib.contextmanager
 def use_reference_op() -> Iterator[None]:
-    """Everything inside runs on the plain PyTorch composite; for comparisons and measurements.
+    """Use the plain PyTorch version inside the block; for comparisons and measurements.
 
     The environment variable DINO_D2_REFERENCE_OP=1 does the same for a whole process.
     """
@@ -66,7 +66,7 @@ def use_reference_op() -> Iterator[None]:
 def _inside_transform() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is active.
 
-    ``torch.library`` gives an op no rules for them: reverse mode would fail, and forward mode would silently give zeros.
+    ``torch.library`` gives an op no rules for them: reverse mode would fail, forward mode would silently give zeros.
     """
     if torch.compiler.is_compiling():
         return False
@@ -173,7 +173,7 @@ def _refuse_double_backward(ctx, *grads):
 
 
 def _autocast_rule(library: torch.library.Library, name: str, device: str) -> None:
-    """`value` follows the autocast dtype; locations and weights keep theirs, as places need more than 8 bits."""
+    """Cast `value` to the autocast dtype; locations and weights keep theirs, as locations need more than 8 bits."""
     key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}[device]
     without_autocast = torch._C.DispatchKeySet(key)
 
