@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
-from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
 from dino_d2.speed.memory import keep_freed_memory
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(config_file: str, overrides: list[str]):
     """The config with a randomly initialised backbone; the speed does not depend on weights."""
     try:
-        cfg = apply_overrides(read_config(config_file), overrides)
+        cfg = read_config(config_file, overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
     if "pretrained" in cfg.model.detector.backbone:

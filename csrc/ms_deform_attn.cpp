@@ -1,19 +1,20 @@
 // Multi-scale deformable attention: the schema of the op, and its kernels for the CPU.
 //
-// Built on the stable ABI of LibTorch alone, so that one build serves later versions of PyTorch. Fake kernels, autograd
+// Uses only the stable ABI of LibTorch, so that one build works with later versions of PyTorch. Fake kernels, autograd
 // and the autocast rule are registered from Python (dino_d2/layers/ms_deform_attn_op.py).
 #include <cstdlib>
 #include <cstring>
 #include <tuple>
 
 #include "arguments.h"
+#include "levels.h"
 
 namespace dino_d2 {
 namespace {
 
 const Kernels* choose_kernels() {
-  const char* wish = std::getenv("DINO_D2_CPU_CAPABILITY");
-  const std::string name = wish ? wish : "";
+  const char* variable = std::getenv("DINO_D2_CPU_CAPABILITY");
+  const std::string name = variable ? variable : "";
   STD_TORCH_CHECK(name.empty() || name == "generic" || name == "avx2" || name == "avx512",
                   "DINO_D2_CPU_CAPABILITY must be generic, avx2 or avx512, but is ", name);
 #if defined(__x86_64__)
@@ -33,18 +34,14 @@ const Kernels& kernels_for_this_cpu() {
   return *chosen;
 }
 
-// The contents of spatial_shapes and level_start_index: levels inside value, one after the other.
 void check_levels(const Sizes& s) {
-  int64_t end = 0;
-  for (int64_t l = 0; l < s.levels; l++) {
-    const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
-    STD_TORCH_CHECK(h >= 1 && w >= 1 && h < (int64_t{1} << 23) && w < (int64_t{1} << 23) && h * w < (int64_t{1} << 31),
-                    "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w, ") is not a size (H, W) of a level");
-    STD_TORCH_CHECK(start >= end && start + h * w <= s.tokens, "ms_deform_attn: level ", l, " of ", h, " x ", w,
-                    " tokens from level_start_index[", l, "] = ", start,
-                    " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
-    end = start + h * w;
-  }
+  const int64_t l = first_bad_level(s);
+  if (l < 0) return;
+  const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
+  STD_TORCH_CHECK(is_level_size(h, w), "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w,
+                  ") is not a size (H, W) of a level");
+  STD_TORCH_CHECK(false, "ms_deform_attn: level ", l, " of ", h, " x ", w, " tokens from level_start_index[", l, "] = ",
+                  start, " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
 }
 
 bool levels_cover(const Sizes& s) {
@@ -53,7 +50,7 @@ bool levels_cover(const Sizes& s) {
   return tokens == s.tokens;
 }
 
-// Shares of at least a few thousand sampled points each.
+// Parallel over queries, in chunks of at least a few thousand sampling points.
 template <typename Work> void for_each_query(const Sizes& s, const Work& work) {
   const int64_t points = s.heads * s.levels * s.points;
   torch::stable::parallel_for(0, s.batch * s.queries, 1 + 2048 / (points + 1), work);
@@ -71,7 +68,7 @@ Tensor forward_cpu(const Arguments& a) {
   return output;
 }
 
-// grad_value; the gradients of locations and weights replace these in place.
+// Returns grad_value and overwrites locations and weights with their gradients.
 Tensor backward_cpu(const Arguments& a, const Tensor& grad_output, Tensor& locations, Tensor& weights) {
   const Sizes& s = a.sizes;
   if (locations.numel() == 0 || a.value.numel() == 0) {
@@ -104,7 +101,7 @@ Tensor fused(const Tensor& value, const Tensor& spatial_shapes, const Tensor& le
       {value, spatial_shapes, level_start_index, &reference_points, sampling_offsets, attention_logits});
 }
 
-// Buffers in the compute type that hold locations and weights, then their gradients.
+// Fills buffers of the compute type with locations and weights; the backward pass overwrites them with their gradients.
 Expand expand(const Arguments& a, Tensor& locations, Tensor& weights) {
   locations = torch::stable::new_empty(a.locations, a.locations.sizes(), a.compute_type());
   weights = torch::stable::new_empty(a.weights, a.weights.sizes(), a.compute_type());
@@ -142,7 +139,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& grad_out
   const FusedFinish work{a.sizes, a.points, a.type == DType::f64, locations.mutable_data_ptr(),
                          weights.mutable_data_ptr(), reference.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();
-  for_each_query(a.sizes, [&](int64_t begin, int64_t end) { kernels.fused_finish(work, begin, end); });
+  if (a.sizes.points == 0) {
+    torch::stable::zero_(reference);  // half the box divided by no points would be 0 / 0
+  } else {
+    for_each_query(a.sizes, [&](int64_t begin, int64_t end) { kernels.fused_finish(work, begin, end); });
+  }
   return {grad_value, back_to(reference, a.reference), back_to(locations, a.locations), back_to(weights, a.weights)};
 }
 

@@ -36,7 +36,6 @@ from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
 from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.engine.config import read_config
-from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
 from dino_d2.speed.inference import for_inference
@@ -198,14 +197,13 @@ def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: there is no such file, or it is not a recipe of a detector with a test loader.
     """
-    lazy = read_config(config_file)
+    lazy = read_config(config_file, overrides)
     for key in ("model.detector.backbone", "dataloader.test.mapper"):
         if OmegaConf.select(lazy, key) is None:
             raise UserError(
                 f"{config_file} is not a recipe: it has no {key}. Give a file such as "
                 "configs/dino/dino_r50_4scale_12ep.py, or the config.yaml of a run"
             )
-    lazy = apply_overrides(lazy, overrides)
     backbone = lazy.model.detector.backbone
     if "pretrained" in backbone:  # timm's backbones; all weights come from the checkpoint
         backbone.pretrained = False

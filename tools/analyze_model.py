@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
-from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
@@ -111,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     try:
-        config = apply_overrides(read_config(options.config_file), options.overrides)
+        config = read_config(options.config_file, options.overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
     if "pretrained" in config.model.detector.backbone:  # Detectron2's backbones do not download weights

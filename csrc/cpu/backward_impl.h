@@ -1,9 +1,9 @@
 // The backward pass of one (batch, head, level). These triples own disjoint parts of all three gradients: the rows of
-// their level and channels of their head in grad_value, their own points in the others. So there is nothing to lock, the
-// order of every sum is the order of the queries, and B * M * L items keep many cores busy at batch 1.
+// their level and channels of their head in grad_value, their own points in the others. So no locks are needed, every
+// sum is in the order of the queries, and there are B * M * L items to share among the cores even at batch 1.
 // Included by kernels_impl.h, inside its unnamed namespace.
 
-// What one item reads and writes of the maps: rows of its level and head, `stride` elements apart.
+// The rows of value and grad_value of one item: those of its level and head, `stride` elements apart.
 template <typename T> struct LevelRows {
   using C = typename compute<T>::type;
   const T* value;

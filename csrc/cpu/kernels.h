@@ -1,4 +1,4 @@
-// What the bindings and the kernels of one instruction set agree on. Plain C types only: the kernel files are compiled
+// The interface between the bindings and the kernels of one instruction set. Plain C types only: the kernel files are compiled
 // for newer processors than the rest, so no inline code may be shared with them.
 #pragma once
 #include <stdint.h>

@@ -1,5 +1,5 @@
-// Where to sample and with what weight, for one instruction set: corners of vectors of points, and the reader that brings
-// locations and weights of either form and any dtype into the compute type.
+// Where to sample and with what weight, for one instruction set: corners of vectors of points, and the reader that converts
+// locations and weights of either form and any dtype to the compute type.
 // Included by kernels_impl.h, inside its unnamed namespace.
 
 template <typename C> using F = typename vec<C>::F;

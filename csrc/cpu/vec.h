@@ -249,8 +249,7 @@ DINO_D2_INLINE vdouble exp_nonpositive(vdouble x) {
   return x;
 }
 
-// Copies a few values. The empty statement keeps the compiler from calling memcpy, whose start costs more than such a copy:
-// with it, the backward pass of the encoder spent a third of its time there.
+// Copies a few values. The empty statement keeps the compiler from calling memcpy, whose call costs more than such a copy.
 template <typename T> DINO_D2_INLINE void copy_few(T* out, const T* in, int64_t n) {
   constexpr int64_t step = 16 / sizeof(T);
   int64_t i = 0;
@@ -264,13 +263,13 @@ template <typename T> DINO_D2_INLINE void copy_few(T* out, const T* in, int64_t 
   }
 }
 
-// Memory that lives as long as one call of a kernel.
+// Temporary memory of one kernel call.
 template <typename T> struct Scratch {
   T* data;
   explicit Scratch(int64_t n) {
     const size_t bytes = (static_cast<size_t>(n) * sizeof(T) + kVectorBytes + 63) / 64 * 64;
     data = static_cast<T*>(aligned_alloc(64, bytes));
-    if (data == nullptr) abort();  // a few kilobytes: the process is beyond rescue
+    if (data == nullptr) abort();  // out of memory: nothing can be reported from here
     memset(data, 0, bytes);
   }
   ~Scratch() { free(data); }

@@ -1,7 +1,7 @@
 // The CUDA kernels of multi-scale deformable attention.
 //
 // A slot is one (batch, query, head). `lanes` threads of a warp own it (a power of two), each V channels: 16 bytes. The
-// lanes first share out the L * P points of their slot: each computes the corners and weights of some of them into
+// lanes first divide the L * P points of their slot among them: each computes the corners and weights of some of them into
 // shared memory; then all lanes walk over all points, each for its own channels. Warps work alone, without barriers.
 // A block holds whole warps of consecutive slots, so that the heads of a query, which look at the same rows, sit together.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace dino_d2 {
 
-// How a launch is cut up; computed on the host, the same for every kernel over slots.
+// The launch configuration, computed on the host; the same for every kernel over slots.
 struct Plan {
   int lanes;           // threads that own one slot
   int threads;         // per block
@@ -27,7 +27,7 @@ template <typename C> struct alignas(16) Entry {
 
 constexpr int kSharedLimit = 48 * 1024;
 
-// Zero lanes: more points than fit.
+// Zero lanes where the points do not fit the shared memory.
 template <typename C> inline Plan plan_for(const Sizes& s, int channels_per_lane) {
   const int64_t needed = (s.channels + channels_per_lane - 1) / channels_per_lane;
   const int64_t entry_bytes = (s.levels * s.points + 1) * static_cast<int64_t>(sizeof(Entry<C>));

@@ -1,5 +1,5 @@
 // Multi-scale deformable attention: launches of the CUDA kernels, for the schema that ../ms_deform_attn.cpp defines.
-// The contents of spatial_shapes and level_start_index stay on the device, where they cannot be checked without waiting.
+// The contents of spatial_shapes and level_start_index are on the device; load_levels in points.cuh checks them.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 

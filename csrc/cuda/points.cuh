@@ -12,20 +12,34 @@ template <typename C> struct Level {
   int padded_start;  // first of its (h + 1) * (w + 1) base pixels, see base_pixel
 };
 
-// Levels into shared memory. Called by all threads of a block; returns the number of base pixels of all levels.
-template <typename C> __device__ inline int load_levels(const Sizes& s, Level<C>* levels) {
+// Loads the levels into shared memory; called by all threads of a block.
+//
+// The host cannot check the contents of spatial_shapes and level_start_index without waiting for the device, so they are
+// checked here: a level that overlaps the one before it, or does not lie inside value, gets no pixels and a NaN size. The
+// kernels then touch no memory for it, and everything computed from it is NaN.
+template <typename C> __device__ inline void load_levels(const Sizes& s, Level<C>* levels) {
   for (int l = threadIdx.x; l < s.levels; l += blockDim.x) {
-    const int h = static_cast<int>(s.shapes[2 * l]), w = static_cast<int>(s.shapes[2 * l + 1]);
-    levels[l] = {static_cast<C>(w), static_cast<C>(h), w, h, static_cast<int>(s.starts[l]), 0};
+    const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
+    const bool has_size = h >= 1 && w >= 1 && h <= s.tokens && w <= s.tokens;  // so that h * w cannot overflow
+    const bool inside = has_size && start >= 0 && start <= s.tokens - h * w;
+    levels[l] = {static_cast<C>(w), static_cast<C>(h), inside ? static_cast<int>(w) : 0, inside ? static_cast<int>(h) : 0,
+                 inside ? static_cast<int>(start) : -1, 0};
   }
   __syncthreads();
-  int total = 0;
-  for (int l = 0; l < s.levels; l++) {
-    if (threadIdx.x == 0) levels[l].padded_start = total;
-    total += (levels[l].w + 1) * (levels[l].h + 1);
+  if (threadIdx.x == 0) {
+    int end = 0, base_pixels = 0;
+    for (int l = 0; l < s.levels; l++) {
+      Level<C>& level = levels[l];
+      if (level.start < end) {
+        level = {C(NAN), C(NAN), 0, 0, 0, 0};
+        continue;
+      }
+      end = level.start + level.h * level.w;
+      level.padded_start = base_pixels;
+      base_pixels += (level.w + 1) * (level.h + 1);
+    }
   }
   __syncthreads();
-  return total;
 }
 
 // The four corners in the order (y0, x0), (y0, x1), (y1, x0), (y1, x1): token in the image, or -1 off the map.

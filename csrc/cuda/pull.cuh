@@ -1,11 +1,11 @@
 // The deterministic gradient of the value: the points are sorted by the pixel of their corner 0 (a stable sort), then each
-// row of the value gathers what its points send it, in that order. No atomics: the order of every sum is fixed.
+// row of the value sums the contributions of its points, in that order. No atomics: the order of every sum is fixed.
 #pragma once
 #include "kernels.cuh"
 
 namespace dino_d2 {
 
-// What a point contributes: distances of its corners and its weight.
+// The contribution of a point: distances of its corners, and its weight.
 template <typename C> struct alignas(4 * sizeof(C)) Share {
   C fx, fy, weight, unused;
 };

@@ -1,4 +1,4 @@
-"""Checkpoints: those of this project, published ones recognised by their tensors, and conversion between them."""
+"""Loads checkpoints of this project and published ones, recognised by their tensors, and converts between them."""
 
 from .load import load_checkpoint, load_tensors
 from .report import LoadReport

@@ -1,4 +1,4 @@
-"""Checkpoints and models with different class counts."""
+"""Loads class heads of a checkpoint whose class count differs from the model's."""
 
 import re
 
@@ -14,44 +14,50 @@ CLASS_TENSOR = re.compile(r"(.*\.)?class_head\.(\d+\.)?(weight|bias)|label_embed
 
 def num_classes(tensors: dict[str, Tensor]) -> int | None:
     """Classes of a detector's state dict, or None where it has no class head."""
-    return next((len(t) for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n)), None)
+    biases = (t for n, t in tensors.items() if re.fullmatch(r"decoder\.class_head\.(\d+\.)?bias", n))
+    return next((len(bias) for bias in biases if bias.dim() == 1), None)
+
+
+def has_rows(name: str, tensor: Tensor, count: int) -> bool:
+    """Whether the rows of a tensor are at least ``count`` classes; a damaged file or an objectness head has fewer."""
+    return CLASS_TENSOR.fullmatch(name) is not None and tensor.dim() > 0 and len(tensor) >= count
 
 
 def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False) -> tuple[dict[str, Tensor], str]:
-    """Bring class heads and label embedding to ``wanted`` classes, where that has a meaning.
+    """Convert class heads and label embedding to ``wanted`` classes, where the classes correspond.
 
-    Between 91 classes, numbered by raw COCO category id, and COCO's 80 contiguous ones, rows are moved by COCO's
-    category list; a softmax has one row more, for "no object". Between any other class counts the classes are
-    different ones; their tensors are left out, so that the model keeps its own fresh ones.
+    Between 91 classes, numbered by COCO category id, and COCO's 80 contiguous classes, rows are mapped by COCO's
+    category list; a softmax head has one more row, for "no object". With any other class counts the classes differ;
+    their tensors are left out, so that the model keeps its initialized ones.
 
     Args:
-        tensors: by the model's names, "detector." taken off, with another class count than ``wanted``.
+        tensors: by the model's names without the prefix "detector.", with another class count than ``wanted``.
         wanted: rows of the model's class head.
-        no_object: the last of them is "no object", and no class; so it is in the checkpoint then.
+        no_object: whether the last row, here and in the checkpoint, is "no object".
 
     Returns:
-        the tensors, and what was done in a few words.
+        the tensors, and a short description of the change.
     """
     found = num_classes(tensors)
-    of_classes = {name: tensor for name, tensor in tensors.items() if CLASS_TENSOR.fullmatch(name)}
-    others = {name: tensor for name, tensor in tensors.items() if name not in of_classes}
     if (found, wanted) in ((91, 80), (92, 81)):
-        mapped = {name: gather(tensor) for name, tensor in of_classes.items()}
-        return others | mapped, "91 COCO category ids mapped to the 80 classes"
+        mapped = {name: gather(tensor) for name, tensor in tensors.items() if has_rows(name, tensor, 91)}
+        return tensors | mapped, "91 COCO category ids mapped to the 80 classes"
     if (found, wanted) in ((80, 91), (81, 92)):
-        mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in of_classes.items()}
-        return others | mapped, "80 COCO classes mapped to the 91 category ids"
+        wide = {name: tensor for name, tensor in tensors.items() if has_rows(name, tensor, 80)}
+        mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in wide.items()}
+        return tensors | mapped, "80 COCO classes mapped to the 91 category ids"
     here, there = wanted - no_object, found - no_object
+    others = {name: tensor for name, tensor in tensors.items() if not CLASS_TENSOR.fullmatch(name)}
     return others, f"class heads and label embedding are made anew for {here} classes, the checkpoint has {there}"
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """91 rows to 80; a row behind them, such as "no object", stays behind."""
+    """Map 91 rows to 80; rows after them, such as "no object", stay last."""
     return torch.cat([tensor[torch.tensor(COCO_CATEGORY_IDS)], tensor[91:]])
 
 
 def spread(tensor: Tensor, is_bias: bool) -> Tensor:
-    """80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
+    """Map 80 rows to 91; ids without a category get zeros, and a bias so low that they are never predicted."""
     rows = tensor.new_full((91, *tensor.shape[1:]), -100.0 if is_bias else 0.0)
     rows[torch.tensor(COCO_CATEGORY_IDS)] = tensor[:80]
     return torch.cat([rows, tensor[80:]])

@@ -1,26 +1,23 @@
-"""Tensors out of checkpoint files, without running anything that a file says."""
+"""Reads tensors from checkpoint files; nothing in a file is executed."""
 
-import argparse
-import pickle
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dino_d2.detectron2.utils.file_io import PathManager
+from dino_d2.errors import UserError
 
-#: Where the tensors lie in the dictionaries that trainers save.
+from .numpy_pickle import read_numpy_pickle
+from .pickle_syntax import in_one_line
+from .torch_file import read_torch
+
+#: Keys of the state dict in the dictionaries that trainers save.
 CONTAINERS = ("model", "state_dict", "model_state_dict")
 
-#: How files of torch.save begin: a zip archive, or the pickle of versions before 1.6.
-PYTORCH_STARTS = (b"PK", b"\x80")
-
-#: What wrappers put in front of every name.
+#: Prefixes that wrappers put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -32,7 +29,8 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             or anything that iopath can fetch.
 
     Raises:
-        ValueError: the file is cut off or of another kind, or holds more than tensors and plain values, or no tensors.
+        UserError: the file is damaged or of another kind, holds more than tensors and plain values, or no tensors.
+        OSError: it cannot be opened.
     """
     readers = {".pkl": read_numpy_pickle, ".safetensors": read_safetensors}
     content = readers.get(Path(path).suffix, read_torch)(PathManager.get_local_path(path))
@@ -44,90 +42,48 @@ def read_tensors(path: str) -> dict[str, Tensor]:
     for name, value in (content if isinstance(content, dict) else {}).items():
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)
-        if isinstance(value, Tensor):
+        if isinstance(name, str) and isinstance(value, Tensor):
             tensors[strip_wrappers(name)] = value
     if not tensors:
-        raise ValueError(f"{path}: no tensors in it; a checkpoint is a dictionary of tensors, or has one as 'model'")
+        raise UserError(f"{path}: no tensors in it; a checkpoint is a dictionary of tensors, or has one as 'model'")
     return tensors
 
 
 def read_categories(path: str) -> list[dict] | None:
-    """What the classes are, [{"id", "name"}], where a run of this project has written it into the file."""
+    """The classes [{"id", "name"}] that a run of this project wrote into the file; None where it has none.
+
+    Raises:
+        UserError: as for `read_tensors`, or the classes have no ids and names.
+    """
     if Path(path).suffix not in (".pth", ".pt"):
         return None
     content = read_torch(PathManager.get_local_path(path))
-    return content.get("categories") if isinstance(content, dict) else None
+    categories = content.get("categories") if isinstance(content, dict) else None
+    if categories is not None and not is_categories(categories):
+        raise UserError(f"{path}: damaged: its 'categories' are no list of classes with id and name. Fetch it again.")
+    return categories
+
+
+def is_categories(value: object) -> bool:
+    """Whether a value is a list of {"id": whole number, "name": text}."""
+    return isinstance(value, list) and all(
+        isinstance(c, dict) and isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in value
+    )
 
 
 def strip_wrappers(name: str) -> str:
-    """A tensor's name without what DistributedDataParallel and torch.compile put in front."""
+    """A tensor's name without the prefixes of DistributedDataParallel and torch.compile."""
     while name.startswith(WRAPPERS):
         name = name.split(".", 1)[1]
     return name
 
 
-def read_torch(path: str) -> Any:
-    """Content of a PyTorch file: tensors, plain values and the authors' ``argparse.Namespace``, nothing else."""
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if not start.startswith(PYTORCH_STARTS):
-        raise ValueError(
-            f"{path}: no PyTorch file: it begins with {start!r}. "
-            + ("Is it a web page saved in place of the download? " if start.lstrip().startswith(b"<") else "")
-            + "Fetch it again, or give the right file."
-        )
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: cut off after {Path(path).stat().st_size:,} bytes. Fetch or copy it again.")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Mapped, not read: of a training checkpoint the optimizer's part, twice the model's, is never touched.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: not read, because it holds more than tensors and plain values, and such a file can run any code "
-            "when it is read. If you trust it, write its state dict to a new file: "
-            'torch.save({"model": torch.load(OLD, weights_only=False)["model"]}, NEW).\n'
-            f"PyTorch says: {error}"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: damaged, fetch or copy it again. PyTorch says: {error}") from error
-
-
 def read_safetensors(path: str) -> dict[str, Tensor]:
+    """
+    Raises:
+        UserError: the file is of another kind or damaged.
+    """
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: no safetensors file, or cut off: {error}. Fetch it again.") from error
-
-
-class NumpyUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays, plain values and nothing that could act."""
-
-    ADMITTED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("collections", "OrderedDict"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(
-                f"a model pickle may hold NumPy arrays only, this one asks for {module}.{name}"
-            )
-        return super().find_class(module, name)
-
-
-def read_numpy_pickle(path: str) -> Any:
-    """Content of a pickle of NumPy arrays, as Detectron2's model zoo has them."""
-    with open(path, "rb") as file:
-        try:
-            return NumpyUnpickler(file, encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise ValueError(f"{path}: not read: {error}. Fetch it again, or give the right file.") from error
+    except Exception as error:  # the library raises errors of several kinds for a damaged header
+        raise UserError(f"{path}: no safetensors file, or damaged ({in_one_line(error)}). Fetch it again.") from error

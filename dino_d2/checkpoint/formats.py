@@ -1,7 +1,7 @@
-"""The checkpoint formats that are known, each with the tensors it is recognised by and its name rules.
+"""The known checkpoint formats, each with the tensors that identify it and its name rules.
 
-Our side of the rules are names within the detector, with no "detector." in front. Two things depend on the model and
-are settled by `layout`: ``neck.levels.i`` is feature level i, whether projected or made by the neck, and
+Our names in the rules are those within the detector, without the prefix "detector.". Two parts depend on the model and
+are resolved by `layout`: ``neck.levels.i`` is feature level i, whether projected or made by the neck, and
 ``decoder.class_head.i`` and ``decoder.box_head.i`` are the heads of layer i, whether shared or not.
 """
 
@@ -87,7 +87,7 @@ DETREX = Format(
 
 
 def backbone(name: str, signature: tuple[str, ...], rules: tuple[Rule, ...]) -> Format:
-    """Format of a file that holds an ImageNet model alone."""
+    """Format of a file that holds only an ImageNet model."""
     return Format(name, signature, rules, BUFFERS | CLASSIFIER, settings={})
 
 
@@ -109,7 +109,7 @@ BACKBONES = (
     ),
 )
 
-#: Recognised, and not read: {tensor: why}.
+#: Recognised but not supported: {tensor: why}.
 REFUSED = {
     "res2_0_branch2a_w": (
         "a Caffe2 ResNet (Detectron2's ImageNetPretrained/MSRA), trained on BGR pixels of unit scale and with its "
@@ -117,7 +117,7 @@ REFUSED = {
     ),
 }
 
-#: In order: a format whose signature another one's tensors have too comes after it.
+#: In order of precedence: a format comes after those whose tensors include its signature.
 FORMATS = (
     DN_DEFORMABLE_ENCODER,
     DN_DEFORMABLE_DETR,

@@ -1,4 +1,4 @@
-"""Between the names of the formats' rules, one for every level and layer, and those of a given model."""
+"""Converts between the names of the format rules, which number every level and layer, and a given model's names."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -13,14 +13,14 @@ NECK = re.compile(r"neck\.(projections|extra_levels)\.(\d+)\.(.+)")
 
 
 def to_model(tensors: dict[str, Tensor], model_names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Put levels and layers where the model has them.
+    """Rename levels and heads to the names that the model has.
 
-    ``neck.levels.i`` are the backbone's stages, projected by 1×1 convolutions, and then the levels the neck adds.
-    Where the model shares one head among its layers, the last layer's is taken, whose predictions are the detections.
+    ``neck.levels.i`` are the backbone's stages, projected by 1×1 convolutions, followed by the levels the neck adds.
+    Where the model shares one head among its layers, the last layer's head is loaded, since it predicts the detections.
 
     Args:
         tensors: by the names of `formats`.
-        model_names: names of the model's tensors, "detector." taken off.
+        model_names: names of the model's tensors, without the prefix "detector.".
 
     Returns:
         tensors by the model's names, and {name: why} of those that differ from the shared head.
@@ -53,7 +53,7 @@ def to_model(tensors: dict[str, Tensor], model_names: Collection[str]) -> tuple[
 
 
 def from_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The other way: a model's tensors, "detector." taken off, by the names of `formats`."""
+    """The inverse: a model's tensors, without the prefix "detector.", by the names of `formats`."""
     num_stages = count(tensors, r"neck\.projections\.(\d+)\..+")
     num_layers = count(tensors, r"decoder\.layers\.(\d+)\..+")
     named: dict[str, Tensor] = {}
@@ -75,6 +75,6 @@ def head_layer(name: str) -> int:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """Number of list entries among the names: the largest number that ``pattern`` catches, plus one."""
+    """Number of list entries among the names: the largest number that ``pattern`` matches, plus one."""
     matches = (re.fullmatch(pattern, name) for name in names)
     return max((int(match[1]) for match in matches if match), default=-1) + 1

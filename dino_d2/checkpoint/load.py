@@ -1,10 +1,12 @@
-"""Any known checkpoint into a model, with an account of every tensor."""
+"""Loads any known checkpoint into a model and reports every tensor."""
 
 import logging
 import re
 from collections.abc import Collection
 
 from torch import Tensor, nn
+
+from dino_d2.errors import UserError
 
 from .classes import fit_classes, num_classes
 from .files import read_tensors
@@ -22,15 +24,15 @@ OWN = Format("dino_d2", signature=(), rules=(), not_needed={}, settings={})
 def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
     """Load a checkpoint of our own or of any format in `formats`, recognised by its tensors.
 
-    Tensors that the checkpoint does not have, or has in another shape, stay as they are in the model. The report,
-    which is also logged, names each of them.
+    Tensors that the checkpoint lacks, or has in another shape, keep their values in the model. The report, which is
+    also logged, names each of them.
 
     Args:
         model: a ``DETR`` or its ``Detector``, on any device.
         path: file, as for `files.read_tensors`.
 
     Raises:
-        ValueError: the file is of no known format, or not one tensor of it fits the model.
+        UserError: the file cannot be read, has no known format, or none of its tensors fits the model.
     """
     report = load_tensors(model, read_tensors(path), path)
     logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
@@ -38,7 +40,7 @@ def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "checkpoint") -> LoadReport:
-    """The same for tensors by name that have been read already; ``source`` names them in the report."""
+    """Load tensors that have already been read, as `load_checkpoint` does; ``source`` names them in the report."""
     state = model.state_dict()
     prefix = PREFIX if any(name.startswith(PREFIX) for name in state) else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -69,7 +71,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
         else:
             fitting[prefix + name] = tensor
     if not fitting:
-        raise ValueError(f"{source}: recognised as {checkpoint_format.name}, but not one tensor fits the model")
+        raise UserError(f"{source}: recognised as {checkpoint_format.name}, but none of its tensors fits the model")
     model.load_state_dict(fitting, strict=False)
     report.loaded = list(fitting)
     accounted = {*fitting, *report.misshapen, *report.remade}
@@ -81,7 +83,7 @@ def recognise(tensors: Collection[str], source: str) -> Format:
     """The format whose signature the tensors have.
 
     Raises:
-        ValueError: none has.
+        UserError: no format fits.
     """
     for checkpoint_format in FORMATS:
         if all(name in tensors for name in checkpoint_format.signature):
@@ -90,9 +92,9 @@ def recognise(tensors: Collection[str], source: str) -> Format:
         return OWN
     for name, reason in REFUSED.items():
         if name in tensors:
-            raise ValueError(f"{source}: this is {reason}.")
+            raise UserError(f"{source}: this is {reason}.")
     known = ", ".join(f.name for f in FORMATS)
-    raise ValueError(
+    raise UserError(
         f"{source}: no checkpoint of a known format. Its first tensors are {', '.join(list(tensors)[:5])}; "
         f"known are this project's own checkpoints and those of: {known}."
     )
@@ -101,7 +103,7 @@ def recognise(tensors: Collection[str], source: str) -> Format:
 def to_our_names(
     tensors: dict[str, Tensor], checkpoint_format: Format
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """Rename.
+    """Rename the tensors of a checkpoint.
 
     Returns:
         tensors by the names of `formats`, {that name: the checkpoint's name}, and {the checkpoint's name: why} of
@@ -126,12 +128,12 @@ def to_our_names(
 def trim_label_embedding(placed: dict[str, Tensor], rows: int) -> None:
     """Drop rows beyond these, in place: DINO's label embedding has one more than classes, which nothing uses."""
     embedding = placed.get("label_embedding.weight")
-    if embedding is not None and len(embedding) > rows:
+    if embedding is not None and embedding.dim() > 0 and len(embedding) > rows:
         placed["label_embedding.weight"] = embedding[:rows]
 
 
 def differing_settings(detector: nn.Module, checkpoint_format: Format) -> dict[str, tuple[float, float]]:
-    """{setting: (trained with, the detector's)} where the detector is not set as the weights were trained."""
+    """{setting: (trained with, the detector's)} of settings that differ from those of the training."""
     differing = {}
     for name, wanted in checkpoint_format.settings.items():
         part, _, attribute = name.rpartition(".")

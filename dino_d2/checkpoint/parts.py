@@ -1,4 +1,4 @@
-"""What several checkpoint formats have in common: the form of a format, and name rules of shared parts."""
+"""Shared by the checkpoint formats: the `Format` type, and name rules of parts that several formats have."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ class Format(NamedTuple):
     """One kind of checkpoint."""
 
     name: str
-    signature: tuple[str, ...]  # recognised where every one of these tensors is there
+    signature: tuple[str, ...]  # tensors whose presence identifies the format
     rules: tuple[Rule, ...]
-    not_needed: dict[str, str]  # regular expression: why its tensors have no place here
-    settings: dict[str, float]  # of our detector, which the weights were trained with and no tensor tells
+    not_needed: dict[str, str]  # {regular expression: why tensors of such names are not loaded}
+    settings: dict[str, float]  # of our detector, that the weights were trained with
     unknown_class: bool = False  # the label embedding's last row, after the classes, is used
 
 

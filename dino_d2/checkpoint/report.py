@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadReport:
-    """What became of every tensor of a checkpoint and of a model. Tensors of the model go by its own names."""
+    """The fate of every tensor of a checkpoint and of a model; the model's tensors are listed by their names in it."""
 
     source: str
     format: str
     loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # not in the checkpoint, left as they were
-    misshapen: dict[str, str] = field(default_factory=dict)  # {name: both shapes}, left as they were
+    missing: list[str] = field(default_factory=list)  # not in the checkpoint, kept as initialized
+    misshapen: dict[str, str] = field(default_factory=dict)  # {name: both shapes}, kept as initialized
     unused: dict[str, str] = field(default_factory=dict)  # {the checkpoint's name: why}
-    classes: str = ""  # what was done about another class count
-    remade: list[str] = field(default_factory=list)  # left as they were because the classes are other ones
+    classes: str = ""  # how a different class count was handled
+    remade: list[str] = field(default_factory=list)  # kept as initialized, because the checkpoint has other classes
     separate_heads: bool = False  # the checkpoint's heads differ between layers, the model shares one
     settings: dict[str, tuple[float, float]] = field(default_factory=dict)  # {name: (trained with, the model's)}
 
     @property
     def doubtful(self) -> bool:
-        """Something is there that a user should look at before trusting the model."""
+        """Whether the report has something that can make the model less accurate."""
         return bool(self.misshapen or self.separate_heads or self.settings)
 
     @property
     def lacking(self) -> list[str]:
-        """Missing tensors without which no model of this kind is trained: the checkpoint is of another one."""
+        """Missing tensors that every trained model of this kind has; with any, the checkpoint is of another model."""
         return [name for name in self.missing if ".decoder.layers." in name or "class_head" in name]
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class LoadReport:
 
 
 def summary(names: list[str], at_most: int = 6) -> str:
-    """Names, or how many there are of each part where there are too many to read."""
+    """The names; where there are too many, the number of names of each part of the model."""
     if len(names) <= at_most:
         return ", ".join(names)
     parts = Counter(".".join(name.split(".")[:3]) for name in names)

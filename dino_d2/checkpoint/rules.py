@@ -1,13 +1,13 @@
-"""Name rules: how the tensors of a published checkpoint are called here.
+"""Name rules: from the tensor names of a published checkpoint to ours.
 
 A rule is a pair (their name, our name). ``{}`` stands for a number, the same on both sides and in the same order. A
-name that ends in a dot stands for everything below it, which keeps its own name:
+name that ends in a dot stands for all names below it, whose remaining parts are kept:
 
     ("transformer.encoder.layers.{}.norm1.", "encoder.layers.{}.norm.")
 
-renames ``transformer.encoder.layers.3.norm1.bias`` to ``encoder.layers.3.norm.bias``. The first rule that fits
-counts. Read backwards, the same rules give their names for our tensors: all rules that fit count then, because some
-checkpoints keep a shared tensor under several names.
+renames ``transformer.encoder.layers.3.norm1.bias`` to ``encoder.layers.3.norm.bias``. The first rule that
+matches is used. In the other direction, from our names to theirs, all rules that match are used, because some
+checkpoints store a shared tensor under several names.
 """
 
 import re

@@ -1,8 +1,8 @@
-"""Class heads from one set of classes to another by the names of the classes.
+"""Transfers class heads from one set of classes to another by class name.
 
     python -m dino_d2.checkpoint.transfer objects365.pth coco.pth --dataset coco_2017_val
 
-What a class has learned goes with it: DINO's Objects365 model knows most of COCO's 80 classes already.
+Classes of the same name keep their weights: DINO's Objects365 model knows most of COCO's 80 classes.
 """
 
 import argparse
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from dino_d2.data.coco_format import categories
+from dino_d2.errors import UserError
 
-from .classes import CLASS_TENSOR, num_classes
+from .classes import has_rows, num_classes
 from .files import read_categories, read_tensors
 from .load import PREFIX
 
-#: COCO classes that Objects365 (version 2) has under a name without a common part, spelt as its json does.
+#: COCO classes with an unrelated name in Objects365 (version 2), spelt as in its json.
 ALIASES = {
     "bird": "wild bird",
     "dining table": "dinning table",
@@ -35,8 +36,8 @@ ALIASES = {
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> list[int | None]:
     """For each target class the source class of the same name, None where there is none.
 
-    Letter case and spaces do not count, a name such as "Handbag/Satchel" is both, and `ALIASES` are tried last. A whole
-    name comes before a part of one.
+    Letter case and spaces are ignored, "Handbag/Satchel" matches both of its names, and `ALIASES` are tried last. A
+    match of the full name takes precedence over a match of a part.
     """
     whole, parts = {}, {}
     for index, name in enumerate(sources):
@@ -66,17 +67,17 @@ def transfer_classes(tensors: dict[str, Tensor], sources: Sequence[str], targets
         sources, targets: class names in the order of the models' outputs.
 
     Raises:
-        ValueError: the tensors have another number of classes than ``sources``.
+        UserError: the tensors have another number of classes than ``sources``.
     """
     found = num_classes({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
     if found != len(sources):
-        raise ValueError(f"the checkpoint has {found} classes, but {len(sources)} names are given for them")
+        raise UserError(f"the checkpoint has {found} classes, but {len(sources)} names are given for them")
     rows = same_names(sources, targets)
     known = torch.tensor([i for i, row in enumerate(rows) if row is not None], dtype=torch.int64)
     taken = torch.tensor([row for row in rows if row is not None], dtype=torch.int64)
     result = dict(tensors)
     for name, tensor in tensors.items():
-        if CLASS_TENSOR.fullmatch(name.removeprefix(PREFIX)):
+        if has_rows(name.removeprefix(PREFIX), tensor, found):
             fresh = tensor.new_zeros(len(targets), *tensor.shape[1:])
             if name.endswith("bias"):
                 fresh.fill_(-math.log(0.99 / 0.01))
@@ -100,17 +101,17 @@ def main() -> None:
 
 
 def transfer(source: str, target: str, dataset: str) -> None:
-    """Write ``source`` with the classes of ``dataset`` to ``target``, and say on the terminal what was taken over.
+    """Write ``source`` with the classes of ``dataset`` to ``target``, and print which classes were transferred.
 
     Raises:
-        ValueError: the source is no checkpoint, or either side does not name its classes.
+        UserError: the source is no checkpoint, or one of the two has no class names.
     """
     named = read_categories(source)
     wanted = categories(dataset)
     if not named:
-        raise ValueError(f"{source} does not name its classes; a run of this project writes them into its files")
+        raise UserError(f"{source} does not name its classes; a run of this project writes them into its files")
     if not wanted:
-        raise ValueError(f"the dataset {dataset} is not registered with class names")
+        raise UserError(f"the dataset {dataset} is not registered with class names")
     sources, targets = [c["name"] for c in named], [c["name"] for c in wanted]
     tensors = transfer_classes(read_tensors(source), sources, targets)
     torch.save({"model": tensors, "categories": wanted}, target)

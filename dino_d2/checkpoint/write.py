@@ -1,9 +1,11 @@
-"""Checkpoints between this project's names and those of IDEA-Research/DINO."""
+"""Converts checkpoints between this project's tensor names and those of IDEA-Research/DINO."""
 
 import re
 
 import torch
 from torch import Tensor
+
+from dino_d2.errors import UserError
 
 from .classes import num_classes
 from .files import read_tensors
@@ -24,7 +26,7 @@ def convert(source: str, target: str) -> str:
         what was done, for people.
 
     Raises:
-        ValueError: a tensor has no name in the other format.
+        UserError: a tensor has no name in the other format.
     """
     tensors = read_tensors(source)
     found = recognise(tensors, source)
@@ -38,18 +40,20 @@ def convert(source: str, target: str) -> str:
 
 
 def to_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our checkpoint by the names of IDEA-Research/DINO, with everything that their strict loading asks for.
+    """Our checkpoint by the names of IDEA-Research/DINO, with all tensors that their strict loading requires.
 
     Raises:
-        ValueError: the model has parts that theirs has not.
+        UserError: the model has parts that DINO does not have.
     """
     ours = from_model({name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()})
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         names = rename_back(name, DINO.rules)
         if not names and not name.endswith("num_batches_tracked"):
-            raise ValueError(f"{DINO.name} has no counterpart of the tensor {name}; only DINO models can be converted")
+            raise UserError(f"{DINO.name} has no counterpart of the tensor {name}; only DINO models can be converted")
         theirs |= dict.fromkeys(names, tensor)
+    if "label_enc.weight" not in theirs:
+        raise UserError(f"{DINO.name} has a label embedding, and this checkpoint has none; it is no DINO model")
     embedding = theirs["label_enc.weight"]
     theirs["label_enc.weight"] = torch.cat([embedding, torch.zeros_like(embedding[:1])])  # their unused last row
     return theirs | relative_position_indices(theirs)

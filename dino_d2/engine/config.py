@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +19,7 @@ from dino_d2.files import write_atomically
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
 from .settings import check_settings
+from .trusted_targets import check_trust
 
 #: What a recipe may leave to be read in the dataset, so that nobody types it.
 CLASSES = ("data.classes", "model.detector.num_classes")
@@ -33,7 +34,7 @@ def load_config(args: Namespace) -> DictConfig:
     Raises:
         UserError: no such config file, or something in it or on the command line that cannot be.
     """
-    cfg = apply_overrides(read_config(args.config_file), args.opts)
+    cfg = read_config(args.config_file, args.opts)
     check_calls(cfg)
     check_settings(cfg)
     check_names(cfg)
@@ -66,11 +67,16 @@ def forgo_pretrained(cfg: DictConfig) -> None:
         cfg.model.detector.backbone.pretrained = False
 
 
-def read_config(path: str) -> DictConfig:
-    """A recipe or the config.yaml of a run.
+def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A recipe or the config.yaml of a run, with overrides.
+
+    Args:
+        overrides: ``path.to.key=value``. A config.yaml may name parts of detectors alone, unless
+            ``train.trust_config=True`` is among them (docs/security.md).
 
     Raises:
-        UserError: it is not there, or cannot be executed; the message has its line.
+        UserError: it is not there, cannot be executed (the message has its line), or names what it may not; or an
+            override cannot be set.
     """
     if not path:
         raise UserError("no config file is given. Add for example --config-file configs/dino/dino_tiny_shapes.py")
@@ -83,13 +89,14 @@ def read_config(path: str) -> DictConfig:
         )
     if Path(path).suffix not in (".py", ".yaml", ".yml"):
         raise UserError(f"--config-file {path}: a config is a .py file, or the config.yaml of a run")
+    overrides = check_trust(path, overrides)
     try:
         cfg = LazyConfig.load(path)
     except Exception as error:  # a recipe is a program, which can fail in every way
         raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):
         raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
-    return cfg
+    return apply_overrides(cfg, overrides)
 
 
 def _place(path: str, error: BaseException) -> str:

@@ -100,6 +100,7 @@ class Trainer(SimpleTrainer):
                 f"training stopped at iteration {self.iter}, before the weights were changed: the gradients' norm is "
                 f"{norm}, though every loss is finite. Lower the learning rate, or switch train.amp off."
             )
+        check_weights(self.model, self.iter)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         if self.ema is not None:
@@ -153,6 +154,24 @@ def to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy all losses with one wait for the device."""
     values = torch.stack([value.detach().float() for value in losses.values()]).cpu()
     return dict(zip(losses, values.unbind(), strict=True))
+
+
+def check_weights(model: nn.Module, iteration: int) -> None:
+    """Raise :class:`NonFiniteLossError` if a weight is not finite; the same on all ranks, which share their weights.
+
+    The losses do not always show it: oneDNN's ReLU makes 0 of NaN, so that a feed-forward network hides a NaN of its
+    first bias behind finite losses and gradients.
+    """
+    if nn.utils.get_total_norm(model.parameters()).isfinite():
+        return
+    bad = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NonFiniteLossError(
+            f"training stopped at iteration {iteration}: there are non-finite weights in {', '.join(bad[:3])}{more}, "
+            "though every loss is finite. Go on from an earlier checkpoint with a lower learning rate, or give other "
+            "weights as train.init_checkpoint"
+        )
 
 
 def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -> None:

@@ -1,7 +1,7 @@
 """Loads the compiled op and completes it: fake kernels, autograd and the autocast rule of `torch.ops.dino_d2`.
 
 The schema and the kernels are in `csrc/`. Where the extension is not built, or `use_reference_op()` is active, the
-functions here are the plain PyTorch version; the missing extension is said once in the log.
+functions here call the plain PyTorch version; a missing extension is logged once.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def op_is_built(device_type: str = "cpu") -> bool:
 
 @contextlib.contextmanager
 def use_reference_op() -> Iterator[None]:
-    """Everything inside runs on the plain PyTorch composite; for comparisons and measurements.
+    """Use the plain PyTorch version inside the block; for comparisons and measurements.
 
     The environment variable DINO_D2_REFERENCE_OP=1 does the same for a whole process.
     """
@@ -63,8 +63,18 @@ def use_reference_op() -> Iterator[None]:
         _reference_depth -= 1
 
 
+def _inside_transform() -> bool:
+    """Whether a transform of torch.func, or forward-mode differentiation, is active.
+
+    ``torch.library`` gives an op no rules for them: reverse mode would fail, forward mode would silently give zeros.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def _use_reference(device_type: str) -> bool:
-    if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1":
+    if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1" or _inside_transform():
         return True
     if op_is_built(device_type) or (device_type == "meta" and op_is_built()):  # a built op can compute shapes alone
         return False
@@ -97,9 +107,11 @@ def ms_deform_attn(
 
     Returns:
         [B, Q, M * D] in the dtype of `value`. Sums are kept in float32 (float64 for float64).
+        Inside transforms of torch.func (grad, vmap, jacrev) the plain PyTorch version computes it.
 
     Raises:
         RuntimeError: a shape, dtype or device does not fit; the message names the argument. On second derivatives.
+        NotImplementedError: forward-mode differentiation (jvp, jacfwd), which PyTorch's grid_sample does not have.
     """
     function = ms_deform_attn_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn
     return function(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
@@ -161,7 +173,7 @@ def _refuse_double_backward(ctx, *grads):
 
 
 def _autocast_rule(library: torch.library.Library, name: str, device: str) -> None:
-    """`value` follows the autocast dtype; locations and weights keep theirs, as places need more than 8 bits."""
+    """Cast `value` to the autocast dtype; locations and weights keep theirs, as locations need more than 8 bits."""
     key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}[device]
     without_autocast = torch._C.DispatchKeySet(key)
 

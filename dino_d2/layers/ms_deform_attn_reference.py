@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention in plain PyTorch: the oracle of the tests and the fall-back of the op.
+"""Multi-scale deformable attention in plain PyTorch: the reference of the tests and the fallback of the op.
 
 Deformable DETR (arXiv 2010.04159), equation 3. Shape letters: B batch, S tokens of all levels, Q queries, M heads,
 D channels per head, L levels, P points per level and head.
@@ -51,7 +51,7 @@ def ms_deform_attn_reference(
 def sampling_locations_from_offsets(
     reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Tensor
 ) -> Tensor:
-    """Where each point samples, as Deformable DETR section 4.1 and appendix A.4 (iterative refinement) say.
+    """Sampling locations from reference points and offsets (Deformable DETR, section 4.1 and appendix A.4).
 
     Args:
         reference_points: [B, Q, L, 2] points (x, y): an offset counts pixels of its level; or [B, Q, L, 4] boxes

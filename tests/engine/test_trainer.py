@@ -86,6 +86,27 @@ def test_a_non_finite_gradient_behind_finite_losses_leaves_the_weights_alone():
     assert torch.equal(model.weight, start)
 
 
+class HidesNan(Line):
+    """As oneDNN's ReLU does: a NaN of the bias becomes 0, in the loss and in the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor([0.5, float("nan")]))
+
+    def forward(self, batch):
+        hidden = self.bias.detach().nan_to_num() + 0 * self.weight
+        return {**super().forward(batch), "loss_c": hidden.sum() + 0 * self.bias[0]}
+
+
+def test_a_non_finite_weight_behind_finite_losses_and_gradients_is_named():
+    model = HidesNan()
+    trainer = Trainer(model, batches(1, 2), torch.optim.SGD(model.parameters(), lr=0.1), 1e9)
+    trainer.iter = 7
+    with EventStorage(0) as trainer.storage, pytest.raises(NonFiniteLossError, match=r"iteration 7.*weights in bias"):
+        trainer.run_step()
+    assert model.weight.equal(Line().weight)
+
+
 def test_the_running_mean_follows_the_weights():
     model = Line()
     ema = make_ema(model, decay=0.9)

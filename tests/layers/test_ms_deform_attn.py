@@ -198,6 +198,17 @@ def test_empty_and_smallest(sizes):
             assert not gradients[0].any()
 
 
+@pytest.mark.parametrize("reference_dim", [2, 4])
+@pytest.mark.parametrize("sizes", [{"points": 0}, {"channels": 0}, {"queries": 0}, {"heads": 0}])
+def test_fused_gradients_of_empty_sums_are_zero(sizes, reference_dim):
+    arguments = fused_case(reference_dim=reference_dim, **sizes)
+    value, offsets = arguments[0], arguments[-2]
+    grad_output = torch.ones(*offsets.shape[:2], value.shape[2] * value.shape[3])
+    output, gradients = with_gradients(ms_deform_attn_fused, arguments, grad_output)
+    assert not output.any()
+    assert not any(g.any() for g in gradients)  # NaN counts as any
+
+
 def test_five_levels_of_different_sizes():
     shapes = [(1, 1), (13, 2), (2, 13), (1, 5), (4, 4)]
     check_against_reference(
@@ -234,6 +245,9 @@ WRONG = {
     "level 1 of 5 x 4 tokens from level_start_index.1. = 48": lambda a: {1: torch.tensor([[6, 8], [5, 4]])},
     "overlaps the level before it": lambda a: {2: torch.tensor([0, 40])},
     "level 0 of 6 x 8 tokens from level_start_index.0. = -1": lambda a: {2: torch.tensor([-1, 48])},
+    "level 1 of 3 x 4 tokens from level_start_index.1. = 9223372036854775807": lambda a: {
+        2: torch.tensor([0, 2**63 - 1])
+    },
     r"sampling_locations must have the shape \[B, Q, M, L, P, 2\]": lambda a: {3: a[3][..., :1]},
     "attention_weights must have the shape": lambda a: {4: a[4][:, 1:]},
     "attention_weights must be float32": lambda a: {4: a[4].int()},

@@ -74,10 +74,12 @@ class Launch:
         call = Call(**self.numbers, **addresses)
         return self.kernels(ctypes.byref(call), self.type, what)
 
-    def backward(self, grad_output, what):
+    def backward(self, grad_output, what, grad_value=None):
         value = self.tensors["value"]
         self.tensors["grad_output"] = grad_output.to(value.dtype).contiguous()
-        if what == BACKWARD:
+        if grad_value is not None:
+            self.tensors["grad_value"] = grad_value
+        elif what == BACKWARD:
             self.tensors["grad_value"] = torch.zeros(value.shape, dtype=self.compute)
         else:
             self.tensors["grad_value"] = torch.full_like(value, float("nan"))
@@ -143,6 +145,36 @@ def test_far_outside_is_zero_and_nan_is_nan(kernels):
     assert not output.any()
     for what in (BACKWARD, DETERMINISTIC):
         assert not launch.backward(torch.ones(2, 3, 96), what)[0].any()
+
+
+OUTSIDE = {
+    "beyond the last int64": lambda shapes, starts: (shapes, torch.tensor([0, 2**63 - 1])),
+    "the end reaches past value": lambda shapes, starts: (shapes, starts + 1),
+    "negative": lambda shapes, starts: (shapes, torch.tensor([0, -12])),
+    "wraps round to 32 bits": lambda shapes, starts: (shapes, starts + 2**32),
+    "overlaps the level before it": lambda shapes, starts: (shapes, torch.tensor([0, 40])),
+    "no height": lambda shapes, starts: (torch.tensor([[6, 8], [0, 4]]), starts),
+    "a size whose product overflows": lambda shapes, starts: (torch.tensor([[6, 8], [2**62, 4]]), starts),
+}
+
+
+@pytest.mark.parametrize("what", OUTSIDE)
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_a_level_outside_value_gives_nan_and_touches_no_memory(kernels, what, form):
+    """On a GPU nobody can look at level_start_index before the launch, so that the kernels refuse it themselves."""
+    case = plain_case(channels=32, queries=3) if form == "plain" else fused_case(channels=32, queries=3)
+    value, shapes, starts, *rest = to_dtype(case, torch.float32)
+    guarded = torch.full((3, *value.shape), 7.0)  # gradients that were written beside value would show here
+    shapes, starts = OUTSIDE[what](shapes, starts)
+    launch = Launch(kernels, (guarded[1].copy_(value), shapes, starts, *rest), wide=True)
+    launch.run(FORWARD)
+    assert launch.tensors["output"].isnan().all()
+    for kind in (BACKWARD, DETERMINISTIC):
+        sums = torch.zeros(3, *value.shape)
+        launch.backward(torch.ones(2, 3, 96), kind, sums[1])
+        assert not sums[0].any()
+        assert not sums[2].any()
+        assert launch.tensors["grad_locations"][..., 1, :, :].isnan().all()
 
 
 def test_more_points_than_shared_memory_is_refused(kernels):

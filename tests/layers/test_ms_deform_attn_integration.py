@@ -112,6 +112,26 @@ def test_second_derivatives_are_refused_with_a_reason():
         torch.autograd.grad(gradient.sum(), locations)
 
 
+@pytest.mark.parametrize("name", ["plain", "fused"])
+def test_transforms_of_torch_func(name):
+    case, function = (plain_case, ms_deform_attn) if name == "plain" else (fused_case, ms_deform_attn_fused)
+    value, *rest = case(batch=1, queries=3, heads=2, channels=4, points=2)
+
+    def energy(value):
+        return function(value, *rest).square().sum()
+
+    leaf = value.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(energy(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(energy)(value), expected)
+    values = torch.stack([value, 2 * value])
+    each = torch.func.vmap(torch.func.grad(energy))(values)
+    torch.testing.assert_close(each, torch.stack([expected, 2 * expected]))
+    with pytest.raises(NotImplementedError, match="forward AD"):  # where the op itself would give a slope of 0
+        torch.func.jvp(energy, (value,), (value,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
+        energy(torch.autograd.forward_ad.make_dual(value, value))
+
+
 @needs_op
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_same_bits_for_any_number_of_threads_and_every_run(dtype):
