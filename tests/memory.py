@@ -1,0 +1,114 @@
+"""A pytest plugin: the suite fits a laptop. All its processes together stay below `LIMIT_MIB`, or the session fails.
+
+Measured twice a second by the process that was started: the anonymous memory of that process and of all below it,
+where a page that several processes share counts once, and the files they have mapped, which are the same libraries
+in all of them and therefore count once too (the largest figure of one process).
+"""
+
+import ctypes
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+LIMIT_MIB = 3000
+#: Once tests have left this much more than there was, what they have freed is given back to the system.
+TRIM_MIB = 100
+
+PROC = Path("/proc")
+MIB = 2**20
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`; those that end meanwhile are left out."""
+    found = []
+    for file in PROC.glob(f"{pid}/task/*/children"):
+        try:
+            children = [int(child) for child in file.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *descendants(child)]
+    return found
+
+
+def _kib(file: Path, *keys: str) -> int:
+    """The sum of some lines of a file of /proc; 0 for a process that has ended."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(keys))
+
+
+def resident_mib(pids: list[int]) -> float:
+    """Memory of some processes together, as described above."""
+    own = sum(_kib(PROC / str(pid) / "smaps_rollup", "Pss_Anon:", "Pss_Shmem:") for pid in pids)
+    files = max(_kib(PROC / str(pid) / "status", "RssFile:") for pid in pids)
+    return (own + files) / 1024
+
+
+class MemoryLimit:
+    """Watches the processes of a session and remembers their peak."""
+
+    def __init__(self) -> None:
+        self.peak, self.during = 0.0, ""
+        self.running: dict[str, None] = {}
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def watch(self) -> None:
+        while not self.ended.wait(0.5):
+            running = ", ".join(self.running)
+            now = resident_mib([os.getpid(), *descendants(os.getpid())])
+            if now > self.peak:
+                self.peak, self.during = now, running
+
+    def pytest_sessionstart(self) -> None:
+        self.thread.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.running[nodeid] = None
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.running.pop(nodeid, None)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.ended.set()
+        self.thread.join()
+        if self.peak > LIMIT_MIB and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        line = f"peak memory of all processes: {self.peak:,.0f} MiB of {LIMIT_MIB:,}, in {self.during or 'no test'}"
+        terminalreporter.write_line(f"ERROR {line}" if self.peak > LIMIT_MIB else line)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_worker = hasattr(config, "workerinput")
+    many_workers = (config.getoption("numprocesses", None) or 0) > 2
+    on_gpu = (PROC / "driver/nvidia").exists()  # a CUDA context of each process takes hundreds of MiB
+    if (PROC / "self/smaps_rollup").exists() and not (is_worker or many_workers or on_gpu):
+        config.pluginmanager.register(MemoryLimit())
+
+
+_floor = 0.0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Give back what tests have freed: malloc keeps it otherwise, and a model may be part of a cycle."""
+    global _floor
+    if not (PROC / "self/statm").exists():
+        return
+    _floor = min(_floor, _resident()) or _resident()
+    if _resident() > _floor + TRIM_MIB:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        _floor = _resident()
+
+
+def _resident() -> float:
+    return int((PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
