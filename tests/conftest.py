@@ -10,6 +10,9 @@ import pytest
 
 pytest_plugins = ["tests.memory", "tests.distribution"]
 
+# oneDNN keeps what it compiles for each shape, 1024 of them by default: some GB after a suite of many shapes.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; their child processes do so too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -53,6 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "vector",
         [pytest.param(v, id=v.path.stem, marks=m) for v, m in zip(chosen, marks, strict=True)],
+        scope="module",  # all tests of a vector follow each other: its weights are made once
     )
 
 
