@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-pytest_plugins = ["tests.memory", "tests.distribution"]
+pytest_plugins = ["tests.memory_limit", "tests.distribution"]
 
 # oneDNN keeps what it compiles for each shape, 1024 of them by default: some GB after a suite of many shapes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")

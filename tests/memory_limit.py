@@ -61,10 +61,13 @@ class MemoryLimit:
 
     def watch(self) -> None:
         while not self.ended.wait(0.5):
-            running = ", ".join(self.running)
-            now = resident_mib([os.getpid(), *descendants(os.getpid())])
-            if now > self.peak:
-                self.peak, self.during = now, running
+            self.measure()
+
+    def measure(self) -> None:
+        running = ", ".join(self.running)
+        now = resident_mib([os.getpid(), *descendants(os.getpid())])
+        if now > self.peak:
+            self.peak, self.during = now, running
 
     def pytest_sessionstart(self) -> None:
         self.thread.start()
@@ -78,6 +81,7 @@ class MemoryLimit:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.ended.set()
         self.thread.join()
+        self.measure()
         if self.peak > LIMIT_MIB and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
