@@ -43,18 +43,35 @@ def _kib(file: Path, *keys: str) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(keys))
 
 
+def own_mib(pid: int) -> float:
+    """A process's share of anonymous memory."""
+    return _kib(PROC / str(pid) / "smaps_rollup", "Pss_Anon:", "Pss_Shmem:") / 1024
+
+
 def resident_mib(pids: list[int]) -> float:
     """Memory of some processes together, as described above."""
-    own = sum(_kib(PROC / str(pid) / "smaps_rollup", "Pss_Anon:", "Pss_Shmem:") for pid in pids)
-    files = max(_kib(PROC / str(pid) / "status", "RssFile:") for pid in pids)
-    return (own + files) / 1024
+    files = max(_kib(PROC / str(pid) / "status", "RssFile:") for pid in pids) / 1024
+    return files + sum(own_mib(pid) for pid in pids)
+
+
+def largest(pids: list[int], count: int = 8) -> str:
+    """The largest of some processes, one a line."""
+    sizes = sorted(((own_mib(pid), pid) for pid in pids), reverse=True)[:count]
+    return "\n".join(f"  {size:6,.0f} MiB  {_command(pid)}" for size, pid in sizes)
+
+
+def _command(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "cmdline").read_text().replace("\0", " ")[:120]
+    except OSError:
+        return "(ended)"
 
 
 class MemoryLimit:
     """Watches the processes of a session and remembers their peak."""
 
     def __init__(self) -> None:
-        self.peak, self.during = 0.0, ""
+        self.peak, self.during, self.processes = 0.0, "", ""
         self.running: dict[str, None] = {}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
@@ -65,9 +82,11 @@ class MemoryLimit:
 
     def measure(self) -> None:
         running = ", ".join(self.running)
-        now = resident_mib([os.getpid(), *descendants(os.getpid())])
+        pids = [os.getpid(), *descendants(os.getpid())]
+        now = resident_mib(pids)
         if now > self.peak:
             self.peak, self.during = now, running
+            self.processes = largest(pids) if now > LIMIT_MIB else ""
 
     def pytest_sessionstart(self) -> None:
         self.thread.start()
@@ -87,7 +106,7 @@ class MemoryLimit:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         line = f"peak memory of all processes: {self.peak:,.0f} MiB of {LIMIT_MIB:,}, in {self.during or 'no test'}"
-        terminalreporter.write_line(f"ERROR {line}" if self.peak > LIMIT_MIB else line)
+        terminalreporter.write_line(f"ERROR {line}\n{self.processes}" if self.peak > LIMIT_MIB else line)
 
 
 def pytest_configure(config: pytest.Config) -> None:
