@@ -4,9 +4,11 @@ This file imports no torch: the process that distributes the tests to workers re
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from tests.loggers import loggers_restored
 
 pytest_plugins = ["tests.memory_limit", "tests.distribution"]
 
@@ -15,6 +17,13 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; their child processes do so too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Tests may set up loggers, as runs do: the next test finds them as they were."""
+    with loggers_restored():
+        return (yield)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 LIMIT_MIB = 3000
-#: Once tests have left this much more than there was, what they have freed is given back to the system.
+#: Once tests have left this much more than there was, or a file ends, what is free is given back to the system.
 TRIM_MIB = 100
 
 PROC = Path("/proc")
@@ -121,13 +121,13 @@ _floor = 0.0
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown() -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Give back what tests have freed: malloc keeps it otherwise, and a model may be part of a cycle."""
     global _floor
     if not (PROC / "self/statm").exists():
         return
-    _floor = min(_floor, _resident()) or _resident()
-    if _resident() > _floor + TRIM_MIB:
+    file_ends = nextitem is None or nextitem.path != item.path
+    if file_ends or _resident() > _floor + TRIM_MIB:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         _floor = _resident()

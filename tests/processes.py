@@ -5,9 +5,9 @@
 environment, outputs and an end of its own, and they share the memory of what is imported. Only what happens before the
 end of the imports is not tested this way; `test_train_net.py` and `test_user_mistakes.py` start Python itself too.
 
-    python tests/processes.py -u -c CODE
+    python tests/processes.py WORDS...
 
-is the Python of pytest-xdist's workers, which are forked in the same way (`distribution.py`).
+is `run_python` as a command, for programs that start a Python themselves; pytest-xdist starts its workers with it.
 """
 
 import atexit
@@ -37,8 +37,7 @@ def run_python(*words: object, cwd: Path = ROOT, **environment: str) -> subproce
         Its exit status (negative: the signal that ended it), stdout and stderr.
     """
     command = [str(word) for word in words]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
+    variables = {**_environment(), **environment}
     if not can_fork():
         return subprocess.run([sys.executable, *command], cwd=cwd, env=variables, capture_output=True, text=True)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
@@ -48,9 +47,22 @@ def run_python(*words: object, cwd: Path = ROOT, **environment: str) -> subproce
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
 def can_fork() -> bool:
     """Whether processes are forked here: on Linux. Elsewhere libraries do not survive it."""
     return sys.platform == "linux"
+
+
+def python() -> list[str]:
+    """The words in place of `python` for programs that start one themselves; it is forked, too."""
+    if not can_fork():
+        return [sys.executable]
+    start_server()
+    return [sys.executable, "-S", __file__]
 
 
 def fork(words: list[str], cwd: Path, environment: dict[str, str], files: list[int]) -> int:
@@ -76,7 +88,7 @@ def start_server() -> None:
             [sys.executable, str(ROOT / "tests" / "fork_server.py"), str(listener.fileno())],
             stdin=subprocess.PIPE,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env=_environment(),
             pass_fds=[listener.fileno()],
             start_new_session=True,  # Ctrl-C is for the tests
         )
@@ -91,4 +103,4 @@ def start_server() -> None:
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word != "-u"]
-    sys.exit(fork(words, Path.cwd(), dict(os.environ), [0, 1, 2]))
+    sys.exit(fork(words, Path.cwd(), _environment(), [0, 1, 2]))
