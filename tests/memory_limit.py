@@ -3,12 +3,17 @@
 Measured twice a second by the process that was started: the anonymous memory of that process and of all below it,
 where a page that several processes share counts once, and the files they have mapped, which are the same libraries
 in all of them and therefore count once too (the largest figure of one process).
+
+Tests that need much, or start fresh Pythons (0.5 GB each), are marked `large_memory`: no two of them run at a time.
 """
 
 import ctypes
+import fcntl
 import gc
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,6 +120,17 @@ def pytest_configure(config: pytest.Config) -> None:
     on_gpu = (PROC / "driver/nvidia").exists()  # a CUDA context of each process takes hundreds of MiB
     if (PROC / "self/smaps_rollup").exists() and not (is_worker or many_workers or on_gpu):
         config.pluginmanager.register(MemoryLimit())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Of the tests that are marked `large_memory`, run one at a time, whichever worker it is in."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if session is None or item.get_closest_marker("large_memory") is None:
+        return (yield)
+    with open(Path(tempfile.gettempdir(), f"dino_d2_tests_{session}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)
 
 
 _floor = 0.0

@@ -13,6 +13,8 @@ from dino_d2.data.shapes import Recipe, generate
 from tests.paths import ROOT
 from tests.processes import run_python
 
+pytestmark = pytest.mark.large_memory  # the run that most of them read is started by a Python of its own
+
 RECIPE = "configs/dino/dino_tiny_shapes.py"
 
 

@@ -283,6 +283,7 @@ def run_fresh_python(*words: object, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.large_memory
 @pytest.mark.parametrize(
     ("start", "mistake"), [(run_fresh_python, "misspelt key"), *((run_python, mistake) for mistake in PROCESSES)]
 )

@@ -83,6 +83,7 @@ def test_the_backbone_learns_at_a_tenth_of_the_rate(load):
             assert rate[id(parameter)] == pytest.approx(1e-5 if "backbone" in name else 1e-4), name
 
 
+@pytest.mark.large_memory
 @pytest.mark.slow
 def test_full_size_training_step_and_detection(make_input, load):
     """At the smallest scale of the recipe's training images, and at that of its detections."""

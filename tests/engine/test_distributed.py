@@ -2,8 +2,8 @@
 
 import json
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from dino_d2.engine import NonFiniteLossError, Trainer
 from dino_d2.engine.launch import leave_process_groups
 from dino_d2.modeling import criterion
 from tests.paths import ROOT
-from tests.processes import run_python
+from tests.processes import python, run_python
 from tests.two_ranks import run_on_two_ranks
 
 PYTHON_PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -255,6 +255,7 @@ TWO = ["--num-gpus", "2", "--dist-url", "auto"]  # a free port: the default one 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
 
 
+@pytest.mark.large_memory
 def test_an_error_of_the_ranks_is_told_without_a_traceback(overrides, tmp_path):
     bad = ["model.pixel_std=[0,0,0]", f"train.output_dir={tmp_path}"]
     run = train_net([], *TWO, *overrides, *bad)
@@ -264,12 +265,14 @@ def test_an_error_of_the_ranks_is_told_without_a_traceback(overrides, tmp_path):
     assert "Traceback" not in end
 
 
+@pytest.mark.large_memory
 def test_torchrun_starts_the_processes_alone(overrides, tmp_path):
     run = train_net(TORCHRUN, "--num-gpus", "2", *overrides, f"train.output_dir={tmp_path}")
     assert run.returncode != 0
     assert "torchrun has started the processes already" in run.stderr
 
 
+@pytest.mark.large_memory
 def test_num_gpus_and_the_slurm_script_give_the_same_run(overrides, tmp_path):
     """Two processes each, without a GPU: of our own, and of torchrun, which the script starts on one node.
 
@@ -280,7 +283,11 @@ def test_num_gpus_and_the_slurm_script_give_the_same_run(overrides, tmp_path):
     assert (tmp_path / "own/log.txt.rank1").is_file()
     assert len(metrics(tmp_path / "own")) >= 3
     assert "bbox/AP" in metrics(tmp_path / "own")[-1]
-    stand_ins = {"srun": 'shift\nexec "$@"', "scontrol": "echo localhost", "python": f'exec {sys.executable} "$@"'}
+    stand_ins = {
+        "srun": 'shift\nexec "$@"',
+        "scontrol": "echo localhost",
+        "python": f'exec {shlex.join(python())} "$@"',
+    }
     for name, script in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)

@@ -49,7 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     else:  # the module of the kinds that nobody tests
         known = known_kinds()
         chosen = [v for v in vectors if not known & {v.kind, v.system}]
-    marks = [[pytest.mark.slow] if is_slow(v) else [] for v in chosen]
+    marks = [marks_of(v) for v in chosen]
     metafunc.parametrize(
         "vector",
         [pytest.param(v, id=v.path.stem, marks=m) for v, m in zip(chosen, marks, strict=True)],
@@ -64,8 +64,10 @@ def known_kinds() -> set[str]:
     return {name for line in lines for name in line.split('"')[1::2]}
 
 
-def is_slow(vector: Vector) -> bool:
-    return vector.args.get("num_queries", 0) >= 300 and "image0" in vector
+def marks_of(vector: Vector) -> list[pytest.MarkDecorator]:
+    slow = vector.args.get("num_queries", 0) >= 300 and "image0" in vector
+    large = str(vector.args.get("backbone")).startswith("swin_L")
+    return [pytest.mark.slow] * slow + [pytest.mark.large_memory] * large
 
 
 @pytest.fixture
