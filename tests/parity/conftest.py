@@ -13,7 +13,7 @@ import torch
 from tests import paths
 
 from .compare import Comparison
-from .vectors import Vector
+from .vectors import Vector, forget_weights
 
 PROJECT_VECTORS = paths.VECTORS / "reference"
 DEVIATIONS = pytest.StashKey[dict]()
@@ -62,6 +62,15 @@ def known_kinds() -> set[str]:
     sources = (path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     lines = (line for source in sources for line in source.splitlines() if line.startswith(("KIND = ", "SYSTEMS = ")))
     return {name for line in lines for name in line.split('"')[1::2]}
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if vector_of(nextitem) is not vector_of(item):
+        forget_weights()
+
+
+def vector_of(item: pytest.Item | None) -> Vector | None:
+    return item.callspec.params.get("vector") if hasattr(item, "callspec") else None
 
 
 def marks_of(vector: Vector) -> list[pytest.MarkDecorator]:

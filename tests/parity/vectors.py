@@ -36,7 +36,7 @@ def _resnet_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(np.array(rule_tensor(name, list(shape), seed)))
 
 
-@lru_cache(maxsize=1)  # one vector's at a time: Swin-L's takes 0.9 GB
+@lru_cache(maxsize=1)
 def _state_dict(vector: "Vector") -> dict[str, Tensor]:
     made: dict[str, Tensor] = {}
     seed, is_resnet = vector.meta["weight_seed"], "resnet" in str(vector.args.get("backbone"))
@@ -45,6 +45,11 @@ def _state_dict(vector: "Vector") -> dict[str, Tensor]:
             make = _resnet_tensor if is_resnet and name.startswith("backbone.") else _resnet_tensor.__wrapped__
             made[name] = make(name, tuple(shape), seed)
     return {name: made[rule_name] for name, _, rule_name in vector.meta["keys"]}
+
+
+def forget_weights() -> None:
+    """Free those of the last vector: Swin-L's take 0.9 GB."""
+    _state_dict.cache_clear()
 
 
 class Vector:
