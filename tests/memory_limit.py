@@ -122,6 +122,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(MemoryLimit())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests of much memory come first: by and by all processes grow, by what libraries keep."""
+    large = {item.path for item in items if item.get_closest_marker("large_memory")}
+    items.sort(key=lambda item: item.path not in large)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Of the tests that are marked `large_memory`, run one at a time, whichever worker it is in."""
