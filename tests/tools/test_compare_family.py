@@ -86,6 +86,7 @@ def test_arguments_that_cannot_be_are_refused(capsys, arguments, complaint):
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.large_memory  # two trainings side by side
 @pytest.mark.slow
 def test_two_recipes_are_trained_and_drawn(tmp_path, capsys, monkeypatch):
     recipes = [str(ROOT / "configs" / n / f"{n}_tiny_shapes.py") for n in ("detr", "conditional_detr")]
