@@ -30,7 +30,7 @@ train: $(INSTALLED)
 	$(BIN)/python train_net.py --config-file configs/dino/dino_tiny_shapes.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 # DETECTRON2_PYTHON is the Python of an environment that has Detectron2 and this project's dependencies.
 DETECTRON2_PYTHON ?= python3

@@ -87,6 +87,7 @@ def test_the_floor_repeats_every_product_once(monkeypatch):
     assert counted[0] == counted[1] > 0
 
 
+@pytest.mark.large_memory
 def test_a_fresh_process_computes_with_as_many_threads(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from measure import in_fresh_process

@@ -179,6 +179,7 @@ def test_lambda2_below_lambda1_is_refused():
         ContrastiveDenoising(7, positive_noise_scale=1.0, negative_noise_scale=0.5)
 
 
+@pytest.mark.large_memory
 def test_the_module_needs_torch_alone():
     """Imported by its file, it must not pull in anything of this project or of Detectron2."""
     code = (

@@ -9,19 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from dino_d2.data.shapes import Recipe, generate
 from tests.paths import ROOT
+from tests.processes import run_python
+
+pytestmark = pytest.mark.large_memory  # the run that most of them read is started by a Python of its own
 
 RECIPE = "configs/dino/dino_tiny_shapes.py"
 
 
-def train_net(*arguments: str, recipe: str = RECIPE) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "train_net.py", "--config-file", recipe, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+def train_net(*arguments: str) -> subprocess.CompletedProcess:
+    return run_python("train_net.py", "--config-file", RECIPE, *arguments)
 
 
 def losses(folder: Path) -> dict[int, dict]:
@@ -39,8 +37,7 @@ def losses(folder: Path) -> dict[int, dict]:
 def small_data(tmp_path_factory):
     """Overrides for a run of seconds: eight tiny images and a tiny model."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    generate = [sys.executable, "-m", "dino_d2.data.shapes", "--root", str(root), "--train", "8", "--val", "4"]
-    subprocess.run([*generate, "--size", "64"], cwd=ROOT, check=True, capture_output=True)
+    generate(root, Recipe(train=8, val=4, size=64))
     size = ["train=8", "val=4", "size=64"]
     return [
         f"dataloader.train.dataset.names.root={root}",
@@ -56,9 +53,16 @@ def small_data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished_run(small_data, tmp_path_factory):
-    """Six iterations, evaluated."""
+    """Six iterations, evaluated, by a Python that has imported nothing before."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    run = train_net(*small_data, "train.max_iter=6", "train.eval_period=3", f"train.output_dir={folder}")
+    options = [*small_data, "train.max_iter=6", "train.eval_period=3", f"train.output_dir={folder}"]
+    run = subprocess.run(
+        [sys.executable, "train_net.py", "--config-file", RECIPE, *options],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     return folder, run.stdout
 
@@ -125,8 +129,8 @@ def test_resume_goes_on_where_the_checkpoint_was_written(small_data, tmp_path):
         (["train.seed=1", "--resume"], "--resume stands behind the first key=value"),
     ],
 )
-def test_mistakes_are_met_with_one_message(arguments, message, tmp_path):
-    run = train_net(*arguments, f"train.output_dir={tmp_path}")
+def test_mistakes_are_met_with_one_message(arguments, message, small_data, tmp_path):
+    run = train_net(*arguments, *small_data, f"train.output_dir={tmp_path}")
     assert run.returncode != 0
     assert message in run.stderr
     assert "Traceback" not in run.stderr

@@ -19,6 +19,7 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.engine.overrides import apply_overrides, check_calls, check_type
 from tests.in_process import run_train_net
 from tests.paths import ROOT
+from tests.processes import run_python
 
 CUSTOM = "configs/dino/dino_r50_4scale_custom.py"
 SHAPES = "configs/dino/dino_tiny_shapes.py"
@@ -276,17 +277,21 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("mistake", PROCESSES)
-def test_nothing_but_the_message_reaches_the_terminal(mistake, place):
+def run_fresh_python(*words: object, cwd: Path) -> subprocess.CompletedProcess:
+    """As `run_python`, by a Python that has imported nothing before."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.large_memory
+@pytest.mark.parametrize(
+    ("start", "mistake"), [(run_fresh_python, "misspelt key"), *((run_python, mistake) for mistake in PROCESSES)]
+)
+def test_nothing_but_the_message_reaches_the_terminal(start, mistake, place):
     prepare, arguments, words = PROCESSES[mistake]
     if prepare:
         prepare(place)
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "train_net.py"), *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    run = start(ROOT / "train_net.py", *arguments, cwd=place)
     assert run.returncode == 1
     assert "Traceback" not in run.stdout + run.stderr
     assert "error: " in run.stderr

@@ -4,9 +4,8 @@
 is evaluated or deployed.
 """
 
-from dino_d2.speed import keep_freed_memory
-
 from .inference import for_inference
+from .memory import keep_freed_memory
 from .training import optimise_for_training
 
 __all__ = ["for_inference", "keep_freed_memory", "optimise_for_training"]

@@ -22,7 +22,9 @@ def optimise_for_training(detector: nn.Module) -> None:
     """
     backbone = detector.backbone
     fuse_frozen_batch_norms(getattr(backbone, "body", backbone))
-    for name, part in detector.named_children():
-        if name != "backbone":
+    # Other linear layers of a query source have few rows: oneDNN gains nothing there.
+    proposal_head = getattr(detector.queries, "proposal_head", None)
+    for part in (detector.position_encoding, detector.encoder, proposal_head, detector.decoder):
+        if isinstance(part, nn.Module):
             use_onednn(part)
     cache_geometry(detector)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
@@ -38,11 +39,26 @@ def load(tmp_path):
     return load_recipe
 
 
+@pytest.fixture(scope="module")
+def build():
+    """Builds a recipe's model on the meta device; recipes with one configuration of the backbone share it."""
+    backbones: dict[str, torch.nn.Module] = {}
+
+    def build_model(cfg):
+        key = OmegaConf.to_yaml(cfg.model.detector.backbone)
+        with torch.device("meta"):  # the shapes alone: full-size models in milliseconds
+            if key not in backbones:
+                backbones[key] = instantiate(cfg.model.detector.backbone)
+            cfg.model.detector.backbone = backbones[key]
+            return instantiate(cfg.model)
+
+    return build_model
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_builds_model_optimizer_and_schedule(recipe, load):
+def test_recipe_builds_model_optimizer_and_schedule(recipe, load, build):
     cfg = load(recipe)
-    with torch.device("meta"):  # the shapes alone: full-size models in milliseconds
-        model = instantiate(cfg.model)
+    model = build(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     assert sum(len(group["params"]) for group in optimizer.param_groups) > 0
@@ -67,15 +83,17 @@ def test_the_backbone_learns_at_a_tenth_of_the_rate(load):
             assert rate[id(parameter)] == pytest.approx(1e-5 if "backbone" in name else 1e-4), name
 
 
+@pytest.mark.large_memory
 @pytest.mark.slow
 def test_full_size_training_step_and_detection(make_input, load):
+    """At the smallest scale of the recipe's training images, and at that of its detections."""
     torch.manual_seed(0)
     model = instantiate(load("configs/dino/dino_r50_4scale_12ep.py").model).train()
-    image = make_input(800, 1216, objects=3)
-    losses = model([image])
+    losses = model([make_input(480, 736, objects=3)])
     assert len(losses) == 3 * (6 + 1 + 6)
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    instances = model.eval()([image])[0]["instances"]
+    model.zero_grad()
+    instances = model.eval()([make_input(800, 1216)])[0]["instances"]
     assert len(instances) == 300
     assert instances.image_size == (800, 1216)

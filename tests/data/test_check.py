@@ -1,8 +1,6 @@
 """python -m dino_d2.data.check: one dataset with every fault, and each fault alone."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from dino_d2.data.check.__main__ import main
 from dino_d2.data.check.findings import size_of
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.engine.datasets import check_datasets
-from tests.paths import ROOT
+from tests.processes import run_python
 
 
 @pytest.fixture
@@ -126,14 +124,13 @@ def test_command(coco, tmp_path):
     file.write_text(json.dumps(coco))
     assert main([str(file), str(tmp_path)]) == 0
     (tmp_path / "3.png").unlink()
-    command = [sys.executable, "-m", "dino_d2.data.check", str(file), str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = run_python("-m", "dino_d2.data.check", file, tmp_path)
     assert run.returncode == 1
     assert "12 images, 12 objects" in run.stdout
     assert run.stdout.index("error") < run.stdout.index("warning")
     assert "1 kinds of errors, 1 of warnings: training would stop." in run.stdout
     file.write_text("{")
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = run_python("-m", "dino_d2.data.check", file, tmp_path)
     assert (run.returncode, run.stdout) == (1, "")
     assert f"error: {file} is not a JSON file" in run.stderr
     assert "Traceback" not in run.stderr

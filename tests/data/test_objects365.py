@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from dino_d2.checkpoint.transfer import same_names, transfer_classes
 from dino_d2.data.check import DatasetError
 from dino_d2.data.objects365 import iterations, objects365
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
-from tests.paths import ROOT
+from tests.processes import run_python
 
 
 @pytest.fixture
@@ -175,8 +173,7 @@ def test_rows_go_with_their_names_and_new_classes_start_fresh():
 def test_the_command_writes_a_checkpoint_with_cocos_classes(tmp_path):
     named = [{"id": i, "name": name} for i, name in enumerate(["Person", "Sneakers", "Luggage"])]
     torch.save({"model": checkpoint(3), "categories": named}, tmp_path / "o365.pth")
-    command = [sys.executable, "-m", "dino_d2.checkpoint.transfer", str(tmp_path / "o365.pth"), str(tmp_path / "c.pth")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = run_python("-m", "dino_d2.checkpoint.transfer", tmp_path / "o365.pth", tmp_path / "c.pth")
     assert run.returncode == 0, run.stderr
     assert "2 of 80 classes taken over by name" in run.stdout
     written = torch.load(tmp_path / "c.pth", weights_only=True)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,6 +15,7 @@ from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.data.shapes import Recipe, generate, shapes
 from dino_d2.data.shapes_drawing import CLASSES, _Canvas, _draw_object, draw_image
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
+from tests.processes import run_python
 
 SMALL = Recipe(train=4, val=2, size=64)
 
@@ -164,11 +163,11 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_command_line(tmp_path):
-    command = [sys.executable, "-m", "dino_d2.data.shapes", "--root", str(tmp_path / "s"), "--train", "3", "--val", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["-m", "dino_d2.data.shapes", "--root", tmp_path / "s", "--train", "3", "--val", "1"]
+    done = run_python(*command)
     assert "3 + 1 images in" in done.stdout
     assert len(json.loads((tmp_path / "s" / "annotations" / "shapes_train.json").read_text())["images"]) == 3
-    again = subprocess.run([*command, "--size", "64"], capture_output=True, text=True, check=False)
+    again = run_python(*command, "--size", "64")
     assert again.returncode == 2
     assert "was made with" in again.stderr
     assert "Traceback" not in again.stderr

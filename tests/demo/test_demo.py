@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -19,6 +17,7 @@ from dino_d2.detectron2.evaluation import inference_on_dataset
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
 from tests.paths import ROOT
+from tests.processes import run_python
 
 RECIPE = str(ROOT / "configs/dino/dino_tiny_shapes.py")
 
@@ -196,8 +195,7 @@ def test_the_script_runs_from_the_command_line(trained, tmp_path):
     places = {"CONFIG": RECIPE, "WEIGHTS": trained / "weights.pth", "IN": tmp_path, "OUT": tmp_path / "out"}
     words = [str(places.get(word, word)) for word in command.split()]
     small = ["model.detector.encoder.num_layers=1", "model.detector.decoder.num_layers=2", "model.postprocess.top_k=7"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words, *small], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run_python(*words, *small)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 files with")
     assert len(json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())) == 7

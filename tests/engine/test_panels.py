@@ -1,9 +1,6 @@
 """Pictures of denoising queries and sampling points, and the hook that draws during training."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -27,7 +24,7 @@ from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_reference
 from dino_d2.visualize import panel_of_denoising, panel_of_sampling_points
 from dino_d2.visualize.mapped import image_of
 from dino_d2.visualize.sampling import points_and_weights, sample
-from tests.paths import ROOT
+from tests.processes import run_python
 
 NAMES = ["circle", "square", "triangle", "star", "ring"]
 
@@ -169,9 +166,7 @@ def test_panels_are_a_config_line(tmp_path):
             *("train.max_iter=5", "train.log_period=1", "train.num_pictures=0", "train.eval_period=0"),
             *(f"train.output_dir={tmp_path / name}", *panels),
         ]
-        command = [sys.executable, "train_net.py", "--config-file", "configs/dino/dino_tiny_shapes.py", *words]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        run = run_python("train_net.py", "--config-file", "configs/dino/dino_tiny_shapes.py", *words)
         assert run.returncode == 0, run.stdout + run.stderr
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.json").read_text().splitlines()]
         losses[name] = {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,13 @@ from dino_d2.errors import UserError
 from dino_d2.files import write_atomically
 from tests.in_process import run_train_net
 from tests.paths import ROOT
+from tests.processes import run_python
 from tests.two_ranks import run_on_two_ranks
 
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory):
-    """A run of 30 iterations in seconds, with a running mean, that saves and evaluates after every 15."""
+    """A run of 16 iterations in seconds, with a running mean, that saves and evaluates after every 8."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     generate(root, Recipe(train=12, val=4, size=64))
     size = ["train=12", "val=4", "size=64"]
@@ -47,22 +47,16 @@ def overrides(tmp_path_factory):
         "model.detector.encoder.num_layers=1",
         "model.detector.decoder.num_layers=2",
         "train.ema.enabled=true",
-        "train.max_iter=30",
-        "train.eval_period=15",
-        "train.checkpointer.period=15",
+        "train.max_iter=16",
+        "train.eval_period=8",
+        "train.checkpointer.period=8",
         "train.num_pictures=0",
     ]
 
 
 def start(folder: Path, last_words: str, *arguments: str) -> subprocess.CompletedProcess:
     recipe = ["--config-file", "configs/dino/dino_tiny_shapes.py"]
-    return subprocess.run(
-        [sys.executable, "tests/engine/resume_driver.py", str(folder / "record"), last_words, *recipe, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    return run_python("tests/engine/resume_driver.py", folder / "record", last_words, *recipe, *arguments)
 
 
 def record(folder: Path) -> list[dict]:
@@ -92,9 +86,9 @@ def uninterrupted(overrides, tmp_path_factory):
 
 
 def assert_same_run(uninterrupted: Path, resumed: Path, first: int, stopped: int) -> None:
-    """`resumed` did iterations 0 to stopped - 1, then first to 29; all as `uninterrupted` did them."""
+    """`resumed` did iterations 0 to stopped - 1, then first to 15; all as `uninterrupted` did them."""
     expected, found = record(uninterrupted), record(resumed)
-    assert [line["iteration"] for line in found] == [*range(stopped), *range(first, 30)]
+    assert [line["iteration"] for line in found] == [*range(stopped), *range(first, 16)]
     for part in ("images", "pixels", "lr", "losses"):
         for line in found:
             assert line[part] == expected[line["iteration"]][part], f"{part} of iteration {line['iteration']}"
@@ -110,12 +104,12 @@ def assert_same_run(uninterrupted: Path, resumed: Path, first: int, stopped: int
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_killed_run_goes_on_as_if_never_stopped(overrides, uninterrupted, tmp_path, num_workers):
     options = [*overrides, f"train.output_dir={tmp_path}", f"dataloader.train.num_workers={num_workers}"]
-    killed = start(tmp_path, "kill@16", *options)
+    killed = start(tmp_path, "kill@9", *options)
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000014.pth"
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000007.pth"
     resumed = start(tmp_path, "none", "--resume", *options)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert_same_run(uninterrupted, tmp_path, first=15, stopped=17)
+    assert_same_run(uninterrupted, tmp_path, first=8, stopped=10)
 
 
 @pytest.mark.slow
@@ -127,13 +121,7 @@ def test_sigterm_stops_cleanly_and_the_log_says_how_to_go_on(overrides, uninterr
     assert f"Stopped by SIGTERM after iteration 6 and saved {tmp_path}/model_0000006.pth" in stopped.stdout
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
     command = shlex.split(re.search(r"To go on:\n\s+(python .*)", stopped.stdout)[1])
-    resumed = subprocess.run(
-        [sys.executable, command[1], str(tmp_path / "record"), "none", "--resume", *command[5:]],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    resumed = run_python(command[1], tmp_path / "record", "none", "--resume", *command[5:])
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert_same_run(uninterrupted, tmp_path, first=7, stopped=7)
 

@@ -1,16 +1,14 @@
 """ATD(k), anchor distance and IS: cases by hand, and a slow obvious implementation."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.evaluation import MatchingEvaluator
@@ -18,7 +16,7 @@ from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.evaluation.matching import Image, ImageMatching, average_top_distance, instability, match_images
 from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
 from dino_d2.modeling import HungarianMatcher
-from tests.paths import ROOT
+from tests.processes import run_python
 
 
 def matched(**pairs: dict) -> dict:
@@ -277,8 +275,7 @@ def test_forgetting_deletes_only_what_the_history_wrote(tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_run_measures_what_an_unbroken_one_does(tmp_path):
-    generate = [sys.executable, "-m", "dino_d2.data.shapes", "--root", str(tmp_path / "shapes"), "--train", "8"]
-    subprocess.run([*generate, "--val", "4", "--size", "64"], cwd=ROOT, check=True, capture_output=True)
+    generate(tmp_path / "shapes", Recipe(train=8, val=4, size=64))
     size = ["train=8", "val=4", "size=64"]
     common = [
         *("--config-file", "configs/dino/dino_tiny_shapes_instruments.py"),
@@ -289,13 +286,7 @@ def test_a_resumed_run_measures_what_an_unbroken_one_does(tmp_path):
     ]
 
     def run(folder, max_iter, *flags) -> dict[int, float]:
-        subprocess.run(
-            [sys.executable, "train_net.py", *flags, *common, f"train.output_dir={folder}", max_iter],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-        )
+        run_python("train_net.py", *flags, *common, f"train.output_dir={folder}", max_iter).check_returncode()
         lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         return {line["iteration"]: line["matching/IS"] for line in lines if "matching/IS" in line}
 

@@ -3,8 +3,6 @@
 import logging
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from dino_d2.layers.ms_deform_attn import (
 )
 from dino_d2.layers.ms_deform_attn_op import ms_deform_attn_fused
 from tests.layers.ms_deform_attn_cases import FOUR_LEVELS, fused_case, levels, plain_case, to_dtype, with_gradients
+from tests.processes import run_python
 
 needs_op = pytest.mark.skipif(not op_is_built(), reason="the compiled op is not built")
 
@@ -153,15 +152,15 @@ def test_same_bits_for_any_number_of_threads_and_every_run(dtype):
 @needs_op
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["generic", "avx2"])
-def test_every_instruction_set(capability):
+def test_every_instruction_set(capability, tmp_path):
     """The tests of values once more on the kernels an older processor would choose."""
-    environment = {**os.environ, "DINO_D2_CPU_CAPABILITY": capability}
-    says = "import dino_d2.layers.ms_deform_attn_op, torch; print(torch.ops.dino_d2.cpu_capability())"
-    chosen = subprocess.run([sys.executable, "-c", says], env=environment, capture_output=True, text=True, check=True)
+    says = tmp_path / "says.py"
+    says.write_text("import dino_d2.layers.ms_deform_attn_op, torch; print(torch.ops.dino_d2.cpu_capability())")
+    chosen = run_python(says, DINO_D2_CPU_CAPABILITY=capability)
     if chosen.stdout.strip() != capability:
         pytest.skip(f"this processor has no {capability}")
     tests = [os.path.join(os.path.dirname(__file__), "test_ms_deform_attn.py"), "-x", "-p", "no:cacheprovider"]
-    run = subprocess.run([sys.executable, "-m", "pytest", *tests], env=environment, capture_output=True, text=True)
+    run = run_python("-m", "pytest", *tests, DINO_D2_CPU_CAPABILITY=capability)
     assert run.returncode == 0, run.stdout[-2000:]
 
 

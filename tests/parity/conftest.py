@@ -13,7 +13,7 @@ import torch
 from tests import paths
 
 from .compare import Comparison
-from .vectors import Vector
+from .vectors import Vector, forget_weights
 
 PROJECT_VECTORS = paths.VECTORS / "reference"
 DEVIATIONS = pytest.StashKey[dict]()
@@ -49,10 +49,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     else:  # the module of the kinds that nobody tests
         known = known_kinds()
         chosen = [v for v in vectors if not known & {v.kind, v.system}]
-    marks = [[pytest.mark.slow] if is_slow(v) else [] for v in chosen]
+    marks = [marks_of(v) for v in chosen]
     metafunc.parametrize(
         "vector",
         [pytest.param(v, id=v.path.stem, marks=m) for v, m in zip(chosen, marks, strict=True)],
+        scope="module",  # all tests of a vector follow each other: its weights are made once
     )
 
 
@@ -63,8 +64,19 @@ def known_kinds() -> set[str]:
     return {name for line in lines for name in line.split('"')[1::2]}
 
 
-def is_slow(vector: Vector) -> bool:
-    return vector.args.get("num_queries", 0) >= 300 and "image0" in vector
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if vector_of(nextitem) is not vector_of(item):
+        forget_weights()
+
+
+def vector_of(item: pytest.Item | None) -> Vector | None:
+    return item.callspec.params.get("vector") if hasattr(item, "callspec") else None
+
+
+def marks_of(vector: Vector) -> list[pytest.MarkDecorator]:
+    slow = vector.args.get("num_queries", 0) >= 300 and "image0" in vector
+    large = str(vector.args.get("backbone")).startswith("swin_L")
+    return [pytest.mark.slow] * slow + [pytest.mark.large_memory] * large
 
 
 @pytest.fixture

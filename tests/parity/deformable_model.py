@@ -3,11 +3,11 @@
 import pytest
 
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.config import LazyConfig
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling import AnchorBoxQueries, FocalClasses, PatternQueries
 
-from .models import BACKBONES, MODELS, load
+from .models import BACKBONES, MODELS, build
 from .vectors import Vector
 
 ENCODER_ONLY = "dn_dab_deformable_detr_deformable_encoder_only"
@@ -36,7 +36,7 @@ def build_model(vector: Vector) -> DETR:
             pytest.skip("one temperature for both axes here")
     if vector.args["backbone"] not in BACKBONES:
         pytest.skip(f"no timm name for the backbone {vector.args['backbone']!r}")
-    return load(instantiate(model_config(vector)), vector)
+    return build(model_config(vector), vector)
 
 
 def model_config(vector: Vector):

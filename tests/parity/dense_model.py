@@ -6,16 +6,15 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
-from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.dense_formats import ANCHOR_DETR, CONDITIONAL_DETR, DAB_DETR, DN_DETR
 from dino_d2.checkpoint.dense_formats import DETR as DETR_FORMAT
 from dino_d2.checkpoint.parts import Format
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.config import LazyConfig
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling import DenseEncoder, GridPointQueries, PatternBoxQueries, PointDecoder, PointPositions
 
-from .models import MODELS
+from .models import MODELS, build_and_report
 from .vectors import Vector
 
 #: Arguments that name parts this project does not have; another value skips the vector.
@@ -99,15 +98,14 @@ SYSTEMS = {
 
 def build_model(vector: Vector) -> DETR:
     """The configured model with the vector's weights, in evaluation mode."""
-    model = instantiate(model_config(vector))
-    report = load_tensors(model, dict(vector.state_dict), vector.path.name)
+    model, report = build_and_report(model_config(vector), vector)
     assert report.format == SYSTEMS[vector.system].checkpoint.name
     assert not report.missing, f"not filled: {report.missing}"
     assert not report.misshapen, f"other shape: {report.misshapen}"
     idle = {name for name in report.unused if name in vector.meta["grad_none"]}
     assert idle == set(report.unused), f"not used: {report.unused}"
     assert not report.settings, f"other settings: {report.settings}"
-    return model.eval()
+    return model
 
 
 def model_config(vector: Vector):

@@ -10,8 +10,8 @@ from torch import Tensor
 from dino_d2.denoising import DenoisingQueries
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling import DetectorOutput, TopPairs
+from dino_d2.modeling.contracts import Proposals
 from dino_d2.modeling.heads import anchor_logits
-from dino_d2.modeling.queries import Proposals
 
 from .compare import Comparison
 from .models import Recorder

@@ -9,7 +9,7 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling import FocalClasses, LookForwardOnce, LookForwardTwice, PureQuerySelection, StaticQueries
 
-from .models import BACKBONES, MODELS, load
+from .models import BACKBONES, MODELS, build
 from .vectors import Vector
 
 #: Arguments that name parts this project does not have; another value skips the vector.
@@ -41,7 +41,7 @@ ONLY = {
 
 def build_model(vector: Vector) -> DETR:
     """The configured model with the vector's weights, in evaluation mode."""
-    return load(instantiate(model_config(vector)), vector)
+    return build(model_config(vector), vector)
 
 
 def model_config(vector: Vector):

@@ -1,14 +1,21 @@
 """What all parity tests need of a model: the vector's weights, its parameters by the authors' names, its insides."""
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.layout import to_model
 from dino_d2.checkpoint.load import recognise
+from dino_d2.checkpoint.report import LoadReport
 from dino_d2.checkpoint.rules import rename
+from dino_d2.detectron2.config import instantiate
 from dino_d2.meta_arch import DETR
 
 from .vectors import Vector
@@ -27,13 +34,38 @@ BACKBONES = {
 }
 
 
-def load(model: DETR, vector: Vector) -> DETR:
-    """The model with the vector's weights, every tensor of them used, in evaluation mode."""
-    report = load_tensors(model, dict(vector.state_dict), vector.path.name)
+def build(config: DictConfig, vector: Vector) -> DETR:
+    """The configured model with the vector's weights, every tensor of them used, in evaluation mode."""
+    model, report = build_and_report(config, vector)
     assert not report.missing, f"not filled: {report.missing}"
     assert not report.misshapen, f"other shape: {report.misshapen}"
     assert not report.unused, f"not used: {report.unused}"
-    return model.eval()
+    return model
+
+
+def build_and_report(config: DictConfig, vector: Vector) -> tuple[DETR, LoadReport]:
+    """The configured model with the vector's weights, in evaluation mode, and what became of the weights."""
+    # Swin-L takes 0.9 GB, so there is never a second one: the vector's tensors become the parameters. A ResNet needs
+    # its weights while it is built, to trace its batch norms.
+    with no_weights() if "swin" in vector.args["backbone"] else contextlib.nullcontext():
+        model = instantiate(config)
+    with mock.patch.object(model, "load_state_dict", partial(model.load_state_dict, assign=True)):
+        report = load_tensors(model, dict(vector.state_dict), vector.path.name)
+    return model.eval(), report
+
+
+@contextlib.contextmanager
+def no_weights() -> Iterator[None]:
+    """Modules built inside have their parameters on the meta device; their buffers are as ever."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    with mock.patch.object(nn.Module, "register_parameter", register_on_meta):
+        yield
 
 
 def parameters_by_rule_name(vector: Vector, model: DETR) -> dict[str, nn.Parameter]:

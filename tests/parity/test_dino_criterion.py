@@ -4,7 +4,7 @@ import torch
 
 from dino_d2.denoising import DenoisingQueries, lay_out
 from dino_d2.modeling import DetectorOutput
-from dino_d2.modeling.queries import Proposals
+from dino_d2.modeling.contracts import Proposals
 
 from .dino_losses import compare_losses, compare_matches
 from .dino_model import build_criterion

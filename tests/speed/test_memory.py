@@ -25,6 +25,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.large_memory
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_kept_memory_is_not_cleared_again():
     """In processes of their own: the setting is for good. The heap may still grow once, by one tensor."""

@@ -8,6 +8,7 @@ import compare_family as tool
 import pytest
 
 from tests.paths import ROOT
+from tests.processes import python
 
 
 def write(folder, rows):
@@ -85,12 +86,16 @@ def test_arguments_that_cannot_be_are_refused(capsys, arguments, complaint):
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.large_memory  # two trainings side by side
 @pytest.mark.slow
-def test_two_recipes_are_trained_and_drawn(tmp_path, capsys):
+def test_two_recipes_are_trained_and_drawn(tmp_path, capsys, monkeypatch):
     recipes = [str(ROOT / "configs" / n / f"{n}_tiny_shapes.py") for n in ("detr", "conditional_detr")]
-    data = f"dataloader.train.dataset.names.root={tmp_path / 'shapes'}"
+    data = [f"dataloader.train.dataset.names.root={tmp_path / 'shapes'}"]
+    data += [f"+dataloader.{split}.dataset.names.{n}" for split in ("train", "test") for n in ("train=8", "val=4")]
     options = ["--seeds", "0", "--iterations", "4", "--evaluations", "2", "--output", str(tmp_path / "family")]
-    tool.main([*recipes, data, "dataloader.train.num_workers=0", *options])
+    # Like `run_python`: two fresh Pythons side by side would take a gigabyte.
+    monkeypatch.setattr("trainings.TRAIN", (*python(), str(ROOT / "train_net.py")))
+    tool.main([*recipes, *data, "dataloader.train.num_workers=0", *options])
     assert len(tool.read_curve(tmp_path / "family" / "detr_tiny_shapes" / "seed_0").ap) == 2
     assert "conditional_detr" in capsys.readouterr().out
     assert (tmp_path / "family" / "family.png").exists()

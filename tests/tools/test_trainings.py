@@ -25,6 +25,10 @@ TRAINER = """
     done = len(path.read_text().splitlines()) if path.exists() else 0
     print("begins at", done, values)
     with path.open("a") as file:
+        end = time.time() + 120
+        while len(list(folder.parent.glob("*/metrics.json"))) < int(values.get("partners", 1)):
+            assert time.time() < end, "the others do not begin"
+            time.sleep(0.02)
         for iteration in range(done, int(values["train.max_iter"])):
             time.sleep(float(values.get("seconds", 0)))
             print(json.dumps({"iteration": iteration, "total_loss": 1, "at": time.time()}), file=file, flush=True)
@@ -62,7 +66,7 @@ def test_a_training_is_finished_when_its_last_evaluation_is_written(tmp_path):
 
 
 def test_as_many_run_at_a_time_as_asked_for(trainer, tmp_path):
-    several = [make(tmp_path, seed, "seconds=0.2") for seed in range(3)]
+    several = [make(tmp_path, seed, "partners=2", "seconds=0.2") for seed in range(3)]
     assert trainings.run(several, 4, 2, jobs=2) == []
     times = [[line["at"] for line in trainings.lines_of(x.folder) if "at" in line] for x in several]
     assert max(times[0][0], times[1][0]) < min(times[0][-1], times[1][-1])  # side by side

@@ -56,13 +56,13 @@ def recipe_runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_same_losses_weights_and_ap(recipe_runs):
     compare(recipe_runs["embedded"], recipe_runs["detectron2"])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_each_trains_from_the_config_yaml_of_the_other(recipe_runs, tmp_path):
     # yaml sorts the keys, so parts are made in another order, with other random weights than from the recipe
     by_yaml = [
@@ -73,7 +73,7 @@ def test_each_trains_from_the_config_yaml_of_the_other(recipe_runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("first", "then"), [("embedded", "detectron2"), ("detectron2", "embedded")])
 def test_each_resumes_a_run_of_the_other_as_if_never_stopped(recipe_runs, first, then, tmp_path):
     stopped = tmp_path / "stopped"
