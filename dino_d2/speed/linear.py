@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dino_d2.layers import MLP, CrossAttention, FeedForward, SelfAttention, autocast_is_on
+from dino_d2.layers import MLP, CrossAttention, FeedForward, RowColumnAttention, SelfAttention, autocast_is_on
 from dino_d2.modeling.heads import ClassHead
 
 #: oneDNN's product with an activation; None where PyTorch was built without oneDNN.
@@ -92,13 +92,16 @@ def use_onednn(model: nn.Module) -> None:
     Parameters, their names and the results of other devices stay the same. Layers of other classes, such as adapters
     and layers of timm's models, are not changed.
     """
-    for module in model.modules():
+    # Row-column attention projects its inputs with plain F.linear and is left plain as a whole.
+    plain = {child for m in model.modules() if isinstance(m, RowColumnAttention) for child in m.modules()}
+    modules = [module for module in model.modules() if module not in plain]
+    for module in modules:
         if isinstance(module, MLP):
             fuse_relu(module.layers[:-1], module)
         elif type(module) is FeedForward and type(module.activation) is nn.ReLU:
             fuse_relu([module.linear1], module)
             module.__class__ = BlockedFeedForward
-    for module in model.modules():
+    for module in modules:
         if type(module) in _ONEDNN:
             module.__class__ = _ONEDNN[type(module)]
 

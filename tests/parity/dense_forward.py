@@ -41,7 +41,7 @@ class Recorder:
         self.memory = memory
 
     def take_content(self, _: nn.Module, inputs: tuple) -> None:
-        self.content = inputs[0]
+        self.content = inputs[0].content
 
     def take_states(self, _: nn.Module, inputs: tuple, __: Tensor) -> None:
         self.states = inputs[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dino_d2.speed.linear import Linear
+from dino_d2.speed.linear import OneDNNLinear, OneDNNLinearReLU
 from dino_d2.speed.prepacked import Prepacked, PrepackedConv2d, prepack
 
 
@@ -27,7 +27,7 @@ def input_gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_linear_has_the_gradient_of_the_plain_layer(activation):
     torch.manual_seed(0)
-    plain = Linear(8, 6, activation=activation)
+    plain = {"none": OneDNNLinear, "relu": OneDNNLinearReLU}[activation](8, 6)
     packed = prepacked(copy.deepcopy(plain))
     x = torch.randn(3, 5, 8)
     gradient = input_gradient(packed, x)
@@ -56,6 +56,6 @@ def test_convolution_with_addition_and_relu_has_a_gradient_by_both_inputs():
 
 def test_the_gradient_is_that_of_the_onednn_result():
     torch.manual_seed(0)
-    packed = prepacked(Linear(8, 6, activation="relu"))
+    packed = prepacked(OneDNNLinearReLU(8, 6))
     x = torch.randn(5, 8)
     torch.testing.assert_close(packed(x.clone().requires_grad_()).detach(), packed(x))

@@ -8,6 +8,7 @@ from dino_d2.modeling import (
     BoxHead,
     ClassHead,
     ConditionalDecoder,
+    DecoderInputs,
     DynamicAnchorDecoder,
     LookForwardOnce,
     LookForwardTwice,
@@ -22,7 +23,8 @@ def inputs(anchors):
     generator = torch.Generator().manual_seed(0)
     content = torch.randn(2, QUERIES, DIM, generator=generator)
     memory, position = torch.randn(2, 2, 12, DIM, generator=generator)
-    return content, anchors, memory, position, make_levels([torch.zeros(2, DIM, 3, 4)], None), None
+    levels = make_levels([torch.zeros(2, DIM, 3, 4)], None)
+    return DecoderInputs(content, anchors, None, None, memory, position, levels)
 
 
 def test_boxes_are_offsets_from_the_point_that_the_embedding_predicts():
@@ -31,7 +33,7 @@ def test_boxes_are_offsets_from_the_point_that_the_embedding_predicts():
         ConditionalDecoder(ClassHead(DIM, CLASSES), BoxHead(DIM), **SIZES),
         torch.randn(2, QUERIES, DIM),
     )
-    logits, boxes = decoder(*inputs(embeddings))
+    logits, boxes = decoder(inputs(embeddings))
     assert logits.shape == (LAYERS, 2, QUERIES, CLASSES)
     points = decoder.position_head(embeddings).sigmoid()
     for layer in boxes:  # the box head starts at zero
@@ -48,7 +50,7 @@ def test_the_first_layer_has_the_plain_position_and_later_ones_a_scaled_one():
     entered = []
     for layer in decoder.layers:
         layer.register_forward_pre_hook(lambda _, given: entered.append(given))
-    decoder(*inputs(embeddings))
+    decoder(inputs(embeddings))
     sine = anchor_embedding(decoder.position_head(embeddings).sigmoid(), DIM // 2)
     torch.testing.assert_close(entered[0][2], sine)
     torch.testing.assert_close(entered[1][2], sine * decoder.position_scale(entered[1][0]))
@@ -58,7 +60,7 @@ def test_the_first_layer_has_the_plain_position_and_later_ones_a_scaled_one():
 def test_anchors_stay_where_no_head_moves_them(update):
     anchors = torch.rand(2, QUERIES, 4) * 0.6 + 0.2
     decoder = DynamicAnchorDecoder(ClassHead(DIM, CLASSES), BoxHead(DIM), update(), **SIZES)
-    _, boxes = decoder(*inputs(anchors))
+    _, boxes = decoder(inputs(anchors))
     torch.testing.assert_close(boxes, anchors.expand(LAYERS, -1, -1, -1))
 
 
@@ -75,7 +77,7 @@ def test_the_loss_of_a_layer_reaches_the_box_of_the_one_before_if_it_looks_forwa
         corrections.append(correction)
 
     head.register_forward_hook(keep)
-    _, boxes = decoder(*inputs(torch.rand(2, QUERIES, 4) * 0.6 + 0.2))
+    _, boxes = decoder(inputs(torch.rand(2, QUERIES, 4) * 0.6 + 0.2))
     boxes[-1].sum().backward()
     reached = [c.grad is not None and bool(c.grad.any()) for c in corrections]
     assert reached[-1]

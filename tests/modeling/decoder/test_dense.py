@@ -2,7 +2,7 @@
 
 import torch
 
-from dino_d2.modeling import BoxHead, DenseDecoder, SoftmaxClassHead
+from dino_d2.modeling import BoxHead, DecoderInputs, DenseDecoder, SoftmaxClassHead
 from dino_d2.modeling.levels import make_levels
 
 DIM, CLASSES, QUERIES, LAYERS = 16, 5, 6, 2
@@ -20,14 +20,14 @@ def inputs(mask=None):
     generator = torch.Generator().manual_seed(0)
     content, anchors = torch.randn(2, 2, QUERIES, DIM, generator=generator)
     memory, position = torch.randn(2, 2, 12, DIM, generator=generator)
-    return content, anchors, memory, position, make_levels([torch.zeros(2, DIM, 3, 4)], mask)
+    return DecoderInputs(content, anchors, None, None, memory, position, make_levels([torch.zeros(2, DIM, 3, 4)], mask))
 
 
 def test_every_layer_predicts_by_the_same_heads_and_norm():
     decoder, given = make(), inputs()
-    logits, boxes = decoder(*given, None)
+    logits, boxes = decoder(given)
     assert logits.shape == (LAYERS, 2, QUERIES, CLASSES + 1)
-    x, *others = given
+    x, others = given.content, (given.anchors, given.memory, given.memory_positions, given.levels)
     for layer, layer_logits, layer_boxes in zip(decoder.layers, logits, boxes, strict=True):
         x = layer(x, *others, None)
         state = decoder.norm(x)
@@ -41,21 +41,22 @@ def test_a_norm_can_be_left_out():
 
 
 def test_queries_see_those_that_the_mask_leaves_them():
-    decoder, (content, *others) = make(), inputs()
+    decoder, given = make(), inputs()
+    content = given.content
     mask = torch.eye(QUERIES, dtype=torch.bool).logical_not()  # each sees itself alone
     changed = content.clone()
     changed[:, 0] += 1
-    first, second = (decoder(x, *others, mask)[0] for x in (content, changed))
+    first, second = (decoder(given._replace(content=x, mask=mask)).logits for x in (content, changed))
     assert not torch.equal(first[:, :, 0], second[:, :, 0])
     assert torch.equal(first[:, :, 1:], second[:, :, 1:])
-    unmasked = [decoder(x, *others, None)[0] for x in (content, changed)]
+    unmasked = [decoder(given._replace(content=x)).logits for x in (content, changed)]
     assert not torch.equal(unmasked[0][:, :, 1:], unmasked[1][:, :, 1:])
 
 
 def test_padding_is_not_attended_to():
     mask = torch.zeros(2, 96, 128, dtype=torch.bool)
     mask[1, :, 64:] = True
-    decoder, (content, anchors, memory, position, levels) = make(), inputs(mask)
-    other = memory.masked_fill(levels.padding_mask[..., None], 100.0)
-    first, second = (decoder(content, anchors, m, position, levels, None)[1] for m in (memory, other))
+    decoder, given = make(), inputs(mask)
+    other = given.memory.masked_fill(given.levels.padding_mask[..., None], 100.0)
+    first, second = (decoder(given._replace(memory=m)).boxes for m in (given.memory, other))
     assert torch.equal(first, second)

@@ -47,7 +47,7 @@ def test_a_query_that_counts_one_level_alone_sees_nothing_of_the_others():
 def test_equal_weights_give_the_mean_of_the_levels():
     several, _ = layers(num_levels=2)
     x, query_position, query_sine, memory, position, levels = inputs((3, 4), (2, 2))
-    given = (x, query_position, query_sine, memory, position, levels)
+    projected = several.cross_attention.project(x, query_position, query_sine, memory, position)
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    first, second, both = (several.attend_levels(*given, w.expand(2, QUERIES, 2)) for w in weights)
+    first, second, both = (several.attend_levels(*projected, levels, w.expand(2, QUERIES, 2)) for w in weights)
     torch.testing.assert_close(both, (first + second) / 2)
