@@ -1,4 +1,4 @@
-"""Trained models on images: three lines for a script, and the config from which Detectron2's own predictor is made.
+"""Detection with trained models: ``Predictor`` for scripts, and a config for Detectron2's own ``DefaultPredictor``.
 
 from dino_d2.predictor import Predictor
 
@@ -21,20 +21,21 @@ from typing import Literal
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.classes import num_classes
 from dino_d2.checkpoint.files import read_categories, read_tensors
-from dino_d2.data.check import DatasetError
-from dino_d2.data.coco_format import categories, metadata_of
+from dino_d2.data.category_lookup import look_up_categories
+from dino_d2.data.coco_format import metadata_of
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.data.pixels import AnyImage, ColourOrder, pixels
-from dino_d2.detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from dino_d2.detectron2.config import CfgNode, get_cfg, instantiate
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
+from dino_d2.detectron2.utils.file_io import PathManager
+from dino_d2.engine.config import read_config
 from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
 from dino_d2.modeling.content import UnknownLabelEmbedding
@@ -43,29 +44,37 @@ from dino_d2.modeling.inference import for_inference
 logger = logging.getLogger(__name__)
 
 
-class Predictor:
-    """A trained model for images in any form, with the numbers that the recipe's evaluation would give.
+#: Values of ``precision``.
+PRECISIONS = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-    An image goes the way of the recipe's test set: its colour order, its resize, its normalisation. Neither the data
-    of the recipe nor the published weights of its backbone are needed.
+
+class Predictor:
+    """A trained model that detects objects in images of any form, with the results of the recipe's evaluation.
+
+    Images are preprocessed as those of the recipe's test set: same colour order, resize and normalisation. Neither the
+    recipe's dataset nor the published weights of its backbone are needed, and nothing is written to disk.
 
     Args:
-        config_file: a recipe of configs/, or the config.yaml that a run has left.
-        weights: a checkpoint of this project or a published one (docs/model_zoo.md).
+        config_file: a recipe of configs/, or the config.yaml of a run.
+        weights: a checkpoint of this project or a published one (docs/model_zoo.md); a local path or any address that
+            ``train.init_checkpoint`` accepts, such as https://...
         overrides: changes to the config as on the command line of train_net.py, ``path.to.key=value``.
-        device: for example "cuda:1"; the default is CUDA where there is one, else the CPU.
-        precision: "bfloat16", or on a GPU "float16", detects in half the time or less (docs/performance.md); None in
-            float32.
+        device: for example "cuda:1"; the default is CUDA if available, else the CPU.
+        precision: "bfloat16", or "float16" on a GPU, for detection in half the time or less (docs/performance.md);
+            None for float32.
 
     Attributes:
-        model: in evaluation mode.
-        categories: [{"id", "name"}] with the ids of the data the model was trained on, in the order of its classes;
-            from the checkpoint, else from the config.yaml of the run or the recipe's test set, else made of numbers.
+        model: in evaluation mode and prepared for detection (``for_inference``). Gradients by its input are right; to
+            train, compile or export, build the model from the recipe instead.
+        categories: [{"id", "name"}] with the category ids of the training data, in the order of the model's classes.
+            They come from the checkpoint, else from the run's config.yaml or the annotations of the recipe's test set;
+            otherwise the names are numbers.
         class_names: their names.
         mapper: the data mapper of the recipe's test set.
 
     Raises:
-        UserError: a file is missing, the weights are of another model, or the device cannot be used.
+        UserError: a file is missing or is not a recipe, the weights belong to another model, the device cannot be
+            used, or the precision is unknown.
     """
 
     def __init__(
@@ -76,42 +85,42 @@ class Predictor:
         device: str | None = None,
         precision: Literal["bfloat16", "float16"] | None = None,
     ):
-        for what, path in (("config file", config_file), ("checkpoint", weights)):
-            if not Path(path).is_file():
-                raise UserError(f"there is no {what} {path} (looked from {Path.cwd()})")
+        if precision not in PRECISIONS:
+            raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
         lazy = _load(str(config_file), overrides)
-        tensors = _read(str(weights))
+        weights = _local_file(str(weights))
+        tensors = _read(weights)
         count = num_classes({name.removeprefix("detector."): tensor for name, tensor in tensors.items()})
         if count and not isinstance(lazy.model.detector.num_classes, int):
-            lazy.model.detector.num_classes = count  # the recipe would count them in its data
+            lazy.model.detector.num_classes = count  # instead of counting the classes of the recipe's dataset
         self.model = instantiate(lazy.model).eval()
-        _fill(self.model, tensors, str(weights), str(config_file))
+        _fill(self.model, tensors, weights, str(config_file))
         self.model = _move(self.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = for_inference(self.model, precision and getattr(torch, precision))
+        self.model = for_inference(self.model, PRECISIONS[precision])
         self.mapper = instantiate(lazy.dataloader.test.mapper)
-        self.categories = read_categories(str(weights)) or _categories_of_data(lazy, count)
+        self.categories = read_categories(weights) or _categories_of_recipe(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
         self._lazy = lazy
-        self._told = False
+        self._warned_of_colour_order = False
 
     def __call__(
         self, images: AnyImage | Sequence[AnyImage], colour_order: ColourOrder | None = None
     ) -> Instances | list[Instances]:
-        """Detect.
+        """Detect objects.
 
         Args:
             images: a path, a Pillow image, an array [H, W, 3] or a tensor [3, H, W] (both uint8, 0..255); or several
-                in a sequence, an array [B, H, W, 3] or a tensor [B, 3, H, W]. Images of one size share a batch, and
-                an image's detections depend on the others in rounding alone.
-            colour_order: "RGB" or "BGR", of arrays and tensors; files and Pillow images know theirs. BGR is assumed
-                where it is not given, as `DefaultPredictor` does and OpenCV reads, and is said once in the log.
+                in a sequence, an array [B, H, W, 3] or a tensor [B, 3, H, W]. Images of equal size are processed as
+                one batch, which changes an image's detections by rounding only.
+            colour_order: "RGB" or "BGR", of arrays and tensors; files and Pillow images state theirs. The default is
+                BGR, the order of OpenCV and of `DefaultPredictor`; the log warns once that it was assumed.
 
         Returns:
-            for one image ``Instances`` on the CPU, best first, with ``pred_boxes`` (xyxy in pixels of the image),
-            ``scores`` and ``pred_classes``; for several a list of them.
+            ``Instances`` on the CPU, best first, with ``pred_boxes`` (xyxy in pixels of the image), ``scores`` and
+            ``pred_classes``; for several images a list of them.
 
         Raises:
-            UserError: an image cannot be read or is of another form.
+            UserError: an image cannot be read, or has another shape or type.
         """
         if colour_order not in (None, "RGB", "BGR"):
             raise UserError(f'colour_order must be "RGB" or "BGR", not {colour_order!r}')
@@ -120,25 +129,25 @@ class Predictor:
         batch = list(images) if several else [images]
         if colour_order is None and any(isinstance(image, np.ndarray | Tensor) for image in batch):
             colour_order = "BGR"
-            if not self._told:
-                logger.warning('Arrays and tensors are taken for BGR; say colour_order="RGB" (or "BGR") for yours.')
-                self._told = True
+            if not self._warned_of_colour_order:
+                logger.warning('Arrays and tensors are assumed to be BGR; pass colour_order="RGB" (or "BGR").')
+                self._warned_of_colour_order = True
         with torch.no_grad():
             outputs = self.model([self._input(image, colour_order) for image in batch])
         found = [output["instances"].to("cpu") for output in outputs]
         return found if several else found[0]
 
     def test_set(self) -> str:
-        """The catalogs' name of the recipe's test set; registers it.
+        """Register the recipe's test set and return its name in the catalogs.
 
         Raises:
-            DatasetError: it is not on this machine.
+            DatasetError: the dataset is not on this machine.
         """
         names = self._lazy.dataloader.test.dataset.names
         return names if isinstance(names, str) else instantiate(names)
 
     def _input(self, image: AnyImage, colour_order: ColourOrder | None) -> dict:
-        """What the test loader would give the model."""
+        """The model's input for one image, as the test loader would give it."""
         array = pixels(image, self.mapper.image_format, colour_order or "BGR")
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
@@ -148,19 +157,21 @@ class Predictor:
 
 
 def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
-    """The yacs config from which ``DefaultPredictor`` builds the model of a recipe and treats images as its test did.
+    """The yacs config with which ``DefaultPredictor`` builds a recipe's model and preprocesses images as its test set.
 
-    ``MODEL.DEVICE`` is CUDA where there is one, else the CPU. ``DATASETS.TEST`` is the recipe's test set, whose class
-    names the predictor has as ``predictor.metadata``; the images of the set are not touched. Where the set is not on
-    this machine, give the config.yaml of the run, which has the class names of a dataset of the user's own, or name a
-    set that is in the catalog: ``dataloader.test.dataset.names=my_set``.
+    ``MODEL.DEVICE`` is CUDA if available, else the CPU. ``DATASETS.TEST`` names an entry of the ``MetadataCatalog``
+    with the class names of the recipe's test set, which the predictor has as ``predictor.metadata``; it is empty if
+    the names are not known. They are read from the run's config.yaml or from the annotations, without registering the
+    dataset or looking at its images. If the dataset is not on this machine, use the config.yaml of the run, or a
+    dataset that is in the catalog: ``dataloader.test.dataset.names=my_set``.
 
     Args:
-        config_file: a recipe of configs/, or the config.yaml that a run has left.
-        weights: a checkpoint; the backbone's published weights are not fetched.
+        config_file: a recipe of configs/, or the config.yaml of a run.
+        weights: a checkpoint; the backbone's published weights are not downloaded.
         overrides: changes to the config as on the command line of train_net.py, ``path.to.key=value``.
 
     Raises:
+        UserError: the config file is not a recipe.
         ValueError: the recipe's test mapper does more to an image than resize its shorter side.
     """
     lazy = _load(str(config_file), overrides)
@@ -170,7 +181,7 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
     cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(config_file), "OVERRIDES": list(overrides)})
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-    cfg.DATASETS.TEST = (_catalog_name(lazy),)
+    cfg.DATASETS.TEST = _names_with_metadata(lazy)
     cfg.INPUT.FORMAT = mapper.image_format
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = _test_size(mapper)
     return cfg
@@ -183,26 +194,52 @@ def LazyConfigModel(cfg: CfgNode) -> nn.Module:
 
 
 def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
-    lazy = apply_overrides(LazyConfig.load(config_file), overrides)
+    """
+    Raises:
+        UserError: there is no such file, or it is not a recipe of a detector with a test loader.
+    """
+    lazy = read_config(config_file)
+    for key in ("model.detector.backbone", "dataloader.test.mapper"):
+        if OmegaConf.select(lazy, key) is None:
+            raise UserError(
+                f"{config_file} is not a recipe: it has no {key}. Give a file such as "
+                "configs/dino/dino_r50_4scale_12ep.py, or the config.yaml of a run"
+            )
+    lazy = apply_overrides(lazy, overrides)
     backbone = lazy.model.detector.backbone
-    if "pretrained" in backbone:  # timm's; all weights come from the checkpoint
+    if "pretrained" in backbone:  # timm's backbones; all weights come from the checkpoint
         backbone.pretrained = False
     return lazy
 
 
-def _catalog_name(lazy: DictConfig) -> str:
-    """Of a dataset whose metadata has the model's class names."""
+def _names_with_metadata(lazy: DictConfig) -> tuple[str, ...]:
+    """The ``MetadataCatalog`` entry with the class names of the recipe's test set; empty if they are not known."""
+    names = OmegaConf.select(lazy, "dataloader.test.dataset.names")
+    if isinstance(names, str) and not OmegaConf.is_list(OmegaConf.select(lazy, "data.classes")):
+        return (names,)
+    try:
+        return (metadata_of([category["name"] for category in _recorded_categories(lazy)]),)
+    except UserError as error:
+        logger.warning("The predictor has no class names: %s.", error)
+        return ()
+
+
+def _recorded_categories(lazy: DictConfig) -> list[dict]:
+    """[{"id", "name"}] from the run's config.yaml, or of the recipe's test set.
+
+    Raises:
+        UserError: neither has them.
+    """
     classes = OmegaConf.select(lazy, "data.classes")
-    if OmegaConf.is_list(classes):  # written into config.yaml by the run
-        return metadata_of(classes)
-    names = lazy.dataloader.test.dataset.names
-    return names if isinstance(names, str) else instantiate(names)
+    if OmegaConf.is_list(classes):  # a run writes them into its config.yaml
+        return [{"id": k, "name": name} for k, name in enumerate(classes)]
+    return look_up_categories(OmegaConf.select(lazy, "dataloader.test.dataset.names"))
 
 
 def _test_size(mapper: DetrDatasetMapper) -> tuple[int, int]:
-    """(length of the shorter side, bound of the longer one) after the mapper, in pixels; (0, 0) if it resizes nothing.
+    """(length of the shorter side, limit of the longer one) in pixels after the mapper; (0, 0) without a resize.
 
-    Zero is Detectron2's way to switch the resize of ``DefaultPredictor`` off.
+    Zero disables the resize of ``DefaultPredictor``.
     """
     augmentations = mapper.augmentations.augs
     if not augmentations:
@@ -212,52 +249,75 @@ def _test_size(mapper: DetrDatasetMapper) -> tuple[int, int]:
         raise ValueError(
             f"DefaultPredictor can resize an image's shorter side to one length and nothing else, but "
             f"dataloader.test.mapper has {augmentations}. Give it L(resize_augmentation)(short_edge_length=..., "
-            "max_size=...), or call the model with the mapper's output yourself."
+            "max_size=...), or use dino_d2.predictor.Predictor, which applies any mapper."
         )
     return int(resize.short_edge_length[0]), int(resize.max_size)
+
+
+def _local_file(weights: str) -> str:
+    """A local path of the checkpoint, after a download if ``weights`` is an address.
+
+    Raises:
+        UserError: there is no such file, or it cannot be downloaded.
+    """
+    if "://" not in weights and not Path(weights).is_file():
+        raise UserError(f"there is no checkpoint {weights} (looked from {Path.cwd()})")
+    try:
+        path = PathManager.get_local_path(weights)
+    except (OSError, ValueError, AssertionError) as error:  # iopath asserts that a download has succeeded
+        raise UserError(f"the checkpoint {weights} cannot be downloaded: {error}") from error
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {weights}: no known kind of address, or nothing is there")
+    return path
 
 
 def _read(weights: str) -> dict[str, Tensor]:
     try:
         return read_tensors(weights)
-    except (ValueError, RuntimeError, EOFError) as error:  # torch raises the latter two for a file that is cut off
-        raise UserError(f"{weights} is no checkpoint that can be read: {error}") from error
+    except (ValueError, RuntimeError, EOFError) as error:  # PyTorch raises the last two for truncated files
+        raise UserError(f"{weights} is not a checkpoint, or cannot be read: {error}") from error
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], weights: str, config_file: str) -> None:
-    """Fill the model; unlike a training, a prediction needs every tensor."""
+    """Load the weights; unlike training, detection needs every tensor.
+
+    Raises:
+        UserError: the weights belong to another model.
+    """
     try:
         report = load_tensors(model, tensors, weights)
     except ValueError as error:
         raise UserError(str(error)) from error
     logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
-    idle = ["num_batches_tracked"]  # a batch norm's, which training alone reads
+    idle = ["num_batches_tracked"]  # of batch norms, used in training only
     if not isinstance(model.detector.label_embedding, UnknownLabelEmbedding):
-        idle.append("label_embedding.weight")  # denoising queries alone read it
+        idle.append("label_embedding.weight")  # used by denoising queries only
     left = [*report.remade, *report.misshapen, *(name for name in report.missing if not name.endswith(tuple(idle)))]
     if left:
         detail = report.classes or next(iter(report.misshapen.values()), "not in the checkpoint")
         raise UserError(
             f"{weights} does not fit the model of {config_file}: {len(left)} tensors would stay random, the first is "
-            f"{left[0]} ({detail}). Give the config.yaml that the run left beside the weights, or override what "
-            "differs, such as model.detector.num_classes=3"
+            f"{left[0]} ({detail}). Use the config.yaml beside the weights, or override the settings that differ, such "
+            "as model.detector.num_classes=3"
         )
 
 
 def _move(model: nn.Module, device: str) -> nn.Module:
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # PyTorch raises the latter if it was built without CUDA
         raise UserError(f"device {device!r} cannot be used: {error}") from error
 
 
-def _categories_of_data(lazy: DictConfig, count: int | None) -> list[dict]:
-    """From the run's config.yaml or the recipe's test set, if it is here, where it has as many classes as the model."""
+def _categories_of_recipe(lazy: DictConfig, count: int | None) -> list[dict]:
+    """Categories of the run's config.yaml or the recipe's test set; numbers if these are not known or do not fit."""
+    count = count or lazy.model.detector.num_classes
     try:
-        known = categories(_catalog_name(lazy))
-    except (DatasetError, UserError, OmegaConfBaseException) as error:
-        logger.warning("The classes go by numbers, for the recipe's data is not here: %s", error)
-        known = None
-    if known and (count is None or len(known) == count):
-        return known
-    return [{"id": k, "name": str(k)} for k in range(count or lazy.model.detector.num_classes)]
+        recorded = _recorded_categories(lazy)
+        if len(recorded) == count:
+            return recorded
+        reason = f"the recipe's test set has {len(recorded)} classes, the model {count}"
+    except UserError as error:
+        reason = str(error)
+    logger.warning("Classes are named by numbers, because neither checkpoint nor recipe gives names: %s.", reason)
+    return [{"id": k, "name": str(k)} for k in range(count)]

@@ -216,7 +216,7 @@ def test_the_assumed_colour_order_is_said_once_and_only_where_it_is_assumed(trai
         assert not caplog.records
         predictor(image)
         predictor(image)
-    assert [record.message[:40] for record in caplog.records] == ["Arrays and tensors are taken for BGR; sa"]
+    assert [record.message[:40] for record in caplog.records] == ["Arrays and tensors are assumed to be BGR"]
 
 
 def test_the_classes_come_with_the_checkpoint(predictor):
@@ -243,6 +243,87 @@ def test_names_come_from_the_test_set_where_the_checkpoint_has_none(trained, tmp
     assert predictor.class_names == ["circle", "square", "triangle", "star", "ring"]
 
 
+@pytest.fixture
+def bare(trained, tmp_path):
+    """Weights of the small model without class names."""
+    torch.save({"model": torch.load(trained[1], weights_only=True)["model"]}, tmp_path / "bare.pth")
+    return tmp_path / "bare.pth"
+
+
+def test_asking_for_names_writes_nothing(bare, tmp_path, monkeypatch):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FVCORE_CACHE", str(folder / "cache"))
+    predictor = Predictor(RECIPE, bare, SMALL)
+    assert predictor.class_names == ["circle", "square", "triangle", "star", "ring"]
+    assert [category["id"] for category in predictor.categories] == [1, 2, 3, 4, 5]
+    assert DefaultPredictor(predictor_cfg(RECIPE, bare, SMALL)).metadata.thing_classes == predictor.class_names
+    assert list(folder.rglob("*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_working_folder_that_cannot_be_written_is_enough(bare, monkeypatch):
+    monkeypatch.chdir("/proc")
+    assert Predictor(RECIPE, bare, SMALL).class_names[0] == "circle"
+
+
+def test_weights_may_be_an_address(trained, predictor, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(address):
+        asked.append(address)
+        if address.startswith("https://nowhere"):
+            raise OSError("name or service not known")
+        return str(trained[1]) if address.startswith("https://") else address
+
+    monkeypatch.setattr("dino_d2.predictor.PathManager.get_local_path", fetch)
+    config = trained[1].parent / "config.yaml"
+    found = Predictor(config, "https://example.org/weights.pth", device="cpu")
+    assert asked[0] == "https://example.org/weights.pth"
+    image = np.zeros((64, 64, 3), np.uint8)
+    assert torch.equal(found(image, "RGB").scores, predictor(image, "RGB").scores)
+    with pytest.raises(UserError, match=r"https://nowhere/x\.pth cannot be downloaded: name or service"):
+        Predictor(config, "https://nowhere/x.pth")
+    with pytest.raises(UserError, match=r"there is no checkpoint odd://x\.pth: no known kind of address"):
+        Predictor(config, "odd://x.pth")
+
+
+def test_the_gradient_through_the_predictors_model_is_that_of_the_recipes(trained):
+    """For saliency maps and adversarial images."""
+    gradients = []
+    cfg = LazyConfig.load(str(trained[1].parent / "config.yaml"))
+    plain = instantiate(cfg.model).eval()
+    DetectionCheckpointer(plain).load(str(trained[1]))
+    for model in (plain, Predictor(trained[1].parent / "config.yaml", trained[1], device="cpu").model):
+        image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        model.detector(image).logits[-1].max().backward()
+        gradients.append(image.grad)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_a_bgr_recipe_gives_one_result_for_a_path_an_array_and_a_video_frame(trained, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cfg = LazyConfig.load(str(trained[1].parent / "config.yaml"))
+    cfg.dataloader.test.mapper.image_format = "BGR"
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    predictor = Predictor(tmp_path / "config.yaml", trained[1], device="cpu")
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "image.png")
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"FFV1"), 5.0, (96, 64))
+    writer.write(np.ascontiguousarray(rgb[:, :, ::-1]))
+    writer.release()
+    _, frame = cv2.VideoCapture(str(tmp_path / "clip.avi")).read()
+    expected = predictor(tmp_path / "image.png")
+    mapped = predictor.mapper({"file_name": str(tmp_path / "image.png")})
+    assert np.array_equal(mapped["image"].permute(1, 2, 0).numpy(), rgb[:, :, ::-1])
+    if frame is not None and np.array_equal(frame, rgb[:, :, ::-1]):  # where OpenCV has the lossless codec
+        assert torch.equal(predictor(frame, "BGR").scores, expected.scores)
+    for found in (predictor(rgb, "RGB"), predictor(rgb[:, :, ::-1], "BGR"), predictor(Image.fromarray(rgb))):
+        assert all(torch.equal(a, b) for a, b in zip(detections(found), detections(expected), strict=True))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -263,7 +344,11 @@ def test_what_is_no_image_is_said_in_words(predictor, image, message):
 
 def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
     overrides, weights = trained
-    with pytest.raises(UserError, match=r"there is no config file nothing\.py"):
+    with pytest.raises(UserError, match=r'precision must be "bfloat16", "float16" or None \(float32\), not .fp16'):
+        Predictor(RECIPE, weights, precision="fp16")
+    with pytest.raises(UserError, match=r"train\.py is not a recipe: it has no model\.detector\.backbone"):
+        Predictor(CONFIGS / "common" / "train.py", weights)
+    with pytest.raises(UserError, match=r"there is no config file 'nothing\.py'"):
         Predictor("nothing.py", weights)
     with pytest.raises(UserError, match=r"there is no checkpoint nothing\.pth"):
         Predictor(RECIPE, "nothing.pth")
@@ -274,7 +359,7 @@ def test_what_does_not_fit_is_said_in_words(trained, tmp_path):
     with pytest.raises(UserError, match=r"does not fit .* there, .* here"):
         Predictor(RECIPE, weights, [*overrides, "model.detector.encoder.feedforward_dim=128"])
     (tmp_path / "text.pth").write_text("no checkpoint")
-    with pytest.raises(UserError, match=r"text\.pth is no checkpoint"):
+    with pytest.raises(UserError, match=r"text\.pth is not a checkpoint"):
         Predictor(RECIPE, tmp_path / "text.pth", overrides)
     with pytest.raises(UserError, match="device 'abacus' cannot be used"):
         Predictor(RECIPE, weights, overrides, device="abacus")
