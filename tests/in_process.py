@@ -2,8 +2,8 @@
 
 import logging
 
-import train_net
 from dino_d2.detectron2.engine import default_argument_parser
+from dino_d2.engine.command import main
 
 _LOGGERS = ("dino_d2", "detectron2", "fvcore")
 
@@ -13,7 +13,7 @@ def run_train_net(*arguments: str) -> None:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     try:
-        train_net.main(default_argument_parser().parse_args(arguments))
+        main(default_argument_parser().parse_args(arguments))
     finally:
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers[:], logger.propagate = handlers, propagate
