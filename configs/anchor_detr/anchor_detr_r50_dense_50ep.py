@@ -8,5 +8,3 @@ from .anchor_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, t
 model.detector.position_encoding = L(PointPositions)(embed_dim="${..embed_dim}")
 model.detector.encoder._target_ = DenseEncoder
 model.detector.decoder._target_ = PointDecoder
-
-train.output_dir = "./output/anchor_detr_r50_dense_50ep"

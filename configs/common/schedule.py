@@ -9,8 +9,6 @@ from dino_d2.data.coco_format import iterations
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.solver import WarmupParamScheduler
 
-ITERATIONS_PER_EPOCH = 7500
-
 
 def drop_at(drop_epoch: int, epochs: int, warmup: float = 0.0):
     """Multiplier 1 until ``drop_epoch`` of ``epochs``, then 0.1; ``warmup`` is the share of all iterations."""

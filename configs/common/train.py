@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 train = OmegaConf.create(
     dict(
-        output_dir="./output",
+        output_dir="./output",  # a run of a recipe writes to ./output/<stem of its file name> unless it is set
         init_checkpoint="",
         max_iter=90000,
         device="cuda" if torch.cuda.is_available() else "cpu",

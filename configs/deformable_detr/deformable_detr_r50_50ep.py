@@ -11,5 +11,4 @@ dataloader.train.total_batch_size = 32
 optimizer.lr = 2e-4
 optimizer.params.lr_factor_func.factors = {"backbone": 0.1, "sampling_offsets": 0.1, "reference_point": 0.1}
 
-train.output_dir = "./output/deformable_detr_r50_50ep"
 train.max_iter = 187500  # 50 epochs of 3750 iterations of 32 images

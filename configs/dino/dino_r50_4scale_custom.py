@@ -21,7 +21,6 @@ dataloader.train.total_batch_size = 4
 optimizer.lr = 5e-5  # 1e-4 is for batch 16; with Adam the rate goes with the square root of the batch
 lr_multiplier = drop_at(80, 100, warmup=0.02)  # in percent of the run
 
-train.output_dir = "./output/dino_r50_4scale_custom"
 train.max_iter = in_epochs(50)  # train.max_iter.epochs=20 for another number
 train.eval_period = in_epochs(5)
 train.checkpointer.period = in_epochs(5)

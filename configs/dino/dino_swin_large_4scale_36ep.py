@@ -5,5 +5,4 @@ from .dino_swin_large_4scale_12ep import dataloader, model, optimizer, train
 
 # The rate drops after 30 epochs, as section D.3 has it for ResNet-50; the paper does not say when for Swin-L.
 
-train.output_dir = "./output/dino_swin_large_4scale_36ep"
 train.max_iter = 270000  # 36 epochs of 7500 iterations of 16 images

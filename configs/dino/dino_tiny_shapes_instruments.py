@@ -5,5 +5,4 @@ from .dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.evaluator = [dataloader.evaluator, *instruments]
 
-train.output_dir = "./output/dino_tiny_shapes_instruments"
 train.eval_period = 125  # an epoch, so that IS compares epochs

@@ -15,4 +15,3 @@ model.denoising = L(Denoising)(num_classes="${..detector.num_classes}", groups=L
 dataloader.test.mapper._target_ = KnownLabelsMapper
 
 train.max_iter = 75000  # 10 epochs of 7500 iterations of 16 images
-train.output_dir = "./output/coco_known_labels_10ep"

@@ -16,5 +16,3 @@ dataloader.evaluator.dataset_name = L(only_classes)(
 dataloader.train.dataset.names = L(only_classes)(
     dataset=dataloader.train.dataset.names, classes="${dataloader.evaluator.dataset_name.classes}"
 )
-
-train.output_dir = "./output/coco_unknown_alone_70_30"

@@ -17,4 +17,3 @@ dataloader.test.mapper._target_ = KnownLabelsMapper
 optimizer.lr = 2e-4
 train.max_iter = 1250  # 10 epochs
 train.eval_period = 125
-train.output_dir = "./output/shapes_known_labels"

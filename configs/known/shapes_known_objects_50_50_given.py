@@ -4,5 +4,3 @@ from .shapes_known_objects_50_50 import train
 from .shapes_known_objects_70_30_given import dataloader, lr_multiplier, model, optimizer
 
 model.known.classes.share = 0.5
-
-train.output_dir = "./output/shapes_known_objects_50_50_given"

@@ -5,5 +5,3 @@ from dino_d2.data.known import KnownObjectsMapper
 from .shapes_known_objects_70_30 import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.test.mapper.update(_target_=KnownObjectsMapper, known="${model.known}")
-
-train.output_dir = "./output/shapes_known_objects_70_30_given"

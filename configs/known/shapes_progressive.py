@@ -10,5 +10,3 @@ model._target_ = KnownObjectDETR
 model.known = L(KnownAtRandom)()
 model.denoising = L(Denoising)(num_classes="${..detector.num_classes}", groups=L(FixedGroups)(groups=1))
 model.inference = L(ProgressiveInference)(steps=5, score_threshold=0.5)  # model.inference=null detects in one go
-
-train.output_dir = "./output/shapes_progressive"

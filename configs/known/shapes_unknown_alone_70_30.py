@@ -17,5 +17,3 @@ dataloader.train.dataset.names = L(only_classes)(
     dataset=dataloader.train.dataset.names, classes="${dataloader.evaluator.dataset_name.classes}"
 )
 dataloader.test.dataset.names.root = "${....train.dataset.names.dataset.root}"
-
-train.output_dir = "./output/shapes_unknown_alone_70_30"

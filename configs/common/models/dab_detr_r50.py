@@ -61,9 +61,9 @@ model = L(DETR)(
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
             class_cost=2.0,
-            bbox_cost=5.0,
-            giou_cost=2.0,
-            classes=L(FocalClasses)(alpha=0.25),
+            bbox_cost="${..bbox_weight}",
+            giou_cost="${..giou_weight}",
+            classes="${..classes}",
         ),
         class_weight=1.0,
         bbox_weight=5.0,

@@ -77,7 +77,7 @@ model = L(DETR)(
         negative_noise_scale=2.0,  # λ2
     ),
     criterion=L(SetCriterion)(
-        matcher=L(HungarianMatcher)(class_cost=2.0, bbox_cost=5.0, giou_cost=2.0),
+        matcher=L(HungarianMatcher)(class_cost=2.0, bbox_cost="${..bbox_weight}", giou_cost="${..giou_weight}"),
         class_weight=1.0,
         bbox_weight=5.0,
         giou_weight=2.0,
