@@ -1,4 +1,4 @@
-"""Anchor DETR with standard attention in the place of row-column attention, ResNet-50, 50 epochs."""
+"""Anchor DETR with standard attention instead of row-column attention, ResNet-50, 50 epochs."""
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.modeling import DenseEncoder, PointDecoder, PointPositions

@@ -8,4 +8,4 @@ from ..common.train import train
 
 lr_multiplier = drop_at(200, 300)
 
-train.max_iter = 300 * 7500  # at 16 images; the authors took 64, at the same learning rate
+train.max_iter = 300 * 7500  # batch size 16; the authors use 64 at the same learning rate

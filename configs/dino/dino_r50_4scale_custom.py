@@ -1,9 +1,9 @@
 """DINO, ResNet-50, 4 scales, for a dataset of your own in COCO format (docs/custom_data.md).
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...
-    train.init_checkpoint=...    weights trained on COCO; without them a small dataset teaches little
+    train.init_checkpoint=...    weights trained on COCO, which a small dataset needs
 
-Classes and epochs are counted in the json; nothing here has to be typed for another dataset.
+The numbers of classes and of iterations per epoch are read from the json, so the recipe fits any dataset.
 """
 
 from dino_d2.data.coco_format import num_classes

@@ -2,7 +2,7 @@
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...
 
-The number of classes is counted in the training json.
+The number of classes is read from the training json.
 """
 
 from dino_d2.data.coco_format import num_classes

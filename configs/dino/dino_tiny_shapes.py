@@ -1,6 +1,6 @@
 """A small DINO on the generated shapes: trains on a laptop's CPU in minutes.
 
-The paper's recipe in small: four scales, mixed selection, look forward twice, contrastive denoising.
+The paper's method at a small size: four scales, mixed selection, look forward twice, contrastive denoising.
 """
 
 from ..common.data.shapes import dataloader

@@ -1,4 +1,4 @@
-"""The small DINO on shapes, with the papers' instruments beside AP: docs/evaluation.md."""
+"""The small DINO on shapes, with the papers' measures in addition to AP: docs/evaluation.md."""
 
 from ..common.instruments import instruments
 from .dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train

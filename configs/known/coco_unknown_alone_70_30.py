@@ -1,4 +1,4 @@
-"""DN-DETR Table 3 on COCO, split 0.7: the row to compare with, trained on the unknown classes alone, no denoising."""
+"""DN-DETR Table 3 on COCO, split 0.7: the baseline row, trained on the unknown classes only, without denoising."""
 
 from dino_d2.data.known import only_classes
 from dino_d2.detectron2.config import LazyCall as L

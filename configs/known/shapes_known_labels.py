@@ -1,4 +1,4 @@
-"""DN-DETR Table 4 on shapes: fine-tunes a trained model to find the objects of a class it is told.
+"""DN-DETR Table 4 on shapes: fine-tunes a trained model to find the objects of a given class.
 
 --config-file ... train.init_checkpoint=output/dino_tiny_shapes/model_final.pth
 """

@@ -1,4 +1,7 @@
-"""The same, evaluated with the objects of known classes given ("AP(Cond)"): --eval-only, weights of the other."""
+"""DN-DETR Table 3, "AP(Cond)": evaluated with the objects of known classes given.
+
+For --eval-only with weights of the recipe of the same name without _given.
+"""
 
 from dino_d2.data.known import KnownObjectsMapper
 

@@ -53,7 +53,7 @@ model = L(DETR)(
             num_heads=8,
             dropout=0.0,
             activation=L(nn.PReLU)(),
-            box_update=L(LookForwardTwice)(),  # DAB-DETR's code has what DINO named later
+            box_update=L(LookForwardTwice)(),  # in DAB-DETR's code too; DINO named it later
             class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
             box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
         ),
