@@ -1,5 +1,6 @@
 """The console command's verbs; what they run has tests of its own."""
 
+import argparse
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from dino_d2 import __version__, cli
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.engine import command
+from dino_d2.engine.config import load_config
 
 
 def test_help_lists_every_verb(capsys):
@@ -61,6 +63,14 @@ def test_runs_get_the_arguments_of_detectron2s_scripts(words, expected, monkeypa
 def test_a_mistake_in_a_run_is_one_line():
     with pytest.raises(SystemExit, match=r"^error: there is no config file 'nothing\.py'"):
         cli.main(["train", "--config-file", "nothing.py"])
+
+
+def test_a_run_finds_its_recipe_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = argparse.Namespace(config_file="dino/dino_tiny_shapes.py", opts=["train.device=cpu"], eval_only=False)
+    cfg = load_config(args)
+    assert cfg.train.output_dir == "./output/dino_tiny_shapes"
+    assert (tmp_path / "output" / "dino_tiny_shapes" / "config.yaml").is_file()
 
 
 def test_data_is_checked(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Progressive inference: trained with random subsets of known objects; the best detection becomes known, step by step."""
+"""Progressive inference: random objects are known in training; the best detection becomes known, step by step."""
 
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyCall as L

@@ -34,6 +34,7 @@ def load_config(args: Namespace) -> DictConfig:
     Raises:
         UserError: no such config file, or something in it or on the command line that cannot be.
     """
+    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # default_setup logs the file
     cfg = apply_overrides(read_config(args.config_file), args.opts)
     check_calls(cfg)
     check_settings(cfg)
