@@ -1,16 +1,19 @@
-"""Builds the op of dino_d2; everything else about the package is in pyproject.toml.
+"""Builds the op of dino_d2 and puts configs/ into the package; everything else about it is in pyproject.toml.
 
 Two libraries: `_C` (the schema and the CPU kernels) always, `_C_cuda` (the CUDA kernels) where torch has CUDA and a
-toolkit is found, or with FORCE_CUDA=1. TORCH_CUDA_ARCH_LIST chooses the GPUs. A library that does not build says why
-once and leaves a working package: what is missing then runs on plain PyTorch.
+toolkit is found, or with FORCE_CUDA=1. TORCH_CUDA_ARCH_LIST chooses the GPUs. A library that the compiler cannot build
+is reported once and leaves a working package: its part then runs on plain PyTorch. Missing source files are an error.
 """
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import torch
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 ARCHS_WITHOUT_GPU = "7.5;8.0;9.0;10.0;12.0+PTX"
@@ -35,8 +38,23 @@ if CUDA_HOME is not None:
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 
+class BuildWithConfigs(build_py):
+    """Copies configs/ into the built package as dino_d2/configs; an editable install reads the checkout's."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "dino_d2" / "configs"
+            shutil.rmtree(target, ignore_errors=True)  # a renamed recipe must not survive from an earlier build
+            shutil.copytree(ROOT / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 class OptionalBuild(BuildExtension):
-    """Builds each library, or says once why it could not."""
+    """Builds each library, or reports once why it could not."""
+
+    def run(self):
+        check_sources()
+        super().run()
 
     def build_extension(self, ext):
         try:
@@ -66,6 +84,14 @@ def options(**compile_args: list[str]) -> dict:
 
 def sources(pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+def check_sources() -> None:
+    """End the build if a file that csrc/ includes is missing: the source is incomplete, whatever the compiler."""
+    for path in ROOT.glob("csrc/**/*.*"):
+        for name in re.findall(r'^#include "(.+)"', path.read_text(), re.M):
+            if not any((folder / name).is_file() for folder in (path.parent, ROOT / "csrc")):
+                sys.exit(f"dino_d2: csrc is incomplete: {path.relative_to(ROOT)} includes {name}, which is missing")
 
 
 def cpu_extension():
@@ -100,4 +126,8 @@ def extensions() -> list:
     return [cpu_extension()]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": OptionalBuild, "build_py": BuildWithConfigs},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},  # one wheel for Python 3.10 and later
+)

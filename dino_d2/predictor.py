@@ -38,6 +38,7 @@ from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.engine.config import read_config
 from dino_d2.errors import UserError
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
+from dino_d2.recipes import find_config
 from dino_d2.speed.inference import for_inference
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
     mapper = instantiate(lazy.dataloader.test.mapper)
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = LazyConfigModel.__name__
-    cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(config_file), "OVERRIDES": list(overrides)})
+    cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(find_config(config_file)), "OVERRIDES": list(overrides)})
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.DATASETS.TEST = _names_with_metadata(lazy)

@@ -1,6 +1,6 @@
 """What a user can get wrong, and the one message that meets it: what, where, what to do.
 
-Each mistake goes through the command itself, `train_net.main`; a few through a process of their own, where nothing but
+Each mistake goes through the command itself, `train_net.py`; a few through a process of their own, where nothing but
 the message may reach the terminal.
 """
 

@@ -8,5 +8,4 @@ from ..common.train import train
 
 lr_multiplier = drop_at(40, 50)
 
-train.output_dir = "./output/anchor_detr_r50_50ep"
-train.max_iter = 50 * 7500  # at 16 images, as DN-DETR has it; the authors' command trains with 8 at this rate
+train.max_iter = 50 * 7500  # batch size 16, as in DN-DETR; the authors use 8 at this rate

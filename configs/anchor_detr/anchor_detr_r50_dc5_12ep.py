@@ -3,5 +3,4 @@
 from ..common.schedule import lr_multiplier_12ep as lr_multiplier
 from .anchor_detr_r50_dc5_50ep import dataloader, model, optimizer, train
 
-train.output_dir = "./output/anchor_detr_r50_dc5_12ep"
-train.max_iter = 12 * 7500  # at 16 images, as DN-DETR has it
+train.max_iter = 12 * 7500  # batch size 16, as in DN-DETR

@@ -3,5 +3,3 @@
 from .anchor_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.backbone.options.output_stride = 16
-
-train.output_dir = "./output/anchor_detr_r50_dc5_50ep"

@@ -1,4 +1,4 @@
-"""Anchor DETR with standard attention in the place of row-column attention, ResNet-50, 50 epochs."""
+"""Anchor DETR with standard attention instead of row-column attention, ResNet-50, 50 epochs."""
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.modeling import DenseEncoder, PointDecoder, PointPositions
@@ -8,5 +8,3 @@ from .anchor_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, t
 model.detector.position_encoding = L(PointPositions)(embed_dim="${..embed_dim}")
 model.detector.encoder._target_ = DenseEncoder
 model.detector.decoder._target_ = PointDecoder
-
-train.output_dir = "./output/anchor_detr_r50_dense_50ep"

@@ -7,4 +7,3 @@ one_scale(model)
 model.detector.queries.update(num_points=17, num_patterns=3)  # 51 queries
 
 optimizer.lr = 3e-4
-train.output_dir = "./output/anchor_detr_tiny_shapes"

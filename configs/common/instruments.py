@@ -1,4 +1,4 @@
-"""What DINO and DN-DETR measure beside AP. In a recipe, after all else that changes `dataloader.evaluator`:
+"""The measures of DINO and DN-DETR in addition to AP. Add them last to `dataloader.evaluator` in a recipe:
 
 from ..common.instruments import instruments
 dataloader.evaluator = [dataloader.evaluator, *instruments]

@@ -9,11 +9,9 @@ from dino_d2.data.coco_format import iterations
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.solver import WarmupParamScheduler
 
-ITERATIONS_PER_EPOCH = 7500
-
 
 def drop_at(drop_epoch: int, epochs: int, warmup: float = 0.0):
-    """Multiplier 1 until ``drop_epoch`` of ``epochs``, then 0.1; ``warmup`` is the share of all iterations."""
+    """Multiplier 1 until ``drop_epoch`` of ``epochs``, then 0.1; ``warmup`` is a fraction of all iterations."""
     return L(WarmupParamScheduler)(
         scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[drop_epoch, epochs]),
         warmup_factor=0.001,
@@ -23,7 +21,7 @@ def drop_at(drop_epoch: int, epochs: int, warmup: float = 0.0):
 
 
 def in_epochs(epochs: float):
-    """So many epochs of the training set in iterations, counted when a run starts; for datasets of one's own."""
+    """Iterations of ``epochs`` epochs of the training set, counted when a run starts; for own datasets."""
     return L(iterations)(
         epochs=epochs,
         dataset="${dataloader.train.dataset.names}",

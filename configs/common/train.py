@@ -1,11 +1,11 @@
-"""Settings of a run, as in Detectron2's configs/common/train.py, and what DINO adds to them."""
+"""Settings of a run, as in Detectron2's configs/common/train.py, with DINO's additions."""
 
 import torch
 from omegaconf import OmegaConf
 
 train = OmegaConf.create(
     dict(
-        output_dir="./output",
+        output_dir="./output",  # if a recipe does not set it: ./output/<stem of the recipe's file name>
         init_checkpoint="",
         max_iter=90000,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -14,21 +14,21 @@ train = OmegaConf.create(
         compile=False,  # torch.compile of the detector; the first iteration of each image size takes minutes
         clip_grad_norm=0.1,  # Table 8, clip_max_norm
         accumulate=1,  # batches whose gradients are averaged before a step
-        ema=dict(enabled=False, decay=0.9997),  # evaluate and keep a running mean of the weights
+        ema=dict(enabled=False, decay=0.9997),  # evaluate and save a running mean of the weights
         ddp=dict(
             broadcast_buffers=False,
             find_unused_parameters=False,
             fp16_compression=False,
-            device_ids=None,  # each rank's model is on its device already; Detectron2's default cannot be a CPU
+            device_ids=None,  # the model is on its device already; Detectron2's default fails on a CPU
         ),
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
         log_period=20,
         panels=dict(
-            period=0,  # iterations between pictures of the model at work, in panels/ and in TensorBoard; 0 for none
+            period=0,  # iterations between pictures of predictions, in panels/ and in TensorBoard; 0 for none
             num_images=4,
-            show=["predictions"],  # beside the ground truth; there are "denoising" and "sampling_points" too
-            query=None,  # whose sampling points; null for the query of the best detection
+            show=["predictions"],  # next to the ground truth; also available: "denoising", "sampling_points"
+            query=None,  # draw sampling points of this query; null for the query of the best detection
         ),
         num_pictures=8,  # validation images in predictions.png after training; 0 for none
     )

@@ -7,7 +7,7 @@ from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.meta_arch import OneToOneEnsemble, View
 
 tta = L(OneToOneEnsemble)(
-    weight=1.0,  # of the image itself
+    weight=1.0,  # of the original image
     views=[
         L(View)(flip=True, weight=1.0),
         L(View)(scale=1.25, weight=0.5),

@@ -3,5 +3,3 @@
 from .conditional_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.backbone.name = "resnet101.tv_in1k"
-
-train.output_dir = "./output/conditional_detr_r101_50ep"

@@ -6,5 +6,3 @@ from dino_d2.modeling import PatternQueries
 from .dab_deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.queries = L(PatternQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=3)
-
-train.output_dir = "./output/dab_deformable_detr_r50_3patterns_50ep"

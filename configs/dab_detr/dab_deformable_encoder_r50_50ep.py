@@ -6,5 +6,4 @@ from ..common.optim import optimizer
 from ..common.schedule import lr_multiplier_50ep as lr_multiplier
 from ..common.train import train
 
-train.output_dir = "./output/dab_deformable_encoder_r50_50ep"
 train.max_iter = 375000  # 50 epochs of 7500 iterations of 16 images

@@ -8,5 +8,4 @@ from ..common.train import train
 
 lr_multiplier = drop_at(40, 50)
 
-train.output_dir = "./output/dab_detr_r50_50ep"
 train.max_iter = 50 * 7500

@@ -6,10 +6,9 @@ from ..common.optim import optimizer
 from ..common.schedule import lr_multiplier_50ep as lr_multiplier
 from ..common.train import train
 
-# Batch 32 and twice DETR's rate; a tenth of it for the backbone and for what points at places (appendix A.4).
+# Batch 32 and twice DETR's rate; a tenth of it for the backbone, sampling offsets and reference points (appendix A.4).
 dataloader.train.total_batch_size = 32
 optimizer.lr = 2e-4
 optimizer.params.lr_factor_func.factors = {"backbone": 0.1, "sampling_offsets": 0.1, "reference_point": 0.1}
 
-train.output_dir = "./output/deformable_detr_r50_50ep"
 train.max_iter = 187500  # 50 epochs of 3750 iterations of 32 images

@@ -5,5 +5,3 @@ from .deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimize
 model.detector.num_levels = 1
 model.detector.backbone.out_features = ["res5"]
 model.detector.neck.in_channels = {"res5": 2048}
-
-train.output_dir = "./output/deformable_detr_r50_single_scale_50ep"

@@ -3,5 +3,3 @@
 from .deformable_detr_r50_single_scale_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.backbone.options = {"output_stride": 16}
-
-train.output_dir = "./output/deformable_detr_r50_single_scale_dc5_50ep"

@@ -2,5 +2,3 @@
 
 from ..common.models.deformable_detr_r50_two_stage import model
 from .deformable_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
-
-train.output_dir = "./output/deformable_detr_r50_two_stage_50ep"

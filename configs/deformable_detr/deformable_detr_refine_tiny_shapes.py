@@ -5,5 +5,3 @@ from ..common.tiny_shapes import dataloader, lr_multiplier, optimizer, several_s
 
 several_scales(model)
 model.detector.queries.num_queries = 50
-
-train.output_dir = "./output/deformable_detr_refine_tiny_shapes"

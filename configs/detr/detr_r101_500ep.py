@@ -3,5 +3,3 @@
 from .detr_r50_500ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.backbone.name = "resnet101.tv_in1k"
-
-train.output_dir = "./output/detr_r101_500ep"

@@ -8,5 +8,4 @@ from ..common.train import train
 
 lr_multiplier = drop_at(200, 300)
 
-train.output_dir = "./output/detr_r50_300ep"
-train.max_iter = 300 * 7500  # at 16 images; the authors took 64, at the same learning rate
+train.max_iter = 300 * 7500  # batch size 16; the authors use 64 at the same learning rate

@@ -5,5 +5,4 @@ from .detr_r50_300ep import dataloader, model, optimizer, train
 
 lr_multiplier = drop_at(400, 500)
 
-train.output_dir = "./output/detr_r50_500ep"
-train.max_iter = 500 * 7500  # at 16 images; the authors took 64, at the same learning rate
+train.max_iter = 500 * 7500  # batch size 16; the authors use 64 at the same learning rate

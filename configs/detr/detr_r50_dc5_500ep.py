@@ -3,5 +3,3 @@
 from .detr_r50_500ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.backbone.options.output_stride = 16
-
-train.output_dir = "./output/detr_r50_dc5_500ep"

@@ -7,4 +7,3 @@ one_scale(model)
 model.detector.queries.num_queries = 50
 
 optimizer.lr = 3e-4
-train.output_dir = "./output/detr_tiny_shapes"

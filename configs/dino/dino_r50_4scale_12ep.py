@@ -6,5 +6,4 @@ from ..common.optim import optimizer
 from ..common.schedule import lr_multiplier_12ep as lr_multiplier
 from ..common.train import train
 
-train.output_dir = "./output/dino_r50_4scale_12ep"
 train.max_iter = 90000  # 12 epochs of 7500 iterations of 16 images

@@ -13,5 +13,3 @@ model.detector.decoder.update(
     ),
     box_head=L(PerLayer)(head=L(BoxHead)(embed_dim="${....embed_dim}"), num_layers="${..num_layers}"),
 )
-
-train.output_dir = "./output/dino_r50_4scale_12ep_detrex"

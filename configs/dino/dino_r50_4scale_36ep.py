@@ -3,5 +3,4 @@
 from ..common.schedule import lr_multiplier_36ep as lr_multiplier
 from .dino_r50_4scale_12ep import dataloader, model, optimizer, train
 
-train.output_dir = "./output/dino_r50_4scale_36ep"
 train.max_iter = 270000  # 36 epochs of 7500 iterations of 16 images

@@ -1,9 +1,9 @@
 """DINO, ResNet-50, 4 scales, for a dataset of your own in COCO format (docs/custom_data.md).
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...
-    train.init_checkpoint=...    weights trained on COCO; without them a small dataset teaches little
+    train.init_checkpoint=...    weights trained on COCO, which a small dataset needs
 
-Classes and epochs are counted in the json; nothing here has to be typed for another dataset.
+The numbers of classes and of iterations per epoch are read from the json, so the recipe fits any dataset.
 """
 
 from dino_d2.data.coco_format import num_classes
@@ -21,7 +21,6 @@ dataloader.train.total_batch_size = 4
 optimizer.lr = 5e-5  # 1e-4 is for batch 16; with Adam the rate goes with the square root of the batch
 lr_multiplier = drop_at(80, 100, warmup=0.02)  # in percent of the run
 
-train.output_dir = "./output/dino_r50_4scale_custom"
 train.max_iter = in_epochs(50)  # train.max_iter.epochs=20 for another number
 train.eval_period = in_epochs(5)
 train.checkpointer.period = in_epochs(5)

@@ -6,5 +6,3 @@ from .dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, t
 model.detector.backbone.out_features = ["res2", "res3", "res4", "res5"]
 model.detector.neck.in_channels = {"res2": 256, "res3": 512, "res4": 1024, "res5": 2048}
 model.detector.num_levels = 5
-
-train.output_dir = "./output/dino_r50_5scale_12ep"

@@ -1,6 +1,4 @@
 """DINO, Swin-L pretrained on ImageNet-22k, 4 scales, 12 epochs: 56.8 AP (the authors' model zoo)."""
 
-from ..common.models.dino_swin_l import model
+from ..common.models.dino_swin_large import model
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, optimizer, train
-
-train.output_dir = "./output/dino_swin_large_4scale_12ep"

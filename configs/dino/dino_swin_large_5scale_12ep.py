@@ -6,5 +6,3 @@ from .dino_swin_large_4scale_12ep import dataloader, lr_multiplier, model, optim
 model.detector.backbone.out_features = ["res2", "res3", "res4", "res5"]
 model.detector.neck.in_channels = {"res2": 192, "res3": 384, "res4": 768, "res5": 1536}
 model.detector.num_levels = 5
-
-train.output_dir = "./output/dino_swin_large_5scale_12ep"

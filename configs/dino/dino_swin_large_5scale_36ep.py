@@ -3,7 +3,6 @@
 from ..common.schedule import lr_multiplier_36ep as lr_multiplier
 from .dino_swin_large_5scale_12ep import dataloader, model, optimizer, train
 
-# The rate drops after 30 epochs, as section D.3 has it for ResNet-50; the paper does not say when for Swin-L.
+# The rate drops after 30 epochs, as for ResNet-50 (section D.3); the paper gives no schedule for Swin-L.
 
-train.output_dir = "./output/dino_swin_large_5scale_36ep"
 train.max_iter = 270000  # 36 epochs of 7500 iterations of 16 images

@@ -4,5 +4,3 @@ from ..common.tta import tta
 from .dino_swin_large_5scale_36ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.inference = tta
-
-train.output_dir = "./output/dino_swin_large_5scale_36ep_tta"

@@ -2,7 +2,7 @@
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...
 
-The number of classes is counted in the training json.
+The number of classes is read from the training json.
 """
 
 from dino_d2.data.coco_format import num_classes
@@ -39,7 +39,6 @@ dataloader.train.total_batch_size = 4
 optimizer.lr = 2e-4
 lr_multiplier = drop_at(80, 100, warmup=0.03)
 
-train.output_dir = "./output/dino_tiny_coco"
 train.max_iter = 2000
 train.eval_period = 500
 train.checkpointer.period = 500

@@ -1,6 +1,6 @@
 """A small DINO on the generated shapes: trains on a laptop's CPU in minutes.
 
-The paper's recipe in small: four scales, mixed selection, look forward twice, contrastive denoising.
+The paper's method at a small size: four scales, mixed selection, look forward twice, contrastive denoising.
 """
 
 from ..common.data.shapes import dataloader
@@ -30,7 +30,6 @@ optimizer.lr = 1e-3
 optimizer.params.lr_factor_func.factors = {}  # nothing is pretrained, so everything learns at one rate
 lr_multiplier = drop_at(75, 100, warmup=0.03)
 
-train.output_dir = "./output/dino_tiny_shapes"
 train.max_iter = 2000
 train.eval_period = 1000
 train.checkpointer.period = 500

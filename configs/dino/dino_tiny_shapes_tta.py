@@ -4,5 +4,3 @@ from ..common.tta import tta
 from .dino_tiny_shapes import dataloader, lr_multiplier, model, optimizer, train
 
 model.inference = tta
-
-train.output_dir = "./output/dino_tiny_shapes_tta"

@@ -8,5 +8,4 @@ from ..common.train import train
 
 model.detector.backbone.options.output_stride = 16
 
-train.output_dir = "./output/dn_anchor_detr_r50_dc5_12ep"
 train.max_iter = 12 * 7500

@@ -6,7 +6,6 @@ from ..common.optim import optimizer
 from ..common.schedule import lr_multiplier_50ep as lr_multiplier
 from ..common.train import train
 
-# 300 queries without patterns, as in the authors' code; DN-DETR section 5.1 speaks of 3 patterns for all of Table 4.
+# 300 queries without patterns, as in the authors' code; DN-DETR section 5.1 has 3 patterns for all of Table 4.
 
-train.output_dir = "./output/dn_deformable_detr_plus_plus_r50_50ep"
 train.max_iter = 375000  # 50 epochs of 7500 iterations of 16 images

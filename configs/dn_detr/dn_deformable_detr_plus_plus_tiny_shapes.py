@@ -5,6 +5,4 @@ from ..common.tiny_shapes import dataloader, lr_multiplier, optimizer, several_s
 
 several_scales(model)
 model.detector.queries.num_queries = 50
-model.detector.queries.embed_dim = 95  # and the indicator
-
-train.output_dir = "./output/dn_deformable_detr_plus_plus_tiny_shapes"
+model.detector.queries.embed_dim = 95  # plus one channel for the indicator

@@ -3,5 +3,4 @@
 from ..common.schedule import lr_multiplier_12ep as lr_multiplier
 from .dn_deformable_detr_r50_50ep import dataloader, model, optimizer, train
 
-train.output_dir = "./output/dn_deformable_detr_r50_12ep"
 train.max_iter = 90000  # 12 epochs of 7500 iterations of 16 images

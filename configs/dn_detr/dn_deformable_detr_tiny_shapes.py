@@ -5,5 +5,3 @@ from ..common.tiny_shapes import dataloader, lr_multiplier, optimizer, several_s
 
 several_scales(model)
 model.detector.queries.num_queries = 17  # with 3 patterns each
-
-train.output_dir = "./output/dn_deformable_detr_tiny_shapes"

@@ -8,4 +8,3 @@ model.detector.queries.num_queries = 50
 model.postprocess.top_k = 100
 
 optimizer.lr = 3e-4
-train.output_dir = "./output/dn_detr_tiny_shapes"

@@ -8,5 +8,4 @@ from ..common.train import train
 
 lr_multiplier = drop_at(200, 300)
 
-train.output_dir = "./output/dn_vanilla_detr_r50_300ep"
 train.max_iter = 300 * 7500

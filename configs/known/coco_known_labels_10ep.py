@@ -1,4 +1,4 @@
-"""DN-DETR Table 4 on COCO: fine-tunes a trained detector for 10 epochs to find the objects of a class it is told.
+"""DN-DETR Table 4 on COCO: fine-tunes a trained detector for 10 epochs to find the objects of a given class.
 
 --config-file ... train.init_checkpoint=dino_r50_4scale_12ep.pth     the paper's other row: train.max_iter=7500
 """
@@ -15,4 +15,3 @@ model.denoising = L(Denoising)(num_classes="${..detector.num_classes}", groups=L
 dataloader.test.mapper._target_ = KnownLabelsMapper
 
 train.max_iter = 75000  # 10 epochs of 7500 iterations of 16 images
-train.output_dir = "./output/coco_known_labels_10ep"

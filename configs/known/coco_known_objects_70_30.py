@@ -15,5 +15,3 @@ dataloader.evaluator.dataset_name = L(only_classes)(
     dataset="${dataloader.test.dataset.names}",
     classes=L(unknown_classes)(num_classes="${model.detector.num_classes}", share="${model.known.classes.share}"),
 )
-
-train.output_dir = "./output/coco_known_objects_70_30"

@@ -1,4 +1,4 @@
-"""DN-DETR Table 3 on COCO, split 0.7: the row to compare with, trained on the unknown classes alone, no denoising."""
+"""DN-DETR Table 3 on COCO, split 0.7: the baseline row, trained on the unknown classes only, without denoising."""
 
 from dino_d2.data.known import only_classes
 from dino_d2.detectron2.config import LazyCall as L
@@ -16,5 +16,3 @@ dataloader.evaluator.dataset_name = L(only_classes)(
 dataloader.train.dataset.names = L(only_classes)(
     dataset=dataloader.train.dataset.names, classes="${dataloader.evaluator.dataset_name.classes}"
 )
-
-train.output_dir = "./output/coco_unknown_alone_70_30"

@@ -1,4 +1,4 @@
-"""DN-DETR Table 4 on shapes: fine-tunes a trained model to find the objects of a class it is told.
+"""DN-DETR Table 4 on shapes: fine-tunes a trained model to find the objects of a given class.
 
 --config-file ... train.init_checkpoint=output/dino_tiny_shapes/model_final.pth
 """
@@ -17,4 +17,3 @@ dataloader.test.mapper._target_ = KnownLabelsMapper
 optimizer.lr = 2e-4
 train.max_iter = 1250  # 10 epochs
 train.eval_period = 125
-train.output_dir = "./output/shapes_known_labels"

@@ -3,5 +3,3 @@
 from .shapes_known_objects_70_30 import dataloader, lr_multiplier, model, optimizer, train
 
 model.known.classes.share = 0.5
-
-train.output_dir = "./output/shapes_known_objects_50_50"

@@ -3,5 +3,3 @@
 from .shapes_unknown_alone_70_30 import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.evaluator.dataset_name.classes.share = 0.5
-
-train.output_dir = "./output/shapes_unknown_alone_50_50"

@@ -1,4 +1,4 @@
-"""DN-DETR Table 3 on shapes, split 0.7: the row to compare with, trained on the unknown classes alone, no denoising."""
+"""DN-DETR Table 3 on shapes, split 0.7: the baseline row, trained on the unknown classes only, without denoising."""
 
 from dino_d2.data.known import only_classes
 from dino_d2.detectron2.config import LazyCall as L
@@ -17,5 +17,3 @@ dataloader.train.dataset.names = L(only_classes)(
     dataset=dataloader.train.dataset.names, classes="${dataloader.evaluator.dataset_name.classes}"
 )
 dataloader.test.dataset.names.root = "${....train.dataset.names.dataset.root}"
-
-train.output_dir = "./output/shapes_unknown_alone_70_30"

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.engine import default_setup
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.errors import UserError
 from dino_d2.files import write_atomically
+from dino_d2.recipes import find_config, load_config_file
 
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
@@ -34,6 +35,7 @@ def load_config(args: Namespace) -> DictConfig:
     Raises:
         UserError: no such config file, or something in it or on the command line that cannot be.
     """
+    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # default_setup logs the file
     cfg = read_config(args.config_file, args.opts)
     check_calls(cfg)
     check_settings(cfg)
@@ -80,6 +82,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     if not path:
         raise UserError("no config file is given. Add for example --config-file configs/dino/dino_tiny_shapes.py")
+    path = find_config(path)
     if not Path(path).is_file():
         known = sorted(str(file) for file in Path("configs").glob("*/*.py") if file.parent.name != "common")
         near = difflib.get_close_matches(path, known, n=1)
@@ -91,7 +94,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"--config-file {path}: a config is a .py file, or the config.yaml of a run")
     overrides = check_trust(path, overrides)
     try:
-        cfg = LazyConfig.load(path)
+        cfg = load_config_file(path)
     except Exception as error:  # a recipe is a program, which can fail in every way
         raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):

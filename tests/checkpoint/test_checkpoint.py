@@ -127,7 +127,7 @@ def test_authors_names_and_shapes_are_complete(vector):
                 part.feedforward_dim = 128
             theirs = to_authors(instantiate(config).state_dict())
         else:
-            config = LazyConfig.load(str(ROOT / "configs/common/models/dino_swin_l.py")).model
+            config = LazyConfig.load(str(ROOT / "configs/common/models/dino_swin_large.py")).model
             config.detector.num_classes = 91
             config.detector.backbone.pretrained = False
             theirs = to_authors(instantiate(config).state_dict())

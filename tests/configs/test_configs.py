@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dino_d2 import get_config
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from tests.paths import ROOT
 
@@ -68,8 +69,18 @@ def test_recipe_builds_model_optimizer_and_schedule(recipe, load, build):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipe_writes_to_a_folder_of_its_own_name(recipe, load):
-    assert Path(load(recipe).train.output_dir).name == Path(recipe).stem
+def test_recipe_writes_to_a_folder_of_its_own_name(recipe):
+    assert get_config(ROOT / recipe).train.output_dir == f"./output/{Path(recipe).stem}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_matching_and_losses_share_their_settings(recipe, load):
+    criterion = instantiate(load(recipe).model.criterion)
+    matcher = criterion.matcher
+    assert (matcher.bbox_cost, matcher.giou_cost) == (criterion.weights["bbox"], criterion.weights["giou"])
+    assert matcher.giou_eps == criterion.giou_eps
+    assert type(matcher.classes) is type(criterion.classes)
+    assert vars(matcher.classes) == vars(criterion.classes)
 
 
 def test_the_backbone_learns_at_a_tenth_of_the_rate(load):

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import dino_d2.engine.run
-import train_net
 from dino_d2.detectron2.engine import default_argument_parser
+from dino_d2.engine.command import main
 
 
 def digest(*tensors: torch.Tensor) -> str:
@@ -61,4 +61,4 @@ class Witness(dino_d2.engine.run.Trainer):
 if __name__ == "__main__":
     RECORD, LAST_WORDS, *arguments = sys.argv[1:]
     dino_d2.engine.run.Trainer = Witness
-    train_net.main(default_argument_parser().parse_args(arguments))
+    main(default_argument_parser().parse_args(arguments))

@@ -26,11 +26,11 @@ MODELS = Path(__file__).parents[2] / "configs" / "common" / "models"
 BACKBONES = {
     "resnet50": ("dino_r50.py", "resnet50.tv_in1k", (256, 512, 1024, 2048)),
     "resnet101": ("dino_r50.py", "resnet101.tv_in1k", (256, 512, 1024, 2048)),
-    "swin_T_224_1k": ("dino_swin_l.py", "swin_tiny_patch4_window7_224.ms_in1k", (96, 192, 384, 768)),
-    "swin_B_224_22k": ("dino_swin_l.py", "swin_base_patch4_window7_224.ms_in22k", (128, 256, 512, 1024)),
-    "swin_B_384_22k": ("dino_swin_l.py", "swin_base_patch4_window12_384.ms_in22k", (128, 256, 512, 1024)),
-    "swin_L_224_22k": ("dino_swin_l.py", "swin_large_patch4_window7_224.ms_in22k", (192, 384, 768, 1536)),
-    "swin_L_384_22k": ("dino_swin_l.py", "swin_large_patch4_window12_384.ms_in22k", (192, 384, 768, 1536)),
+    "swin_T_224_1k": ("dino_swin_large.py", "swin_tiny_patch4_window7_224.ms_in1k", (96, 192, 384, 768)),
+    "swin_B_224_22k": ("dino_swin_large.py", "swin_base_patch4_window7_224.ms_in22k", (128, 256, 512, 1024)),
+    "swin_B_384_22k": ("dino_swin_large.py", "swin_base_patch4_window12_384.ms_in22k", (128, 256, 512, 1024)),
+    "swin_L_224_22k": ("dino_swin_large.py", "swin_large_patch4_window7_224.ms_in22k", (192, 384, 768, 1536)),
+    "swin_L_384_22k": ("dino_swin_large.py", "swin_large_patch4_window12_384.ms_in22k", (192, 384, 768, 1536)),
 }
 
 

@@ -1,6 +1,6 @@
-"""COCO 2017 with the training augmentation of DETR, as DINO was trained and evaluated.
+"""COCO 2017 with the training augmentation of DETR, which DINO uses too.
 
-Images and annotations lie where Detectron2 looks for them: `$DETECTRON2_DATASETS/coco/{train2017,val2017}`
+Images and annotations are expected where Detectron2 looks for them: `$DETECTRON2_DATASETS/coco/{train2017,val2017}`
 and `.../coco/annotations/instances_{train,val}2017.json` (`./datasets/coco` if the variable is not set).
 """
 
@@ -16,7 +16,7 @@ from dino_d2.detectron2.evaluation import COCOEvaluator
 dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
-    # The authors train on all 118,287 images; Detectron2's default leaves out the 1,021 without an object.
+    # The authors train on all 118,287 images; Detectron2's default excludes the 1,021 images without objects.
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_train", filter_empty=False),
     mapper=L(DetrDatasetMapper)(
         # Shorter side 480 to 800 in steps of 32, longer side at most 1333, half of the images cropped:
@@ -28,9 +28,9 @@ dataloader.train = L(build_train_loader)(
         image_format="RGB",  # timm's backbones were trained on RGB
     ),
     total_batch_size=16,  # over all GPUs (appendix D.3)
-    aspect_ratio_grouping=True,  # not in the authors' loader; wide with wide, tall with tall: less padding
+    aspect_ratio_grouping=True,  # batches of wide or of tall images need less padding; the authors do not group
     num_workers=4,
-    seed="${oc.select:train.seed,null}",  # of the order and the augmentation; a random one if there is no train.seed
+    seed="${oc.select:train.seed,null}",  # for order and augmentation; random without train.seed
 )
 
 dataloader.test = L(build_detection_test_loader)(
@@ -43,5 +43,5 @@ dataloader.test = L(build_detection_test_loader)(
 )
 
 dataloader.evaluator = L(COCOEvaluator)(
-    dataset_name="${dataloader.test.dataset.names}",  # by its whole name: a recipe may put it into a list
+    dataset_name="${dataloader.test.dataset.names}",  # absolute, because a recipe may move this evaluator into a list
 )

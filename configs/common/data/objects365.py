@@ -1,4 +1,4 @@
-"""Objects365 in DINO's division (appendix D.2): dino_d2/data/objects365.py says where it is looked for."""
+"""Objects365, split as in DINO's appendix D.2; dino_d2/data/objects365.py documents the expected folders."""
 
 from dino_d2.data.objects365 import objects365
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,4 +1,4 @@
-"""The generated shapes dataset (dino_d2/data/shapes.py): 1000 + 100 images of 128 x 128, made on first use."""
+"""The generated shapes dataset (dino_d2/data/shapes.py): 1000 + 100 images of 128 x 128, generated on first use."""
 
 from dino_d2.data.shapes import shapes
 from dino_d2.detectron2.config import LazyCall as L
@@ -9,7 +9,7 @@ from .coco import dataloader
 dataloader.train.dataset.names = L(shapes)(split="train", root="datasets/shapes")
 dataloader.test.dataset.names = L(shapes)(split="val", root="${....train.dataset.names.root}")
 
-# Small as they are, the images are neither resized nor cropped.
+# The images are small, so they are neither resized nor cropped.
 dataloader.train.mapper.augmentations = [L(T.RandomFlip)(prob=0.5, horizontal=True)]
 dataloader.test.mapper.augmentations = []
 

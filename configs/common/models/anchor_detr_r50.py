@@ -56,10 +56,10 @@ model = L(DETR)(
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
             class_cost=2.0,
-            bbox_cost=5.0,
-            giou_cost=2.0,
-            classes=L(FocalClasses)(alpha=0.25),
-            giou_eps=0.0,
+            bbox_cost="${..bbox_weight}",
+            giou_cost="${..giou_weight}",
+            classes="${..classes}",
+            giou_eps="${..giou_eps}",
         ),
         class_weight=2.0,
         bbox_weight=5.0,

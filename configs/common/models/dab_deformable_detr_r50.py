@@ -14,4 +14,3 @@ model.detector.decoder.update(
     anchor_eps=1e-3,
 )
 model.criterion.update(class_weight=1.0, giou_eps=1e-6)
-model.criterion.matcher.giou_eps = 1e-6

@@ -53,7 +53,7 @@ model = L(DETR)(
             num_heads=8,
             dropout=0.0,
             activation=L(nn.PReLU)(),
-            box_update=L(LookForwardTwice)(),  # DAB-DETR's code has what DINO named later
+            box_update=L(LookForwardTwice)(),  # in DAB-DETR's code too; DINO named it later
             class_head=L(ClassHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
             box_head=L(BoxHead)(embed_dim="${...embed_dim}"),
         ),
@@ -61,9 +61,9 @@ model = L(DETR)(
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
             class_cost=2.0,
-            bbox_cost=5.0,
-            giou_cost=2.0,
-            classes=L(FocalClasses)(alpha=0.25),
+            bbox_cost="${..bbox_weight}",
+            giou_cost="${..giou_weight}",
+            classes="${..classes}",
         ),
         class_weight=1.0,
         bbox_weight=5.0,

@@ -1,4 +1,4 @@
-"""Deformable DETR with iterative bounding box refinement (section 4.2): every layer has heads of its own."""
+"""Deformable DETR with iterative bounding box refinement (section 4.2): each layer has its own heads."""
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.modeling import BoxHead, ClassHead, LookForwardOnce, PerLayer
@@ -14,6 +14,6 @@ model.detector.decoder.update(
     box_head=L(PerLayer)(
         head=L(BoxHead)(embed_dim="${....embed_dim}"),
         num_layers="${..num_layers}",
-        first=L(BoxHead)(embed_dim="${....embed_dim}", size=-2.0),  # its anchors are points
+        first=L(BoxHead)(embed_dim="${....embed_dim}", size=-2.0),  # its anchors are points without a size
     ),
 )

@@ -1,4 +1,4 @@
-"""Two-stage Deformable DETR (section 4.2): refinement, and queries that the encoder proposes."""
+"""Two-stage Deformable DETR (section 4.2): refinement, and queries from the encoder's proposals."""
 
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.modeling import ObjectnessCriterion, ObjectnessProposalHead, TwoStageQueries

@@ -72,13 +72,13 @@ model = L(DETR)(
     denoising=L(ContrastiveDenoising)(  # section 3.3
         num_classes="${..detector.num_classes}",
         groups=L(DynamicGroups)(num_objects=100),  # 100 CDN pairs, section D.3
-        label_flip_probability=0.25,  # half of dn_label_noise_ratio 0.5, as the released code has it
-        positive_noise_scale=1.0,  # λ1, section D.3 and the released commands (Table 8 says 0.4)
+        label_flip_probability=0.25,  # the released code halves dn_label_noise_ratio, which is 0.5
+        positive_noise_scale=1.0,  # λ1 in section D.3 and the released commands; Table 8 has 0.4
         negative_noise_scale=2.0,  # λ2
     ),
     criterion=L(SetCriterion)(
-        matcher=L(HungarianMatcher)(class_cost=2.0, bbox_cost=5.0, giou_cost=2.0),
-        class_weight=1.0,
+        matcher=L(HungarianMatcher)(class_cost=2.0, bbox_cost="${..bbox_weight}", giou_cost="${..giou_weight}"),
+        class_weight=1.0,  # Table 8, as the weights below and the matcher's class_cost
         bbox_weight=5.0,
         giou_weight=2.0,
     ),

@@ -6,5 +6,3 @@ from dino_d2.modeling import StaticQueries
 from .table4_row4_mixed_selection import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.queries = L(StaticQueries)(num_queries=900, embed_dim="${..embed_dim}")
-
-train.output_dir = "./output/ablations/table4_row2_optimised_dn_detr"

@@ -9,5 +9,3 @@ model.detector.queries = L(PureQuerySelection)(
     num_queries=900,
     proposal_head=L(ProposalHead)(embed_dim="${...embed_dim}", num_classes="${...num_classes}"),
 )
-
-train.output_dir = "./output/ablations/table4_row3_pure_selection"

@@ -6,5 +6,3 @@ from dino_d2.modeling import LookForwardOnce
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.decoder.box_update = L(LookForwardOnce)()
-
-train.output_dir = "./output/ablations/table4_row4_mixed_selection"

@@ -12,5 +12,3 @@ model.denoising = L(Denoising)(
     centre_noise_scale=0.4,
     size_noise_scale=0.4,
 )
-
-train.output_dir = "./output/ablations/table4_row5_look_forward_twice"

@@ -1,5 +1,3 @@
 """DINO Table 4, row 6: all of DINO; 47.9 AP (49.0 with the settings that the authors released)."""
 
 from ..dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train
-
-train.output_dir = "./output/ablations/table4_row6_dino"

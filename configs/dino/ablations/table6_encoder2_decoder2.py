@@ -4,5 +4,3 @@ from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, op
 
 model.detector.encoder.num_layers = 2
 model.detector.decoder.num_layers = 2
-
-train.output_dir = "./output/ablations/table6_encoder2_decoder2"

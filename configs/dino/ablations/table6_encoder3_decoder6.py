@@ -3,5 +3,3 @@
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.encoder.num_layers = 3
-
-train.output_dir = "./output/ablations/table6_encoder3_decoder6"

@@ -3,5 +3,3 @@
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.decoder.num_layers = 4
-
-train.output_dir = "./output/ablations/table6_encoder6_decoder4"

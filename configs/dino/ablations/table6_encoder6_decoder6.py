@@ -1,5 +1,3 @@
 """DINO Table 6: 6 encoder and 6 decoder layers, plain denoising; 47.4 AP."""
 
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
-
-train.output_dir = "./output/ablations/table6_encoder6_decoder6"

@@ -3,5 +3,3 @@
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train
 
 model.denoising.groups.num_objects = 1000
-
-train.output_dir = "./output/ablations/table7_1000dn"

@@ -4,5 +4,3 @@ from ..dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, 
 
 model.denoising = None
 model.detector.label_embedding = None
-
-train.output_dir = "./output/ablations/table7_no_dn"

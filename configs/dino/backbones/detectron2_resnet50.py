@@ -19,5 +19,4 @@ model.detector.backbone = L(ResNet)(
     freeze_at=2,  # stem and res2, what freeze_stages=1 says of timm's
 )
 
-train.output_dir = "./output/detectron2_resnet50"
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"

@@ -14,5 +14,4 @@ model.detector.backbone = L(SwinTransformer)(
 )
 model.detector.neck.in_channels = {"p1": 256, "p2": 512, "p3": 1024}
 
-train.output_dir = "./output/detectron2_swin_b"
 train.init_checkpoint = "detectron2://ImageNetPretrained/swin/swin_base_patch4_window7_224_22k.pth"

@@ -28,5 +28,4 @@ model.detector.backbone = L(PaddedBackbone)(
 )
 model.detector.neck.in_channels = {"p3": 256, "p4": 256, "p5": 256}
 
-train.output_dir = "./output/detectron2_vitdet_b"
 train.init_checkpoint = "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"

@@ -22,4 +22,3 @@ train.max_iter = L(iterations)(
     epochs=26, datasets="${dataloader.train.dataset.names}", batch_size="${dataloader.train.total_batch_size}"
 )
 train.eval_period = 20000
-train.output_dir = "./output/dino_swin_large_5scale_26ep"

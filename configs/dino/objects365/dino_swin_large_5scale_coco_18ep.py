@@ -27,4 +27,3 @@ lr_multiplier = drop_at(16, 18)  # the paper gives the number of epochs alone
 
 train.amp.enabled = True
 train.max_iter = 135000  # 18 epochs of 7500 iterations of 16 images
-train.output_dir = "./output/dino_swin_large_5scale_coco_18ep"

@@ -10,10 +10,10 @@ from .findings import check, objects_per_category, table
 from .structure import DatasetError, load
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data.check") -> int:
     """Prints what is in the dataset and what is wrong with it; 1 if it cannot be used, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m dino_d2.data.check", description="Reads a COCO json and all its images and says what is wrong."
+        prog=prog, description="Reads a COCO json and all its images and says what is wrong."
     )
     parser.add_argument("json", metavar="JSON", type=Path, help="annotation file in COCO format")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder that its file names are relative to")

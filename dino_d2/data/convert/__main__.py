@@ -14,10 +14,10 @@ from .yolo import is_yolo, read_yolo
 READERS = {"voc": read_voc, "yolo": read_yolo}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data.convert") -> int:
     """Writes FOLDER/annotations/instances_{train,val}.json and says how to go on; 1 if it cannot, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m dino_d2.data.convert",
+        prog=prog,
         description="Writes COCO jsons for a folder in Pascal VOC or YOLO format. Images are left where they are.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)

@@ -10,12 +10,12 @@ model.detector.backbone = L(TimmBackbone)(
     out_features=["res3", "res4", "res5"],
     pretrained=True,
     freeze_stages=0,
-    freeze_batch_norm=False,  # there is none
+    freeze_batch_norm=False,  # Swin has no batch norm
     norm_outputs=True,
     options=dict(
         drop_path_rate=0.2,
         strict_img_size=False,
-        always_partition=True,  # whole windows on small maps too, as at the size of pretraining
+        always_partition=True,  # partition small maps into full windows too, as in pretraining
     ),
 )
 model.detector.neck.in_channels = {"res3": 384, "res4": 768, "res5": 1536}

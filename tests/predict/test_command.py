@@ -1,6 +1,6 @@
-"""demo/demo.py as a user meets it: pictures, folders and videos in, pictures and COCO results out."""
+"""demo/demo.py and `dino_d2 predict`: images, folders and videos in, drawn images and COCO results out."""
 
-import importlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -16,20 +16,13 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.evaluation import inference_on_dataset
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
+from dino_d2.predict import video
+from dino_d2.predict.command import main
+from dino_d2.predict.inputs import gather
 from tests.paths import ROOT
 from tests.processes import run_python
 
 RECIPE = str(ROOT / "configs/dino/dino_tiny_shapes.py")
-
-
-@pytest.fixture(scope="module")
-def demo():
-    """The modules of demo/ as its script sees them."""
-    sys.path.insert(0, str(ROOT / "demo"))
-    yield importlib.import_module("demo")
-    sys.path.remove(str(ROOT / "demo"))
-    for name in ("demo", "inputs", "video"):
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +47,13 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def run(demo, trained, monkeypatch, capsys, tmp_path):
-    """Calls the script's main with inputs and flags; returns its results."""
+def run(trained, tmp_path):
+    """Calls the command's main with inputs and flags; returns its results."""
 
     def run(*inputs, flags=(), output=tmp_path / "found") -> list[dict]:
         files = ["--config-file", trained / "config.yaml", "--weights", trained / "weights.pth"]
         arguments = [*files, "--input", *inputs, "--output", output, *flags]
-        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
-        demo.main()
+        main([*map(str, arguments)])
         return json.loads((output / "coco_instances_results.json").read_text())
 
     return run
@@ -140,9 +132,8 @@ def test_a_video_is_drawn_frame_by_frame(run, trained, tmp_path):
     assert np.abs(frames[2][:, :, ::-1].astype(int) - np.roll(picture, 16, axis=1)).mean() < 12
 
 
-def test_a_live_video_keeps_to_the_clock(demo, tmp_path, monkeypatch):
+def test_a_live_video_keeps_to_the_clock(tmp_path, monkeypatch):
     cv2 = pytest.importorskip("cv2")
-    video = sys.modules["video"]
     times = iter([100.0, 100.35, 100.36, 101.0])
     monkeypatch.setattr(video.time, "monotonic", lambda: next(times))
     writer = video.VideoWriter(tmp_path / "live.mp4", 10.0, live=True)
@@ -174,8 +165,7 @@ def test_mistakes_are_met_with_one_message(run, trained, tmp_path, monkeypatch):
         run(tmp_path / "clip.mp4")
 
 
-def test_webcams_and_patterns_are_understood(demo, tmp_path):
-    gather = sys.modules["inputs"].gather
+def test_webcams_and_patterns_are_understood(tmp_path):
     assert [(one.path, one.camera, one.name) for one in gather(["webcam", "webcam:2"])] == [
         (None, 0, "webcam0"),
         (None, 2, "webcam2"),

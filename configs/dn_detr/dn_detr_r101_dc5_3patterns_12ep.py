@@ -8,5 +8,4 @@ from .dn_detr_r101_dc5_50ep import dataloader, model, optimizer, train
 
 model.detector.queries = L(PatternBoxQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=3)
 
-train.output_dir = "./output/dn_detr_r101_dc5_3pat_12ep"
 train.max_iter = 12 * 7500

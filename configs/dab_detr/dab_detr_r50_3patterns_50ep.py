@@ -6,5 +6,3 @@ from dino_d2.modeling import PatternBoxQueries
 from .dab_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.detector.queries = L(PatternBoxQueries)(num_queries=300, embed_dim="${..embed_dim}", num_patterns=3)
-
-train.output_dir = "./output/dab_detr_r50_3pat_50ep"

@@ -1,0 +1,47 @@
+"""What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
+
+import sys
+from argparse import Namespace
+
+import torch
+
+from dino_d2.data.check import DatasetError
+from dino_d2.errors import UserError
+
+from .config import load_config
+from .launch import launch
+from .run import evaluate, train
+from .trainer import NonFiniteLossError
+
+OUT_OF_MEMORY = (
+    "the GPU's memory is too small for this. What helps, in this order (docs/custom_data.md has figures): "
+    "train.amp.enabled=True; half of dataloader.train.total_batch_size and twice train.accumulate; "
+    "model.detector.encoder.activation_checkpointing=True; smaller images, by "
+    "dataloader.train.mapper.augmentations.max_size=1000."
+)
+
+
+def main(args: Namespace) -> None:
+    """Train, resume or evaluate on this rank; mistakes of the user end the process with one line.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+    """
+    try:
+        cfg = load_config(args)
+        if args.eval_only:
+            evaluate(cfg)
+        else:
+            train(cfg, resume=args.resume)
+    except (UserError, DatasetError, NonFiniteLossError) as error:
+        sys.exit(f"error: {error}")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: {OUT_OF_MEMORY}\nPyTorch says: {error}")
+
+
+def launch_main(args: Namespace) -> None:
+    """`main` on every rank that ``args`` asks for."""
+    try:
+        launch(main, args)
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,1 @@
+"""A trained model on images, folders, videos and webcams: detections drawn and written to files."""

@@ -1,0 +1,156 @@
+"""What `dino_d2 predict` and `demo/demo.py` run."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dino_d2.data.pixels import pixels
+from dino_d2.detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from dino_d2.detectron2.structures import Instances
+from dino_d2.errors import UserError
+from dino_d2.predictor import Predictor
+from dino_d2.visualize import draw_detections
+
+from .inputs import Input, gather
+from .video import VideoReader, VideoWriter
+
+RESULTS = "coco_instances_results.json"
+DESCRIPTION = """Detect objects in images, folders, videos or a webcam.
+
+  {prog} --config-file dino/dino_tiny_shapes.py \\
+      --weights output/dino_tiny_shapes/model_final.pth --input images/*.jpg --output found
+
+Each image and video is drawn into the output folder under its own name; all detections are written there in COCO's
+results format, coco_instances_results.json.
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class PredictionWriter:
+    """Draws and collects detections.
+
+    Args:
+        predictor: runs the model.
+        folder: for the drawn pictures and the json; made if it is not there.
+        score_threshold: detections with a lower score are not drawn; the json has all.
+    """
+
+    def __init__(self, predictor: Predictor, folder: Path, score_threshold: float):
+        self.predictor, self.folder, self.score_threshold = predictor, folder, score_threshold
+        self.results: list[dict] = []
+        self.written: set[Path] = set()
+        self.unreadable = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, inputs: list[Input]) -> None:
+        """Work through all inputs. Ctrl-C ends the work in order: what has been done until then is written."""
+        numbers = image_ids(inputs)
+        try:
+            for one in tqdm(inputs, "predict", disable=None, unit="file"):
+                if one.is_video:
+                    self.video(one, numbers)
+                else:
+                    self.picture(one, next(numbers))
+        except KeyboardInterrupt:
+            logger.warning("stopped; what was done until now is kept")
+        finally:
+            (self.folder / RESULTS).write_text(json.dumps(self.results))
+
+    def picture(self, one: Input, image_id: int) -> None:
+        try:
+            image = Image.fromarray(pixels(one.path, "RGB", "RGB"))
+        except UserError as error:  # one broken file among thousands should not end the work
+            logger.error("%s", error)
+            self.unreadable += 1
+            return
+        instances = self.predictor(image)
+        suffix = one.path.suffix if one.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") else ".png"
+        self.draw(image, instances).save(self.free_path(one, suffix), quality=92)
+        self.collect(instances, image_id, {"file_name": one.name})
+
+    def video(self, one: Input, numbers: Iterator[int]) -> None:
+        reader = VideoReader(one.camera if one.path is None else one.path)
+        path = self.free_path(one, ".mp4")
+        with contextlib.closing(VideoWriter(path, reader.frames_per_second, reader.live)) as writer:
+            frames = tqdm(reader, one.name, total=reader.length, disable=None, unit="frame", leave=False)
+            for number, frame in enumerate(frames):
+                instances = self.predictor(frame, colour_order="BGR")
+                drawn = self.draw(Image.fromarray(frame[:, :, ::-1]), instances)
+                writer.write(np.ascontiguousarray(np.asarray(drawn)[:, :, ::-1]))
+                self.collect(instances, next(numbers), {"file_name": one.name, "frame": number})
+
+    def draw(self, image: Image.Image, instances: Instances) -> Image.Image:
+        return draw_detections(image, instances, self.predictor.class_names, self.score_threshold)
+
+    def collect(self, instances: Instances, image_id: int, origin: dict) -> None:
+        for detection in instances_to_coco_json(instances, image_id):
+            category = self.predictor.categories[detection["category_id"]]
+            names = {"category_id": category["id"], "category_name": category["name"]}
+            self.results.append({**detection, **names, **origin})
+
+    def free_path(self, one: Input, suffix: str) -> Path:
+        """The input's own name in the output folder, with a number where two inputs have one name."""
+        stem = Path(one.name).stem if one.path else one.name
+        path, number = self.folder / f"{stem}{suffix}", 1
+        while path in self.written:
+            number += 1
+            path = self.folder / f"{stem}_{number}{suffix}"
+        if one.path and path.exists() and path.samefile(one.path):
+            raise UserError(f"--output {self.folder}: {path.name} would be drawn over. Choose another folder")
+        self.written.add(path)
+        return path
+
+
+def image_ids(inputs: list[Input]) -> Iterator[int]:
+    """An id for each picture and each frame: the numbers in the names, if all have one as in COCO, else 1, 2, 3, ..."""
+    stems = [one.path.stem if one.path and not one.is_video else "" for one in inputs]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return (int(stem) for stem in stems)
+    return itertools.count(1)
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=DESCRIPTION.format(prog=prog), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a recipe, by path or name, or the config.yaml of a run")
+    parser.add_argument("--weights", required=True, help="a checkpoint")
+    parser.add_argument("--input", required=True, nargs="+", help="images, folders, videos, 'webcam' or 'webcam:1'")
+    parser.add_argument("--output", required=True, type=Path, help="a folder")
+    parser.add_argument("--confidence-threshold", type=float, default=0.3, help="least score to be drawn (0.3)")
+    parser.add_argument("--device", help="for example cuda:1 or cpu; the default is CUDA if available")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
+    return parser
+
+
+def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> None:
+    """Detect, draw and write; mistakes of the user end the process with one line."""
+    options = parser(prog).parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        if options.output.is_file():
+            raise UserError(f"--output {options.output} is a file; a folder is needed")
+        inputs = gather(options.input)
+        predictor = Predictor(options.config_file, options.weights, options.opts, options.device)
+        writer = PredictionWriter(predictor, options.output, options.confidence_threshold)
+        with logging_redirect_tqdm():
+            writer.run(inputs)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    drawn = sum(result["score"] >= options.confidence_threshold for result in writer.results)
+    print(
+        f"{len(writer.written)} files with {drawn} objects drawn in {options.output}, all detections in {RESULTS} there"
+    )
+    if writer.unreadable:
+        sys.exit(f"error: {writer.unreadable} of {len(inputs)} inputs could not be read")
