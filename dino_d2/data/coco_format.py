@@ -80,6 +80,7 @@ def coco_format(
 
     normalised = read_normalised(json, images, within)
     coco = normalised.coco
+    warn_of_corrections(json, normalised)
     categories = sorted(coco["categories"], key=lambda category: category["id"])
     register_coco_instances(name, {}, str(_usable_file(json, normalised)), str(images))
     MetadataCatalog.get(name).set(
@@ -134,20 +135,25 @@ def source_of(name: str) -> Source | None:
     return _registered[name][0] if name in _registered else None
 
 
+def warn_of_corrections(json: Path, normalised: Normalised) -> None:
+    """Log one warning of all annotations of a file that are skipped or corrected."""
+    coco, skipped, corrected, _ = normalised
+    if not (skipped or corrected):
+        return
+    count = sum(map(len, skipped.values()))
+    parts = [f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in (skipped | corrected).items()]
+    logger.warning(
+        f"{json}: {count} of {count + len(coco['annotations'])} annotations are skipped"
+        + (f" and {sum(map(len, corrected.values()))} corrected" if corrected else "")
+        + f". {'; '.join(parts)}. Correct or delete them in the json to be rid of this message."
+    )
+
+
 def _usable_file(json: Path, normalised: Normalised) -> Path:
     """The file itself where nothing in it was corrected, otherwise a corrected copy."""
-    coco, skipped, corrected, is_as_given = normalised
-    if skipped or corrected:
-        count = sum(map(len, skipped.values()))
-        parts = [f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in (skipped | corrected).items()]
-        logger.warning(
-            f"{json}: {count} of {count + len(coco['annotations'])} annotations are skipped"
-            + (f" and {sum(map(len, corrected.values()))} corrected" if corrected else "")
-            + f". {'; '.join(parts)}. Correct or delete them in the json to be rid of this message."
-        )
-    if is_as_given and _is_read_by_pycocotools(json):
+    if normalised.is_as_given and _is_read_by_pycocotools(json):
         return json
-    path = write_to_cache(json.stem, coco)
+    path = write_to_cache(json.stem, normalised.coco)
     logger.info(f"{json}: using the corrected copy {path}")
     return path
 

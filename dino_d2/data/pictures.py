@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dino_d2.detectron2.data.detection_utils import convert_PIL_to_numpy
 from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.errors import UserError
 
@@ -72,7 +71,7 @@ class Header(NamedTuple):
 
 
 def read_picture(path: str | Path, format: str) -> np.ndarray:
-    """Read a picture file, upright, as `eight_bits` scales it.
+    """Read a picture file, upright, scaled to 8 bits as by :func:`eight_bits`.
 
     Args:
         path: a file, or an address that iopath's PathManager knows.
@@ -120,8 +119,8 @@ def to_pixels(image: Image.Image, format: str) -> np.ndarray:
         image.load()  # TIFF files are turned upright here and lose their orientation tag
         turn = _TURNS.get(_orientation(image))
         upright = image if turn is None else image.transpose(turn)
-        pixels = convert_PIL_to_numpy(_eight_bits(upright), format)
-    return pixels
+        pixels = np.asarray(eight_bits(upright).convert("RGB"))
+    return pixels[:, :, ::-1] if format == "BGR" else pixels
 
 
 @contextlib.contextmanager
@@ -188,7 +187,7 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Scale a picture of 16-bit, 32-bit or floating-point values to 8 bits; Pillow alone would clip them at 255.
 
     Values that fit 0..255 already stay. Floating-point values within 0..1 are multiplied by 255. All others are scaled

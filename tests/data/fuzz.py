@@ -32,7 +32,8 @@ def valid_coco() -> dict:
     annotations = [
         {"id": 11, "image_id": 3, "category_id": 17, "bbox": [1, 2, 10, 9], "area": 90, "iscrowd": 0,
          "segmentation": polygon, "keypoints": [1, 2, 2], "num_keypoints": 1, "attributes": {"occluded": False}},
-        {"id": 12, "image_id": 3, "category_id": 4, "bbox": [20.5, 2, 12, 20], "area": 240.0, "iscrowd": 0, "ignore": 0},
+        {"id": 12, "image_id": 3, "category_id": 4, "bbox": [20.5, 2, 12, 20], "area": 240.0, "iscrowd": 0,
+         "ignore": 0},
         {"id": 13, "image_id": 5, "category_id": 4, "bbox": [5, 5, 30, 20], "area": 600, "iscrowd": 1,
          "segmentation": {"counts": [0, 25, 1175], "size": [30, 40]}},
     ]  # fmt: skip
@@ -118,15 +119,14 @@ def run(count: int, seed: int, attempt: Callable[[random.Random], object]) -> Co
     Args:
         attempt: does one thing with a mutated input, drawn from the generator.
     """
-    counts: Counter = Counter()
-    for number in range(count):
-        try:
-            attempt(random.Random(f"{seed} {number}"))
-            counts["accepted"] += 1
-        except UserError as error:
-            assert str(error).strip(), f"attempt {number} was refused without a word"
-            counts["refused"] += 1
-        except Exception as error:
-            error.add_note(f"attempt {number} of seed {seed}") if hasattr(error, "add_note") else None
-            raise
-    return counts
+    return Counter(_outcome(random.Random(f"{seed} {number}"), attempt) for number in range(count))
+
+
+def _outcome(rng: random.Random, attempt: Callable[[random.Random], object]) -> str:
+    try:
+        attempt(rng)
+    except UserError as error:
+        if not str(error).strip():
+            raise ValueError("refused without a word") from error
+        return "refused"
+    return "accepted"

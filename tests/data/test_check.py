@@ -125,7 +125,7 @@ def test_command(coco, tmp_path):
     assert run.returncode == 1
     assert "12 images, 11 objects" in run.stdout  # one box has no area
     assert run.stdout.index("error") < run.stdout.index("warning")
-    assert "1 kinds of errors, 1 of warnings: training would stop." in run.stdout
+    assert "1 kinds of errors, 2 of warnings: training would stop." in run.stdout
     file.write_text("{")
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dino_d2.data.check import check, load, table
+from dino_d2.data.check import DatasetError, check, load, table
 from dino_d2.data.coco_format import coco_format
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -29,10 +29,11 @@ def use(json: Path, images: Path) -> None:
     Detections equal to the ground truth must have an AP of 100 where there is an object that counts.
     """
     findings = check(load(json, images), images, json=json)
-    table(findings)
+    shown = table(findings)
     name = coco_format(json, images, name="coco_fuzz")
     try:
-        assert not any(finding.is_error for finding in findings), table(findings)
+        if any(finding.is_error for finding in findings):
+            raise DatasetError(shown)
         records = get_detection_dataset_dicts(name, filter_empty=False)
         for record in records:
             DetrDatasetMapper([])(record)

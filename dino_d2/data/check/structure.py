@@ -55,21 +55,12 @@ def load(json: str | Path, images: str | Path) -> dict:
 
 
 def parse(json: Path) -> dict:
-    """Reads a COCO detection json with its three lists, whose entries are not looked at.
-
-    UTF-8 and UTF-16 are read, with and without a byte order mark.
+    """Reads a COCO detection json with its three lists, whose entries are not examined.
 
     Raises:
         DatasetError: the file cannot be read, or is not JSON or not COCO.
     """
-    try:
-        coco = json_module.loads(json.read_bytes())
-    except RecursionError as error:
-        raise DatasetError(f"{json} is nested too deeply to be a COCO detection file.") from error
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of more than 4300 digits
-        raise DatasetError(f"{json} is not a JSON file: {error}. Is it cut off, or another kind of file?") from error
-    except OSError as error:
-        raise DatasetError(f"{json} cannot be read: {error}.") from error
+    coco = read_json(json)
     if not isinstance(coco, dict):
         raise DatasetError(f"{json} is not a COCO detection file: it holds a {type(coco).__name__}, not an object.")
     missing = [key for key in KINDS if not isinstance(coco.get(key), list)]
@@ -83,6 +74,22 @@ def parse(json: Path) -> dict:
         if not coco[kind]:
             raise DatasetError(f"{json} has no {kind}: the list {kind!r} is empty.")
     return coco
+
+
+def read_json(json: Path) -> object:
+    """The content of a JSON file in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Raises:
+        DatasetError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json_module.loads(json.read_bytes())
+    except RecursionError as error:
+        raise DatasetError(f"{json} is nested too deeply to be a COCO detection file.") from error
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of more than 4300 digits
+        raise DatasetError(f"{json} is not a JSON file: {error}. Is it cut off, or another kind of file?") from error
+    except OSError as error:
+        raise DatasetError(f"{json} cannot be read: {error}.") from error
 
 
 def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None) -> Iterator[Finding]:
