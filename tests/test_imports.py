@@ -30,9 +30,6 @@ TOP = len(FLOORS)
 #: The door to Detectron2. It stands on the lowest floor, and is open to the meta-architecture and everything above it.
 DOOR = "detectron2"
 
-#: Files of the Detectron2 shell that lie in the core's folder.
-SHELL = {"modeling.detr", "modeling.known", "modeling.tta"}
-
 #: Files that only pass on the names of other rooms, so that old import paths stay valid.
 PASS_ON = {"modeling.__init__"}
 
@@ -43,7 +40,7 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    return "meta_arch" if any(f"{module}.".startswith(f"{name}.") for name in SHELL) else module.split(".")[0]
+    return module.split(".")[0]
 
 
 def floor_of(room: str) -> int:
@@ -125,8 +122,8 @@ def f():
         ("layers.mlp", "modeling.matcher", "not below"),
         ("denoising", "errors.UserError", "PyTorch alone"),
         ("modeling.matcher", "detectron2.structures.Boxes", "does not know Detectron2"),
-        ("modeling.detr", "detectron2.structures.Boxes", None),
-        ("modeling.detector", "modeling.detr.DETR", "not below"),
+        ("meta_arch.detr", "detectron2.structures.Boxes", None),
+        ("modeling.detector", "meta_arch.detr.DETR", "not below"),
         ("meta_arch.detr", "modeling.detector.Detector", None),
         ("evaluation.history", "engine.checkpointer", "not below"),
         ("detectron2.embedded.data.catalog", "data.mapper", "not below"),

@@ -10,7 +10,7 @@ from .write import convert
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.checkpoint") -> int:
-    """Writes the converted file and prints what was done; 1 if it cannot, else 0."""
+    """Write the converted file and print what was done; exit with a message where that fails."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("input", metavar="IN", help="checkpoint of any known format, recognised by its tensors")
     parser.add_argument("output", metavar="OUT", help="PyTorch file to write")
@@ -18,10 +18,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.chec
     try:
         print(convert(options.input, options.output))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"error: {error}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,7 +21,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import NonFiniteLossError, Trainer
 from dino_d2.engine.launch import leave_process_groups
-from dino_d2.modeling import criterion
+from dino_d2.modeling.losses import criterion
 from tests.paths import ROOT
 from tests.processes import python, run_python
 from tests.two_ranks import run_on_two_ranks

@@ -186,6 +186,6 @@ def test_a_recipe_may_name_anything(load, tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(
         "import os\nfrom dino_d2.detectron2.config import LazyCall as L, LazyConfig\n"
-        f"cfg = LazyConfig.load({RECIPE!r})\nmodel = cfg.model\nextra = L(os.getcwd)()\n"
+        f"cfg = LazyConfig.load({RECIPE!r})\nmodel, dataloader = cfg.model, cfg.dataloader\nextra = L(os.getcwd)()\n"
     )
     assert "extra" in load(path)
