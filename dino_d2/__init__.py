@@ -3,6 +3,20 @@
     from dino_d2 import Predictor, build_model, get_config
 
 These names are imported on first use, so that ``import dino_d2`` alone stays quick.
+
+Letters of shapes, the same in the whole package:
+
+    B  images of a batch               S  tokens of all levels
+    N  matching queries                D  embedding
+    Q  denoising queries               C  classes
+    T  decoder queries, Q + N          K  proposals or detections that are selected
+    L  decoder layers                  M  ground-truth objects (of the fullest image, where padded)
+    V  feature levels                  P  matched pairs
+    R  sampling points                 G  denoising groups
+    H  height of an image              W  width of an image
+
+Small letters and words are sizes of one place: ``h`` and ``w`` of a feature map, ``n`` objects of one image,
+``heads`` of an attention and ``d`` channels of a head.
 """
 
 import importlib

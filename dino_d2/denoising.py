@@ -14,7 +14,8 @@ they are background in DINO and nothing in DN-DETR, as in the authors' codes.
 
 The number of slots is limited: of an image with very many objects, a random part is denoised (``max_queries``).
 
-Shapes: B images, Q denoising queries (slots), N matching queries, C classes, G groups, M objects of the fullest image.
+Shapes: B images, Q denoising queries (slots), N matching queries, T = Q + N, C classes, G groups, M objects of the
+fullest image.
 """
 
 from typing import NamedTuple, Protocol

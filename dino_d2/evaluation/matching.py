@@ -1,7 +1,7 @@
 """Measures of the matching: which query is matched to which object, and how far its anchor is from the object.
 
 Sources: DINO section 3.3 (ATD(k), the two problems of "confusion"), DN-DETR section 3 (equations 1 and 2 for IS, and
-the anchor-target distance of section 3.2). Shapes: N queries, P matched pairs, M objects of an image.
+the anchor-target distance of section 3.2).
 """
 
 from collections.abc import Mapping, Sequence

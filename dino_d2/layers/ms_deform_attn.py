@@ -1,8 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1): the op and the module.
-
-Shape letters: B batch, S tokens of all levels, Q queries, E embedding, M heads, D = E / M channels per head, L levels,
-P points per level and head.
-"""
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1): the op and the module."""
 
 import math
 
@@ -31,10 +27,10 @@ class MultiScaleDeformableAttention(nn.Module):
     """Multi-head attention that looks at `num_points` learned places per level and head.
 
     Args:
-        embed_dim: E, a multiple of `num_heads`.
-        num_heads: M.
-        num_levels: L.
-        num_points: P.
+        embed_dim: D, a multiple of `num_heads`.
+        num_heads: attention heads; d = D / heads channels each.
+        num_levels: V.
+        num_points: R, of each head and level.
 
     Raises:
         ValueError: `embed_dim` is not a multiple of `num_heads`.
@@ -61,7 +57,7 @@ class MultiScaleDeformableAttention(nn.Module):
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
         distances = torch.arange(1, self.num_points + 1, dtype=torch.float32)
-        offsets = directions[:, None, None, :] * distances[:, None]  # [M, 1, P, 2]
+        offsets = directions[:, None, None, :] * distances[:, None]  # [heads, 1, R, 2]
         nn.init.zeros_(self.sampling_offsets.weight)
         self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
@@ -82,16 +78,16 @@ class MultiScaleDeformableAttention(nn.Module):
         """Attends from each query to the places around its reference points.
 
         Args:
-            query: [B, Q, E], position encoding already added.
-            reference_points: [B, Q, L, 2] (x, y) or [B, Q, L, 4] (cx, cy, w, h), 0..1 over the padded map of each
+            query: [B, T, D], position encoding already added.
+            reference_points: [B, T, V, 2] (x, y) or [B, T, V, 4] (cx, cy, w, h), 0..1 over the padded map of each
                 level (valid ratios already multiplied in).
-            value: [B, S, E], projected here.
-            spatial_shapes: [L, 2] integer (H, W).
-            level_start_index: [L] integer.
+            value: [B, S, D], projected here.
+            spatial_shapes: [V, 2] integer (H, W).
+            level_start_index: [V] integer.
             padding_mask: [B, S] boolean, True = padding: such a token's projected value is zero.
 
         Returns:
-            [B, Q, E].
+            [B, T, D].
         """
         batch, queries, _ = query.shape
         value = self.value_proj(value)

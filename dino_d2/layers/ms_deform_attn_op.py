@@ -98,15 +98,15 @@ def ms_deform_attn(
     """Bilinear samples of all levels, summed with the attention weights (Deformable DETR, equation 3).
 
     Args:
-        value: [B, S, M, D], levels one after the other, row-major inside a level; float32, float64, float16, bfloat16.
-        spatial_shapes: [L, 2] int64 (H, W) of each level, on the device of `value`.
-        level_start_index: [L] int64, first token of each level.
-        sampling_locations: [B, Q, M, L, P, 2] (x, y) of any of the dtypes; 0..1 spans the whole map from edge to edge.
+        value: [B, S, heads, d], level after level, row-major inside a level; float32, float64, float16, bfloat16.
+        spatial_shapes: [V, 2] int64 (H, W) of each level, on the device of `value`.
+        level_start_index: [V] int64, first token of each level.
+        sampling_locations: [B, T, heads, V, R, 2] (x, y) of any of the dtypes; 0..1 spans the map from edge to edge.
             What lies outside the map counts as zero; a NaN location gives NaN.
-        attention_weights: [B, Q, M, L, P] of any of the dtypes, used as they are (no softmax here).
+        attention_weights: [B, T, heads, V, R] of any of the dtypes, used as they are (no softmax here).
 
     Returns:
-        [B, Q, M * D] in the dtype of `value`. Sums are kept in float32 (float64 for float64).
+        [B, T, heads * d] in the dtype of `value`. Sums are kept in float32 (float64 for float64).
         Inside transforms of torch.func (grad, vmap, jacrev) the plain PyTorch version computes it.
 
     Raises:
@@ -128,10 +128,10 @@ def ms_deform_attn_fused(
     """`ms_deform_attn` with softmax and location arithmetic inside: locations and weights are never written to memory.
 
     Args:
-        reference_points: [B, Q, L, 2] points (x, y): an offset counts pixels of its level; or [B, Q, L, 4] boxes
-            (cx, cy, w, h): P offsets span half the box.
-        sampling_offsets: [B, Q, M, L, P, 2].
-        attention_logits: [B, Q, M, L, P], softmax over the L * P points of a head.
+        reference_points: [B, T, V, 2] points (x, y): an offset counts pixels of its level; or [B, T, V, 4] boxes
+            (cx, cy, w, h): R offsets span half the box.
+        sampling_offsets: [B, T, heads, V, R, 2].
+        attention_logits: [B, T, heads, V, R], softmax over the V * R points of a head.
 
     The others, the result and the errors are those of `ms_deform_attn`.
     """

@@ -1,7 +1,6 @@
 """Multi-scale deformable attention in plain PyTorch: the reference of the tests and the fallback of the op.
 
-Deformable DETR (arXiv 2010.04159), equation 3. Shape letters: B batch, S tokens of all levels, Q queries, M heads,
-D channels per head, L levels, P points per level and head.
+Deformable DETR (arXiv 2010.04159), equation 3.
 """
 
 import torch
@@ -19,15 +18,15 @@ def ms_deform_attn_reference(
     """Samples every level with `grid_sample` and sums the samples with the attention weights.
 
     Args:
-        value: [B, S, M, D], levels one after the other, row-major inside a level.
-        spatial_shapes: [L, 2] integer (H, W) of each level.
-        level_start_index: [L] integer, first token of each level.
-        sampling_locations: [B, Q, M, L, P, 2] (x, y); 0..1 spans the whole map from edge to edge, so the centre of
+        value: [B, S, heads, d], levels one after the other, row-major inside a level.
+        spatial_shapes: [V, 2] integer (H, W) of each level.
+        level_start_index: [V] integer, first token of each level.
+        sampling_locations: [B, T, heads, V, R, 2] (x, y); 0..1 spans the whole map from edge to edge, so the centre of
             pixel i lies at (i + 0.5) / size. What lies outside the map counts as zero.
-        attention_weights: [B, Q, M, L, P], used as they are (no softmax here).
+        attention_weights: [B, T, heads, V, R], used as they are (no softmax here).
 
     Returns:
-        [B, Q, M * D] in the dtype of `value`.
+        [B, T, heads * d] in the dtype of `value`.
     """
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
@@ -54,13 +53,13 @@ def sampling_locations_from_offsets(
     """Sampling locations from reference points and offsets (Deformable DETR, section 4.1 and appendix A.4).
 
     Args:
-        reference_points: [B, Q, L, 2] points (x, y): an offset counts pixels of its level; or [B, Q, L, 4] boxes
+        reference_points: [B, T, V, 2] points (x, y): an offset counts pixels of its level; or [B, T, V, 4] boxes
             (cx, cy, w, h): `num_points` offsets span half the box.
-        sampling_offsets: [B, Q, M, L, P, 2].
-        spatial_shapes: [L, 2] integer (H, W).
+        sampling_offsets: [B, T, heads, V, R, 2].
+        spatial_shapes: [V, 2] integer (H, W).
 
     Returns:
-        [B, Q, M, L, P, 2] locations in 0..1 (x, y), in the dtype that the two inputs promote to.
+        [B, T, heads, V, R, 2] locations in 0..1 (x, y), in the dtype that the two inputs promote to.
     """
     centre = reference_points[:, :, None, :, None, :2]
     if reference_points.shape[-1] == 2:
@@ -78,12 +77,12 @@ def ms_deform_attn_fused_reference(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
 ) -> Tensor:
-    """The same from reference points, offsets and logits: softmax over the L * P points of a head, then sampling.
+    """The same from reference points, offsets and logits: softmax over the V * R points of a head, then sampling.
 
     Args:
-        reference_points: [B, Q, L, 2] or [B, Q, L, 4]; see `sampling_locations_from_offsets`.
-        sampling_offsets: [B, Q, M, L, P, 2].
-        attention_logits: [B, Q, M, L, P].
+        reference_points: [B, T, V, 2] or [B, T, V, 4]; see `sampling_locations_from_offsets`.
+        sampling_offsets: [B, T, heads, V, R, 2].
+        attention_logits: [B, T, heads, V, R].
 
     The others, and the result, are those of `ms_deform_attn_reference`.
     """

@@ -1,9 +1,6 @@
 """The parts of a detector as types: what each is given and what it returns.
 
-Shape letters of the whole package: B images of a batch, N matching queries, Q denoising queries, T = Q + N decoder
-queries, L decoder layers, V feature levels, S tokens of all levels, D embedding, C classes, K proposals or detections
-kept, M ground-truth objects of the fullest image, P matched pairs, H and W of an image, h and w of a feature map,
-G denoising groups, R sampling points. "heads" and "d" (channels per head) are written out.
+The letters of shapes are explained in ``dino_d2/__init__.py``.
 """
 
 from typing import NamedTuple, Protocol

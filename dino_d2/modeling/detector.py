@@ -82,7 +82,7 @@ class Detector(nn.Module):
         Args:
             images: [B, 3, H, W] normalised, zero in padding.
             padding_mask: [B, H, W] bool, True = padding; None where nothing is padded.
-            denoising_queries: Q queries to reconstruct, in training.
+            denoising_queries: Q denoising queries, in training.
         """
         return self.decode(self.encode(images, padding_mask), denoising_queries)
 

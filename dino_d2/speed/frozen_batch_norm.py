@@ -49,7 +49,7 @@ class NormedConv2d(nn.Conv2d):
         return self._conv_forward(x, *self.fused())
 
     def fused(self) -> tuple[Tensor, Tensor]:
-        """Weight [O, I, kernel] and bias [O] of the convolution followed by the norm."""
+        """Weight [out, in, ...] and bias [out] of the convolution followed by the norm."""
         (norm,) = self.next_norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale

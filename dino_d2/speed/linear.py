@@ -131,7 +131,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """``F.linear`` and an activation, "none" or "relu": [..., I], [O, I], [O] -> [..., O].
+    """``F.linear`` and an activation, "none" or "relu": [..., in], [out, in], [out] -> [..., out].
 
     Where oneDNN computes both, its ReLU turns NaN into 0, which ``torch.relu`` keeps.
     """
@@ -177,7 +177,7 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[..., D] -> [S, D]; [D] is one row."""
+    """[..., D] -> [rows, D]; [D] is one row."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -264,7 +264,7 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]
     if needs_x:
         grad_x = _product(grad, weight.t())
     if needs_weight:
-        rows, columns = _rows(grad).t(), _rows(x).t()  # [O, S] and [I, S]
+        rows, columns = _rows(grad).t(), _rows(x).t()  # [out, rows] and [in, rows]
         # oneDNN is twice as fast when the result has the fewer rows.
         few_outputs = len(rows) <= len(columns)
         grad_weight = _product(rows, columns) if few_outputs else _product(columns, rows).t()

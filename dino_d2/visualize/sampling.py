@@ -1,7 +1,4 @@
-"""Pictures of the sampling points of a query in deformable attention (Deformable DETR section 4.1), layer by layer.
-
-Shapes: A attention heads, V levels, R sampling points of a head and level, L decoder layers, N queries, C classes.
-"""
+"""Pictures of the sampling points of a query in deformable attention (Deformable DETR section 4.1), layer by layer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,8 +25,8 @@ _LARGEST, _SMALLEST = 11, 3  # radius of a point in pixels: with the largest wei
 class LayerSampling(NamedTuple):
     """The deformable attention of one decoder layer for one query, and the layer's prediction."""
 
-    points: Tensor  # [A, V, R, 2] (x, y), 0..1 over the image
-    weights: Tensor  # [A, V, R]; those of a head sum to one
+    points: Tensor  # [heads, V, R, 2] (x, y), 0..1 over the image
+    weights: Tensor  # [heads, V, R]; those of a head sum to one
     reference: Tensor  # [4] cxcywh or [2] xy in 0..1: the anchor that enters the layer
     box: Tensor  # [4] cxcywh in 0..1: predicted after the layer
     scores: Tensor  # [C] in 0..1: predicted after the layer
@@ -101,7 +98,7 @@ def deformable_attentions(model: DETR) -> list[MultiScaleDeformableAttention]:
 def points_and_weights(
     attention: MultiScaleDeformableAttention, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sampling points [B, N, A, V, R, 2] in 0..1 and weights [B, N, A, V, R] of a module.
+    """Sampling points [B, N, heads, V, R, 2] in 0..1 and weights [B, N, heads, V, R] of a module.
 
     The arguments are those of the module's ``forward``.
     """

