@@ -37,7 +37,6 @@ for number, (height, width) in enumerate(sizes, start=1):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.xfail(strict=True, reason="the caches of oneDNN are not limited yet; remove this mark with their limit")
 def test_memory_stays_level_over_300_picture_sizes(tmp_path):
     torch.save({"model": instantiate(LazyConfig.load(RECIPE).model).state_dict()}, tmp_path / "weights.pth")
     command = [sys.executable, "-c", MEASURE, RECIPE, str(tmp_path / "weights.pth")]

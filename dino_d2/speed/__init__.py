@@ -5,7 +5,9 @@ is evaluated or deployed.
 """
 
 from .inference import for_inference
-from .memory import keep_freed_memory
+from .memory import bound_onednn_caches, keep_freed_memory
 from .training import optimise_for_training
 
-__all__ = ["for_inference", "keep_freed_memory", "optimise_for_training"]
+bound_onednn_caches()  # here, because oneDNN reads its settings when it is first used
+
+__all__ = ["bound_onednn_caches", "for_inference", "keep_freed_memory", "optimise_for_training"]

@@ -1,11 +1,26 @@
-"""The C library's allocator, for a process that computes on a CPU."""
+"""Memory of a process that computes on a CPU: the C library's allocator and the caches of oneDNN."""
 
 import ctypes
+import os
 import platform
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 _NEVER = -1  # the largest possible threshold
 _TOP_PAD = 64 * 2**20
+
+#: Environment variables of oneDNN's cache of compiled primitives and of PyTorch's own cache in front of it, and our
+#: bound: entries, not bytes. Every new image size adds some fifty primitives with their buffers.
+ONEDNN_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
+
+
+def bound_onednn_caches() -> None:
+    """Bound oneDNN's caches, which by default hold 1024 primitives each, so that new image sizes do not add memory.
+
+    Takes effect before the process's first convolution or linear layer; values that the user has set are kept.
+    docs/performance.md has the memory and the time with and without the bound.
+    """
+    for name, capacity in ONEDNN_CACHES.items():
+        os.environ.setdefault(name, capacity)
 
 
 def keep_freed_memory() -> bool:
