@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint cuda-build test-detectron2 clean
+.PHONY: help install lock train test test-matrix lint cuda-build test-detectron2 clean
 
 help:
 	@echo "make train            install, then train a small DINO on generated images, evaluate and draw (minutes on a CPU)"
 	@echo "make test             install, then run the whole test suite"
-	@echo "make install          make $(VENV) and install the project and its op into it"
+	@echo "make install          make $(VENV) and install the project and its op into it; LOCK=none: the newest versions"
+	@echo "make lock             write the versions in $(VENV) to $(LOCK)"
+	@echo "make test-matrix      the core of the suite on the oldest and newest versions that are promised (nox)"
 	@echo "make test-detectron2  the suite on Detectron2 itself, in the environment of DETECTRON2_PYTHON"
 	@echo "make cuda-build       compile the op for CUDA, with or without a GPU in this machine"
 	@echo "make lint             check style"
@@ -18,12 +20,25 @@ help:
 
 install: $(INSTALLED)
 
+# The versions that the suite was green with. LOCK=none takes the newest that pyproject.toml allows.
+LOCK ?= requirements/lock.txt
+TORCH := "torch>=2.11" torchvision
+PROJECT := --no-build-isolation --editable ".[dev]"
+PIP := $(BIN)/python -m pip install --quiet
+NOT_LOCKED := echo "make install: the versions of $(LOCK) are not all to be had here; taking the newest that are allowed" \
+	"(pip's words: $(VENV)/lock.log)"
+
 # Build isolation would download a second PyTorch only to compile the op, so PyTorch comes first.
 $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade --quiet pip "setuptools>=77" wheel ninja
-	$(BIN)/python -m pip install --quiet "torch>=2.11" torchvision
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(PIP) --upgrade pip "setuptools>=77" wheel ninja
+ifeq ($(LOCK),none)
+	$(PIP) $(TORCH)
+	$(PIP) $(PROJECT)
+else
+	$(PIP) --constraint $(LOCK) $(TORCH) 2>$(VENV)/lock.log || { $(NOT_LOCKED); $(PIP) $(TORCH); }
+	$(PIP) --constraint $(LOCK) $(PROJECT) 2>>$(VENV)/lock.log || { $(NOT_LOCKED); $(PIP) $(PROJECT); }
+endif
 	touch $@
 
 train: $(INSTALLED)
@@ -31,6 +46,14 @@ train: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+SESSIONS ?=
+test-matrix: $(INSTALLED)
+	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
+
+# setuptools is left out: each Python and each environment has its own.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable --exclude dino_d2 | grep -v "@ file" > $(LOCK)
 
 # DETECTRON2_PYTHON is the Python of an environment that has Detectron2 and this project's dependencies.
 DETECTRON2_PYTHON ?= python3

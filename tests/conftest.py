@@ -5,6 +5,7 @@ This file imports no torch: the process that distributes the tests to workers re
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +13,19 @@ from tests.loggers import loggers_restored
 
 pytest_plugins = ["tests.memory_limit", "tests.distribution"]
 
-# oneDNN keeps what it compiles for each shape, 1024 of them by default: some GB after a suite of many shapes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; their child processes do so too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+#: Folders and files of the tests that every version of the matrix must pass (noxfile.py).
+CORE = ("layers", "modeling", "speed", "meta_arch", "parity", "data", "test_denoising.py", "engine/test_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder) and item.path.relative_to(folder).as_posix().startswith(CORE):
+            item.add_marker(pytest.mark.core)
 
 
 @pytest.hookimpl(wrapper=True)
