@@ -21,14 +21,20 @@ OLDEST = ("numpy==2.0.*", "timm==1.0.20", "omegaconf==2.3.0", "pillow==10.3.*")
 PYTEST = ("-m", "core and not slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".nox", "*.so", "build", "output", "datasets", "__pycache__")
+NOT_COPIED = {".git", ".venv", ".nox", "build", "output", "datasets"}  # at the top of the checkout
+
+
+def left_out(folder: str, names: list[str]) -> set[str]:
+    """What a copy of the checkout does without: results, environments and libraries built for another PyTorch."""
+    at_the_top = NOT_COPIED if Path(folder) == Path(__file__).parent else set()
+    return {name for name in names if name in at_the_top or name == "__pycache__" or name.endswith(".so")}
 
 
 def install(session: nox.Session, torch: str, *others: str) -> None:
     """PyTorch first, then a copy of the project, whose op is built against it, so that yours stays as it is."""
     copy = Path(session.create_tmp()) / "dino_d2"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(Path(__file__).parent, copy, ignore=NOT_COPIED)
+    shutil.copytree(Path(__file__).parent, copy, ignore=left_out)
     session.chdir(copy)
     version, vision = TORCH[torch]
     session.install("--quiet", "setuptools>=77", "wheel", "ninja", f"torch=={version}", f"torchvision=={vision}")

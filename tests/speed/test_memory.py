@@ -16,7 +16,7 @@ if "keep" in sys.argv:
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-for _ in range(3):
+for _ in range(8):
     torch.ones(2**24)  # 64 MiB
 before = faults()
 for _ in range(16):
