@@ -6,6 +6,11 @@ import numpy as np
 
 from dino_d2.detectron2.data import transforms as T
 
+#: The resize before a crop makes the longer side at most this many times as long as the largest shorter side, so that
+#: a picture of 1 x 3000 pixels needs megabytes and not gigabytes. DETR has no bound; less extreme pictures are resized
+#: as there.
+_LONGEST_ASPECT = 16
+
 
 class RandomChoice(T.Augmentation):
     """Applies one of several lists of augmentations, each with the same probability.
@@ -23,6 +28,17 @@ class RandomChoice(T.Augmentation):
         return self.branches[choice](aug_input)
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's resize, but each side keeps at least one pixel, as for a picture of 1 x 3000 pixels."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform) and 0 in (transform.new_h, transform.new_w):
+            height, width = max(1, transform.new_h), max(1, transform.new_w)
+            return T.ResizeTransform(*image.shape[:2], height, width, self.interp)
+        return transform
+
+
 def detr_augmentation(
     short_edge_lengths: Sequence[int] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
     max_size: int = 1333,
@@ -38,7 +54,8 @@ def detr_augmentation(
     Args:
         short_edge_lengths: one of these becomes the length of the image's shorter side ...
         max_size: ... unless the longer side would pass this; then the longer side gets this length.
-        crop_short_edge_lengths: the shorter side before the crop (no bound on the longer side).
+        crop_short_edge_lengths: the shorter side before the crop; the longer side is bounded only where it is more
+            than 16 times as long.
         crop_size: (smallest, largest) crop side; height and width are drawn independently, both ends
             included, and bounded by the image.
         flip_probability: in [0, 1].
@@ -48,8 +65,7 @@ def detr_augmentation(
     """
     resize = _resize(short_edge_lengths, max_size)
     crop = T.RandomCrop("absolute_range", tuple(crop_size))
-    # DETR bounds the longer side only in the last resize.
-    before_crop = T.ResizeShortestEdge(tuple(crop_short_edge_lengths), sample_style="choice")
+    before_crop = _resize(crop_short_edge_lengths, _LONGEST_ASPECT * max(crop_short_edge_lengths))
     return [
         T.RandomFlip(prob=flip_probability, horizontal=True),
         RandomChoice([[resize], [before_crop, crop, resize]]),
@@ -62,4 +78,4 @@ def resize_augmentation(short_edge_length: int = 800, max_size: int = 1333) -> l
 
 
 def _resize(short_edge_lengths: Sequence[int], max_size: int) -> T.Augmentation:
-    return T.ResizeShortestEdge(tuple(short_edge_lengths), max_size=max_size, sample_style="choice")
+    return ResizeShortestEdge(tuple(short_edge_lengths), max_size=max_size, sample_style="choice")

@@ -2,25 +2,41 @@
 
 import hashlib
 import json as json_module
+import locale
 import logging
 import math
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from iopath.common.file_io import get_cache_dir
 
-from dino_d2.data.check import bad_annotations, first, read_coco
+from dino_d2.data.check import Normalised, first, read_normalised
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.data.datasets import register_coco_instances
 
 logger = logging.getLogger(__name__)
 
-_registered: dict[str, tuple] = {}  # dataset name -> what it was made from
+
+class Source(NamedTuple):
+    """What a dataset was made from."""
+
+    json: Path
+    images: Path
+    within: Path  # the folder that no file name may leave
 
 
-def coco_format(json: str | os.PathLike, images: str | os.PathLike, name: str | None = None) -> str:
+_registered: dict[str, tuple[Source, tuple | None]] = {}  # dataset name -> source, version of its file
+
+
+def coco_format(
+    json: str | os.PathLike,
+    images: str | os.PathLike,
+    name: str | None = None,
+    within: str | os.PathLike | None = None,
+) -> str:
     """Registers a COCO-format dataset with Detectron2's catalogs and returns its name.
 
     Meant for configs, where a dataset name is asked for; calling it again costs nothing:
@@ -28,45 +44,51 @@ def coco_format(json: str | os.PathLike, images: str | os.PathLike, name: str | 
         names=L(coco_format)(json="annotations/train.json", images="train")
 
     Category ids may start anywhere and have holes: class k is the category with the k-th smallest id.
-    Annotations without a usable box are skipped, with one warning. They are skipped in evaluation as well,
-    and so are the gaps over which pycocotools stumbles (no "area", no "iscrowd", an annotation id of 0):
-    where the file has any of these, the dataset uses a corrected copy of it in iopath's cache folder
-    ($FVCORE_CACHE, or ~/.torch/iopath_cache). The file itself is never written to.
+    Every field is checked and brought to one type by `dino_d2.data.check.fields.normalise`, which says what is
+    accepted. Annotations that cannot be used are skipped, with one warning, in training and evaluation alike: where
+    the file needs any correction, the dataset uses a corrected copy of it in iopath's cache folder ($FVCORE_CACHE, or
+    ~/.torch/iopath_cache). The file itself is never written to.
 
     Args:
         json: the annotation file, with "images", "annotations" and "categories".
         images: the folder that its `file_name`s are relative to.
         name: the name in the catalogs; made from the paths if not given.
+        within: the folder that no `file_name` may leave; the image folder if not given.
 
     Raises:
         DatasetError: the dataset cannot be used; see `dino_d2.data.check.read_coco`.
         ValueError: `name` is taken by another dataset.
     """
-    json, images = (Path(os.path.abspath(os.path.expanduser(path))) for path in (json, images))
+    json, images, within = (
+        Path(os.path.abspath(os.path.expanduser(path))) for path in (json, images, within or images)
+    )
+    source = Source(json, images, within)
     if name is None:
-        digest = hashlib.sha256(f"{json}\n{images}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{json}\n{images}".encode(errors="surrogateescape")).hexdigest()[:8]
         # Detectron2 warns of category ids with holes unless the name has "coco" in it.
         name = f"coco_{json.stem}_{digest}"
     # A file that is not there has no version; read_coco says so in its own words.
     version = (json.stat().st_mtime_ns, json.stat().st_size) if json.is_file() else None
-    if _registered.get(name) == (json, images, version):
+    if _registered.get(name) == (source, version):
         return name
 
     if name in DatasetCatalog:
-        if _registered.get(name, ())[:2] != (json, images):
+        if name not in _registered or _registered[name][0][:2] != source[:2]:
             raise ValueError(f"The dataset name {name!r} is taken by another dataset. Choose another `name`.")
         DatasetCatalog.remove(name)  # the file has changed since
         MetadataCatalog.remove(name)
 
-    coco = read_coco(json, images)
+    normalised = read_normalised(json, images, within)
+    coco = normalised.coco
+    warn_of_corrections(json, normalised)
     categories = sorted(coco["categories"], key=lambda category: category["id"])
-    register_coco_instances(name, {}, str(_usable_file(json, coco)), str(images))
+    register_coco_instances(name, {}, str(_usable_file(json, normalised)), str(images))
     MetadataCatalog.get(name).set(
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={category["id"]: k for k, category in enumerate(categories)},
         num_images=len(coco["images"]),
     )
-    _registered[name] = (json, images, version)
+    _registered[name] = (source, version)
     return name
 
 
@@ -108,60 +130,39 @@ def categories(dataset: str) -> list[dict] | None:
     return [{"id": id_of_class[k], "name": name} for k, name in enumerate(names)]
 
 
-def source_of(name: str) -> tuple[Path, Path] | None:
-    """(json, images) that a name of `coco_format` was made from; None for other names."""
-    return _registered[name][:2] if name in _registered else None
+def source_of(name: str) -> Source | None:
+    """The paths that a name of `coco_format` was made from; None for other names."""
+    return _registered[name][0] if name in _registered else None
 
 
-def _usable_file(json: Path, coco: dict) -> Path:
-    """The file itself where it has no fault, otherwise a corrected copy."""
-    bad = bad_annotations(coco)
-    skipped = {annotation_id for ids in bad.values() for annotation_id in ids}
-    if bad:
-        reasons = "; ".join(f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in bad.items())
-        logger.warning(
-            f"{json}: {len(skipped)} of {len(coco['annotations'])} annotations are skipped. {reasons}. "
-            "Correct or delete them in the json to be rid of this message."
-        )
-    good = [annotation for annotation in coco["annotations"] if annotation["id"] not in skipped]
-    corrected = [_complete(annotation) for annotation in good]
-    _avoid_id_zero(corrected)
-    if corrected == coco["annotations"]:
+def warn_of_corrections(json: Path, normalised: Normalised) -> None:
+    """Log one warning of all annotations of a file that are skipped or corrected."""
+    coco, skipped, corrected, _ = normalised
+    if not (skipped or corrected):
+        return
+    count = sum(map(len, skipped.values()))
+    parts = [f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in (skipped | corrected).items()]
+    logger.warning(
+        f"{json}: {count} of {count + len(coco['annotations'])} annotations are skipped"
+        + (f" and {sum(map(len, corrected.values()))} corrected" if corrected else "")
+        + f". {'; '.join(parts)}. Correct or delete them in the json to be rid of this message."
+    )
+
+
+def _usable_file(json: Path, normalised: Normalised) -> Path:
+    """The file itself where nothing in it was corrected, otherwise a corrected copy."""
+    if normalised.is_as_given and _is_read_by_pycocotools(json):
         return json
-    path = write_to_cache(json.stem, {**coco, "annotations": corrected})
+    path = write_to_cache(json.stem, normalised.coco)
     logger.info(f"{json}: using the corrected copy {path}")
     return path
 
 
-def _complete(annotation: dict) -> dict:
-    """Fills what COCO's evaluation reads and other tools leave out."""
-    complete = dict(annotation)
-    if complete.get("area") is None:
-        complete["area"] = complete["bbox"][2] * complete["bbox"][3]
-    complete.setdefault("iscrowd", 0)
-    if complete.get("ignore"):
-        # Tools that convert from Pascal VOC write `ignore` for difficult objects. Neither learnt nor counted
-        # as missed: that is what a crowd region is.
-        complete["iscrowd"] = 1
-        del complete["ignore"]
-    if complete.get("segmentation") and not _is_segmentation(complete["segmentation"]):
-        del complete["segmentation"]  # Detectron2 would drop the object, whose box is good, with it
-    return complete
-
-
-def _is_segmentation(segmentation: object) -> bool:
-    if isinstance(segmentation, dict):
-        return "counts" in segmentation and "size" in segmentation
-    if isinstance(segmentation, list):
-        return any(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation)
-    return False
-
-
-def _avoid_id_zero(annotations: list[dict]) -> None:
-    """COCOeval marks an unmatched detection with 0, so a match with annotation 0 would count as an error."""
-    for annotation in annotations:
-        if annotation["id"] == 0:
-            annotation["id"] = 1 + max(other["id"] for other in annotations)
+def _is_read_by_pycocotools(json: Path) -> bool:
+    """pycocotools opens jsons in the encoding of the machine's locale, and does not know byte order marks."""
+    with open(json, "rb") as file:
+        encoding = json_module.detect_encoding(file.read(4))
+    return encoding == "utf-8" and locale.getpreferredencoding(False).lower().replace("-", "") == "utf8"
 
 
 def write_to_cache(stem: str, coco: dict) -> Path:

@@ -1,23 +1,32 @@
-"""Where a dataset's json and images lie in a folder, in the layouts that people have."""
+"""Where the json and the images of a dataset lie in its folder, in the layouts that people have."""
 
-import json as json_module
 import os
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from .check import DatasetError
-from .coco_format import coco_format
+from dino_d2.data.check import DatasetError
+from dino_d2.data.check.structure import read_json
+from dino_d2.data.coco_format import coco_format
+from dino_d2.data.split_names import split_of
+from dino_d2.data.walk import files_below, is_file
 
-#: Where a split's json may lie, surest first; the first pattern that finds one decides. The split is "train" or "val",
-#: with which "train2017", "valid" and "validation" begin.
-JSON_PATTERNS = (
-    "{split}*/_annotations.coco.json",  # Roboflow
-    "annotations/instances_{split}*.json",  # COCO
-    "annotations/*{split}*.json",
-    "{split}*/*.json",
-    "*{split}*.json",
-)
+#: Where the json of a split may lie, surest first, each with an example; the first rule that finds one decides.
+#: A rule sees the path below the dataset's folder.
+_RULES: dict[str, Callable[[Path, str], bool]] = {
+    "{split}/_annotations.coco.json": lambda path, split: (  # Roboflow
+        path.name == "_annotations.coco.json" and len(path.parts) == 2 and split_of(path.parts[0]) == split
+    ),
+    "annotations/instances_{split}.json": lambda path, split: (  # COCO
+        _is_in(path, "annotations") and path.name.startswith("instances_") and split_of(path.stem) == split
+    ),
+    "annotations/{split}.json": lambda path, split: _is_in(path, "annotations") and split_of(path.stem) == split,
+    "{split}/any.json": lambda path, split: (
+        len(path.parts) == 2 and split_of(path.parts[0]) == split and split_of(path.stem) in (None, split)
+    ),
+    "{split}.json": lambda path, split: len(path.parts) == 1 and split_of(path.stem) == split,
+}
 
 
 def custom_dataset(
@@ -25,15 +34,18 @@ def custom_dataset(
     root: str | os.PathLike | None = None,
     json: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
+    within: str | os.PathLike | None = None,
 ) -> str:
     """Registers one split of the user's own dataset and returns its name; for `names=` in a config.
 
     Args:
         split: "train" or "val".
-        root: folder in which json and images are found by themselves, as far as they are not given.
+        root: folder in which json and images are searched, as far as they are not given.
         json: annotation file in COCO format.
         images: folder that the json's file names are relative to; the json's own folder if neither it nor
             `root` is given.
+        within: the folder that no file name of the json may leave; `root` if it is given and has the images, otherwise
+            the folder of the images.
 
     Raises:
         DatasetError: nothing is given, nothing is found, or the dataset cannot be used.
@@ -50,7 +62,9 @@ def custom_dataset(
     json = find_json(root, split) if json is None else Path(json).expanduser()
     if images is None:
         images = find_images(json, root, split)
-    return coco_format(json, images)
+    if within is None and root is not None and Path(os.path.abspath(os.path.expanduser(images))).is_relative_to(root):
+        within = root
+    return coco_format(json, images, within=within)
 
 
 def find_json(root: Path, split: str) -> Path:
@@ -59,26 +73,50 @@ def find_json(root: Path, split: str) -> Path:
     Raises:
         DatasetError: there is none, or more than one that it could be.
     """
-    for pattern in JSON_PATTERNS:
-        found = sorted(root.glob(pattern.format(split=split)))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise DatasetError(
-                f"data.root={root}: {_listed(path.relative_to(root) for path in found)} could each be the {split} "
-                f"annotations. Say which: data.{split}.json=FILE data.{split}.images=FOLDER."
-            )
-    if next(root.rglob("*.xml"), None) or next(root.glob("*.yaml"), None) or next(root.rglob("labels/"), None):
+    found = _jsons(root, split)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DatasetError(
+            f"data.root={root}: {_listed(path.relative_to(root) for path in found)} could each be the {split} "
+            f"annotations. Say which: data.{split}.json=FILE data.{split}.images=FOLDER."
+        )
+    other = "val" if split == "train" else "train"
+    if others := _jsons(root, other):
+        raise DatasetError(
+            f"data.root={root}: there are {other} annotations ({_listed(path.relative_to(root) for path in others)}), "
+            f"but no {split} annotations; a split is named by a whole word, as in {split}.json. Add them, or say where "
+            f"they are: data.{split}.json=FILE data.{split}.images=FOLDER."
+        )
+    if _looks_unconverted(root):
         raise DatasetError(
             f"data.root={root}: no json of COCO format, but this looks like Pascal VOC or YOLO. Convert it first: "
-            f"python -m dino_d2.data.convert {root}"
+            f"python -m dino_d2.data.convert {shlex.quote(str(root))}"
         )
-    patterns = _listed(pattern.format(split=split) for pattern in JSON_PATTERNS)
+    patterns = _listed(pattern.format(split=split) for pattern in _RULES)
     raise DatasetError(
-        f"data.root={root}: no {split} annotations. Looked for {patterns}; the folder has "
-        f"{_listed(path.name for path in sorted(root.iterdir())) or 'nothing'}. Rename the file, or say where it is: "
-        f"data.{split}.json=FILE data.{split}.images=FOLDER."
+        f"data.root={root}: no {split} annotations. Looked for {patterns}, where {split} is a whole word of the name; "
+        f"the folder has {_listed(path.name for path in sorted(root.iterdir())) or 'nothing'}. Rename the file, or say "
+        f"where it is: data.{split}.json=FILE data.{split}.images=FOLDER."
     )
+
+
+def _jsons(root: Path, split: str) -> list[Path]:
+    """All that the surest rule finds which finds any."""
+    paths = [path for pattern in ("*.json", "*/*.json") for path in root.glob(pattern)]
+    for rule in _RULES.values():
+        if found := sorted(path for path in paths if rule(path.relative_to(root), split)):
+            return found
+    return []
+
+
+def _is_in(path: Path, folder: str) -> bool:
+    return len(path.parts) == 2 and path.parts[0] == folder
+
+
+def _looks_unconverted(root: Path) -> bool:
+    has_yaml = next(root.glob("*.yaml"), None) or next(root.glob("*.yml"), None)
+    return bool(has_yaml or next(root.rglob("labels/"), None) or next(files_below(root, (".xml",)), None))
 
 
 def find_images(json: Path, root: Path | None, split: str) -> Path:
@@ -91,28 +129,29 @@ def find_images(json: Path, root: Path | None, split: str) -> Path:
         return json.parent
     candidates = [json.parent, json.parent / "images"]
     for folder in (root, root / "images"):
-        candidates += sorted(path for path in folder.glob(f"{split}*") if path.is_dir())
-        candidates += sorted(folder.glob(f"{split}*/images"))
-        candidates += [folder]
+        of_split = sorted(path for path in folder.glob("*/") if path.is_dir() and split_of(path.name) == split)
+        candidates += [*of_split, *(path / "images" for path in of_split), folder]
     file_name = _first_file_name(json, json.stat().st_mtime_ns)
     if not file_name:
         return json.parent
     for folder in dict.fromkeys(candidates):
-        if (folder / file_name).is_file():
+        if is_file(folder / file_name):
             return folder
     raise DatasetError(
-        f"{json}: its first image, {file_name}, is in none of {_listed(dict.fromkeys(candidates))}. "
+        f"{json}: its first image, {ascii(file_name[:200])[1:-1]}, is in none of {_listed(dict.fromkeys(candidates))}. "
         f"Say where the images are: data.{split}.images=FOLDER."
     )
 
 
 @lru_cache
 def _first_file_name(json: Path, version: int) -> str:
-    """The file name of the first image, or "" where the json has none; what is wrong then, `coco_format` says."""
+    """The file name of the first image, or "" where the json has none; `coco_format` says what is wrong then."""
     try:
-        return str(json_module.loads(json.read_text(encoding="utf-8"))["images"][0]["file_name"])
-    except (ValueError, LookupError, TypeError):
+        first = read_json(json)["images"][0]
+    except (DatasetError, LookupError, TypeError):
         return ""
+    file_name = first.get("file_name") if isinstance(first, dict) else None
+    return file_name if isinstance(file_name, str) else ""
 
 
 def _listed(things: Iterable, at_most: int = 12) -> str:

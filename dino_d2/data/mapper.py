@@ -7,9 +7,8 @@ import numpy as np
 import torch
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.check.findings import PILLOW_ERRORS
+from dino_d2.data.pictures import PictureError, read_picture
 from dino_d2.detectron2.data import transforms as T
-from dino_d2.detectron2.data.detection_utils import read_image
 from dino_d2.detectron2.structures import Boxes, BoxMode, Instances
 
 # A box side of this many pixels or less is rounding noise of a box that the crop has cut off.
@@ -62,10 +61,10 @@ class DetrDatasetMapper:
         """Returns the image as uint8 [H, W, 3]."""
         where = f"{dataset_dict['file_name']} (image id {dataset_dict.get('image_id', 'unknown')})"
         try:
-            image = read_image(dataset_dict["file_name"], format=self.image_format)
+            image = read_picture(dataset_dict["file_name"], format=self.image_format)
         except FileNotFoundError as error:
             raise DatasetError(f"Image {where} does not exist. Put it there, or take it out of the json.") from error
-        except PILLOW_ERRORS as error:
+        except PictureError as error:
             raise DatasetError(
                 f"Image {where} cannot be read: {error}. Replace the file, or take the image out of the json."
             ) from error

@@ -10,15 +10,15 @@ or two parts of it ("patch8/x.jpg", "x.jpg"), as people unpack them. Six trainin
 out, see `UNUSABLE`.
 """
 
-import json as json_module
 import math
 import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from dino_d2.data.check import DatasetError
-from dino_d2.data.coco_format import coco_format, write_to_cache
+from dino_d2.data.check import DatasetError, normalise, parse
+from dino_d2.data.coco_format import coco_format, warn_of_corrections, write_to_cache
+from dino_d2.data.walk import is_file
 from dino_d2.detectron2.data import MetadataCatalog
 
 VALIDATION_IMAGES = 5000  # appendix D.2
@@ -60,11 +60,15 @@ def objects365(split: str, root: str | os.PathLike | None = None, validation_ima
 @cache  # a config asks for a split several times, and the training json has some gigabytes
 def register(split: str, json: Path, version: int, images: Path, validation_images: int) -> str:
     """The same for a json of some version (time of its last change) and the folder of its images."""
-    coco = json_module.loads(json.read_text(encoding="utf-8"))
+    normalised = normalise(parse(json), json)
+    warn_of_corrections(json, normalised)
+    coco = normalised.coco
     if split != "train":
         part = slice(validation_images) if split == "val" else slice(validation_images, None)
         coco["images"] = coco["images"][part]  # before any is left out: the first 5000 of the published file
     kept = [image for image in coco["images"] if Path(image["file_name"]).name not in UNUSABLE]
+    if not kept:
+        raise DatasetError(f"Objects365: {json} has no images for {split}. Is it the published file?")
     parts = parts_on_disk(kept[0]["file_name"], images)
     kept = [{**image, "file_name": "/".join(Path(image["file_name"]).parts[-parts:])} for image in kept]
     ids = {image["id"] for image in kept}
@@ -80,7 +84,7 @@ def parts_on_disk(file_name: str, folder: Path) -> int:
         DatasetError: none does.
     """
     for parts in (len(Path(file_name).parts), 2, 1):
-        if folder.joinpath(*Path(file_name).parts[-parts:]).is_file():
+        if is_file(folder.joinpath(*Path(file_name).parts[-parts:])):
             return parts
     raise DatasetError(f"Objects365: {file_name} is not under {folder}, and neither are its last one or two parts.")
 

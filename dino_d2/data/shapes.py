@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.check.structure import read_json
 from dino_d2.data.coco_format import coco_format
 from dino_d2.data.shapes_drawing import CLASSES, draw_image
 
@@ -94,7 +95,7 @@ def _is_there(root: Path, recipe: Recipe) -> bool:
         return False
     if not (root / "recipe.json").is_file():
         raise DatasetError(f"{root} exists and is not a shapes dataset. Give another `root`.")
-    found = json.loads((root / "recipe.json").read_text())
+    found = read_json(root / "recipe.json")
     if found != asdict(recipe):
         raise DatasetError(
             f"{root} was made with {found}, but {asdict(recipe)} is asked for. Delete the folder to have it made "

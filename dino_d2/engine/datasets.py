@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.data.check import DatasetError, check, table
+from dino_d2.data.check.splits import shared_names
 from dino_d2.data.check.structure import load
 from dino_d2.data.coco_format import source_of
 from dino_d2.detectron2.config import instantiate
@@ -27,8 +28,13 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
         UserError: a dataset is not known, or the model has another number of classes.
     """
     names = {split: dataset_names(cfg, split) for split in splits}
-    for name in dict.fromkeys(name for of_split in names.values() for name in of_split):
-        _check_dataset(name)
+    images = {
+        name: _check_dataset(name) for name in dict.fromkeys(name for of_split in names.values() for name in of_split)
+    }
+    for train in filter(images.get, names.get("train", [])):
+        for test in filter(images.get, names.get("test", [])):
+            for finding in shared_names(*images[train], *images[test]):
+                logger.warning("%s and %s: %s", train, test, finding)
     classes = {name: class_list(name) for of_split in names.values() for name in of_split if class_list(name)}
     _check_same_classes(classes)
     model_classes = instantiate(OmegaConf.select(cfg, "model.detector.num_classes"))
@@ -71,10 +77,10 @@ def class_list(name: str) -> list[str]:
     return list(MetadataCatalog.get(name).get("thing_classes") or [])
 
 
-def _check_dataset(name: str) -> None:
+def _check_dataset(name: str) -> tuple[dict, Path] | None:
+    """The entries of the images and their folder; None where the dataset is not one of `coco_format`."""
     if source := source_of(name):
-        _check_coco_format(*source)
-        return
+        return {"images": _check_coco_format(*source)}, source.images
     metadata = MetadataCatalog.get(name)
     for what in ("json_file", "image_root"):
         path = metadata.get(what)
@@ -84,16 +90,18 @@ def _check_dataset(name: str) -> None:
                 "DETECTRON2_DATASETS to the folder that has coco/, or use configs/dino/dino_r50_4scale_custom.py "
                 "with data.root=FOLDER for a dataset elsewhere."
             )
+    return None
 
 
-def _check_coco_format(json: Path, images: Path) -> None:
-    coco = load(json, images)
-    findings = check(coco, images, open_at_most=OPEN_AT_MOST, decode=False)
+def _check_coco_format(json: Path, images: Path, within: Path) -> list[dict]:
+    raw = load(json, images)
+    findings = check(raw, images, open_at_most=OPEN_AT_MOST, decode=False, within=within, json=json)
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
     if findings:
         logger.warning("%s:\n%s", json, table(findings))
+    return raw["images"]
 
 
 def _check_same_classes(classes: dict[str, list[str]]) -> None:

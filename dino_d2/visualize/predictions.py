@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dino_d2.data.pictures import read_picture
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
-from dino_d2.detectron2.data.detection_utils import read_image
 from dino_d2.detectron2.structures import BoxMode, Instances
 
 from .boxes import LabelledBox, draw_boxes
@@ -115,7 +115,7 @@ def _panel(
 ) -> Image.Image:
     pairs, shown_classes = [], set()
     for dataset_dict, instances in zip(dataset_dicts, predictions, strict=True):
-        image = Image.fromarray(read_image(dataset_dict["file_name"], format="RGB"))
+        image = Image.fromarray(read_picture(dataset_dict["file_name"], format="RGB"))
         truth = _ground_truth(dataset_dict, class_names)
         found = _confident(instances, class_names, score_threshold)
         shown_classes |= {box.class_index for box in truth + found}

@@ -20,14 +20,19 @@ data = OmegaConf.create(
         "root": None,
         "train": {"json": None, "images": None},
         "val": {"json": None, "images": None},
+        "within": None,  # the folder that no file name of the jsons may leave; by default root, or that of the images
     }
 )
 # Read once, when a run starts; its config.yaml has them as a list, so a trained model needs no dataset to name them.
 data.classes = L(class_names)(dataset="${dataloader.train.dataset.names}")
 
 dataloader.train.dataset.names = L(custom_dataset)(
-    split="train", root="${data.root}", json="${data.train.json}", images="${data.train.images}"
+    split="train",
+    root="${data.root}",
+    json="${data.train.json}",
+    images="${data.train.images}",
+    within="${data.within}",
 )
 dataloader.test.dataset.names = L(custom_dataset)(
-    split="val", root="${data.root}", json="${data.val.json}", images="${data.val.images}"
+    split="val", root="${data.root}", json="${data.val.json}", images="${data.val.images}", within="${data.within}"
 )

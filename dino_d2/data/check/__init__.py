@@ -1,11 +1,25 @@
-"""Is this a COCO detection dataset? Finds what is wrong with a json and its image folder, and says where.
+"""Checks of a COCO detection dataset: what is wrong with a json and its image folder, and where.
 
     python -m dino_d2.data.check JSON IMAGES
 
-`structure` reads the json and knows what makes it unusable; `findings` looks at boxes, classes and images besides.
+`structure` reads the json, `fields` brings its fields to one type, `findings` examines boxes, classes and images, and
+`splits` compares training with validation.
 """
 
+from .fields import DatasetError, Finding, Normalised, first, normalise
 from .findings import check, table
-from .structure import DatasetError, Finding, bad_annotations, first, read_coco
+from .structure import load, parse, read_coco, read_normalised
 
-__all__ = ["DatasetError", "Finding", "bad_annotations", "check", "first", "read_coco", "table"]
+__all__ = [
+    "DatasetError",
+    "Finding",
+    "Normalised",
+    "check",
+    "first",
+    "load",
+    "normalise",
+    "parse",
+    "read_coco",
+    "read_normalised",
+    "table",
+]

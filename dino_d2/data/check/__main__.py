@@ -1,4 +1,4 @@
-"""Look a dataset over before training: python -m dino_d2.data.check JSON IMAGES"""
+"""Examine a dataset before training: python -m dino_d2.data.check JSON IMAGES"""
 
 import argparse
 import sys
@@ -6,8 +6,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .fields import DatasetError, normalise
 from .findings import check, objects_per_category, table
-from .structure import DatasetError, load
+from .splits import shared_contents, shared_names
+from .structure import load, read_coco
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,15 +19,30 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("json", metavar="JSON", type=Path, help="annotation file in COCO format")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder that its file names are relative to")
+    parser.add_argument(
+        "--within", type=Path, metavar="FOLDER", help="that no file name may leave; IMAGES if not given"
+    )
+    parser.add_argument(
+        "--train",
+        nargs=2,
+        type=Path,
+        metavar=("JSON", "IMAGES"),
+        help="the training set, where the other one validates: which photographs are in both",
+    )
     options = parser.parse_args(arguments)
     try:
-        coco = load(options.json, options.images)
+        raw = load(options.json, options.images)
+        findings = check(raw, options.images, within=options.within, json=options.json)
+        coco = normalise(raw, options.json).coco
+        if options.train:
+            train = read_coco(*options.train, within=options.within)
+            sets = train, options.train[1], coco, options.images
+            findings += [*shared_names(*sets), *shared_contents(*sets)]
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    findings = check(coco, options.images)
     counts = objects_per_category(coco)
-    crowds = sum(bool(annotation.get("iscrowd")) for annotation in coco["annotations"])
+    crowds = sum(annotation["iscrowd"] for annotation in coco["annotations"])
     print(
         f"{options.json}: {len(coco['images'])} images, {sum(counts.values())} objects, {crowds} crowd regions, "
         f"{len(coco['categories'])} categories"
@@ -35,10 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     if findings:
         print(table(findings) + "\n")
     errors = sum(finding.is_error for finding in findings)
-    print(
-        f"{errors} kinds of errors, {len(findings) - errors} of warnings: "
-        + ("training would stop." if errors else "fit for training.")
-    )
+    usable = "fit for training." if counts else "nothing to learn in it."
+    verdict = "training would stop." if errors else usable
+    print(f"{errors} kinds of errors, {len(findings) - errors} of warnings: {verdict}")
     return int(errors > 0)
 
 

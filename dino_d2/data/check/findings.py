@@ -1,17 +1,18 @@
-"""Everything that is worth knowing about a dataset before it is trained on, as a table."""
+"""Everything that is worth knowing about a dataset before training on it, as a table."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dino_d2.detectron2.data.detection_utils import read_image
+from dino_d2.data.pictures import Header, PictureError, read_header
 
-from .structure import Finding, bad_annotations, faults, first
+from .fields import Finding, first, normalise
+from .structure import faults
 
 #: A class with fewer objects is hardly learnt.
 FEW_OBJECTS = 10
@@ -19,25 +20,41 @@ FEW_OBJECTS = 10
 #: Detections of an image and class that COCO's AP counts.
 COUNTED_BY_AP = 100
 
-#: What Pillow raises for files that are broken, no images, or absurdly large.
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
-_UPRIGHT = 4  # EXIF orientations above this one swap width and height
-_ORIENTATION = 0x0112
-
-
-def check(coco: dict, images: Path, open_at_most: int | None = None, decode: bool = True) -> list[Finding]:
-    """Looks for every kind of fault, errors first.
+def check(
+    raw: dict,
+    images: Path,
+    open_at_most: int | None = None,
+    decode: bool = True,
+    within: Path | None = None,
+    json: Path | str = "the json",
+) -> list[Finding]:
+    """Finds every kind of fault, errors first.
 
     Args:
-        coco: as `structure.load` gives it.
+        raw: as `structure.load` gives it.
         images: folder of the images.
         open_at_most: number of image files to open; None opens all.
-        decode: read the opened files to their end, which finds those that are cut off; without it their first
-            bytes are read, which is some 50 times as fast and finds what is no image or has another size.
+        decode: decode the opened files to their end, which finds those that are cut off; without it only their first
+            bytes are read, which is some 50 times as fast and finds files that are no images or have another size.
+        within: the folder that no file name may leave; `images` if not given.
+        json: where `raw` came from, for messages.
+
+    Raises:
+        DatasetError: entries that cannot be used at all, see `fields.normalise`.
     """
-    findings = [*faults(coco, images), *_boxes(coco), *_classes(coco), *_images(coco), *_crowded(coco)]
-    findings += _files(coco["images"][:open_at_most], images, decode)
+    normalised = normalise(raw, json)
+    coco = normalised.coco
+    findings = [
+        *faults(raw, coco, images, within),
+        *normalised.findings,
+        *_boxes(coco),
+        *_classes(coco),
+        *_images(coco),
+        *_crowded(coco),
+    ]
+    if not any(finding.is_error for finding in findings if "leads out" in finding.what):
+        findings += _files(coco["images"][:open_at_most], images, decode)
     return sorted(findings, key=lambda finding: not finding.is_error)
 
 
@@ -59,15 +76,11 @@ def table(findings: list[Finding]) -> str:
 
 
 def _boxes(coco: dict) -> Iterator[Finding]:
-    for reason, ids in bad_annotations(coco).items():
-        yield Finding(False, f"annotations whose {reason}", ids, "They are skipped. Correct or delete them.")
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-    bad = {i for ids in bad_annotations(coco).values() for i in ids}
     beyond = [
         annotation["id"]
         for annotation in coco["annotations"]
-        if annotation["id"] not in bad and annotation["image_id"] in sizes
-        if _reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
+        if annotation["image_id"] in sizes and _reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
     ]
     if beyond:
         yield Finding(False, "annotations whose bbox is partly outside its image", beyond, "Such boxes are clipped.")
@@ -109,15 +122,17 @@ def _classes(coco: dict) -> Iterator[Finding]:
 
 
 def objects_per_category(coco: dict) -> Counter:
-    """{category id: annotations that are no crowd}."""
-    return Counter(a["category_id"] for a in coco["annotations"] if not a.get("iscrowd"))
+    """{category id: annotations that are no crowd} of a normalised dictionary."""
+    return Counter(a["category_id"] for a in coco["annotations"] if not a["iscrowd"])
 
 
 def _images(coco: dict) -> Iterator[Finding]:
-    with_objects = {annotation["image_id"] for annotation in coco["annotations"]}
+    with_objects = {annotation["image_id"] for annotation in coco["annotations"] if not annotation["iscrowd"]}
     empty = [image["id"] for image in coco["images"] if image["id"] not in with_objects]
     if len(empty) == len(coco["images"]):
-        yield Finding(False, "images, which is all, have no object", empty, "Is this the right json?")
+        yield Finding(
+            False, "images, which is all, have no object", empty, "There is nothing to learn. Is this the right json?"
+        )
     elif empty:
         yield Finding(False, "images without an object", empty, "They teach what is background.")
     same = Counter(image["file_name"] for image in coco["images"])
@@ -146,11 +161,16 @@ def _crowded(coco: dict) -> Iterator[Finding]:
 def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]:
     """Opens the files of the images; those that are missing are another finding."""
 
-    def look(entry: dict) -> tuple[int, int] | str | None:
-        path = images / entry["file_name"]
-        return size_of(path, decode) if path.is_file() else None
+    def look(entry: dict) -> Header | str | None:
+        try:
+            return read_header(images / entry["file_name"], decode)
+        except FileNotFoundError:
+            return None
+        except PictureError as error:
+            return str(error)
 
-    with ThreadPoolExecutor() as threads:  # Pillow lets other threads run while it decodes
+    # Pillow lets other threads run while it decodes. One a core: each may hold a large picture.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         # `disable=None`: a bar in a terminal, nothing in a log file.
         looked = list(tqdm(threads.map(look, entries), "images", len(entries), disable=None, leave=False))
     broken = [(entry, seen) for entry, seen in zip(entries, looked, strict=True) if isinstance(seen, str)]
@@ -162,33 +182,25 @@ def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]
             "Replace the files, or take the images out of the json.",
             f"the first is {images / broken[0][0]['file_name']}: {broken[0][1]}",
         )
-    other_size = [
-        (entry, seen)
-        for entry, seen in zip(entries, looked, strict=True)
-        if isinstance(seen, tuple) and seen != (entry["width"], entry["height"])
-    ]
+    headers = [(entry, seen) for entry, seen in zip(entries, looked, strict=True) if isinstance(seen, Header)]
+    other_size = [(e, seen) for e, seen in headers if (seen.width, seen.height) != (e["width"], e["height"])]
     if other_size:
-        entry, (width, height) = other_size[0]
+        entry, seen = other_size[0]
         yield Finding(
             True,
             "images with another size than the json says",
             [entry["id"] for entry, _ in other_size],
             "Correct width and height in the json; if they are swapped, the files have an EXIF rotation that the "
             "json does not know of: save them without it.",
-            f"the first is {images / entry['file_name']}: {width} x {height}, not {entry['width']} x {entry['height']}",
+            f"the first is {images / entry['file_name']}: {seen.width} x {seen.height}, not {entry['width']} x "
+            f"{entry['height']}",
         )
-
-
-def size_of(path: Path, decode: bool) -> tuple[int, int] | str:
-    """(width, height) in pixels after the EXIF rotation, as the mapper will see it, or what is wrong."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG" and not decode:
-                return image.size  # Pillow would decode it to look for EXIF data
-            if image.format in ("JPEG", "MPO", "WEBP") and not decode:
-                turned = image.getexif().get(_ORIENTATION, 1) > _UPRIGHT
-                return image.size[::-1] if turned else image.size
-        height, width = read_image(str(path), format="RGB").shape[:2]
-        return width, height
-    except PILLOW_ERRORS as error:
-        return str(error)
+    deep = [entry["id"] for entry, seen in headers if seen.is_deep]
+    if deep:
+        yield Finding(
+            False,
+            "images with more than 8 bits a channel",
+            deep,
+            "Each is scaled to 8 bits by its own smallest and largest value. Convert them to 8 bits yourself if all "
+            "must have one scale.",
+        )

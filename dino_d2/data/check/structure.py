@@ -1,62 +1,47 @@
-"""The json itself: its lists, ids and references, and that its images are there."""
+"""The json as a file: read, its references resolved, and its images found on the disk."""
 
 import json as json_module
-import math
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-_KEYS = ("images", "annotations", "categories")
-_IMAGE_KEYS = ("id", "file_name", "width", "height")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id")
-_CATEGORY_KEYS = ("id", "name")
-
-NOT_FOUR_NUMBERS = "bbox is not four numbers [x, y, width, height]"
-NOT_FINITE = "bbox has NaN or infinity"
-NO_AREA = "bbox has a width or height of zero or less"
-OUTSIDE = "bbox lies wholly outside its image"
+from .fields import KINDS, DatasetError, Finding, Normalised, annotation_id, first, normalise
 
 
-class DatasetError(ValueError):
-    """A dataset that cannot be used; the message names the file and the ids and says what to do."""
-
-
-class Finding(NamedTuple):
-    """One kind of fault, with everything that has it."""
-
-    is_error: bool  # the dataset cannot be used so; a warning is something to know
-    what: str  # in the plural, to stand behind the count
-    ids: list  # of the images, annotations or categories
-    advice: str
-    example: str = ""  # more about the first of them
-
-    def __str__(self) -> str:
-        example = f", {self.example}" if self.example else ""
-        return f"{len(self.ids)} {self.what}: {first(self.ids)}{example}. {self.advice}"
-
-
-def read_coco(json: str | Path, images: str | Path) -> dict:
-    """Reads a COCO detection json and checks everything but the boxes and the content of the images.
+def read_coco(json: str | Path, images: str | Path, within: str | Path | None = None) -> dict:
+    """Reads a COCO detection json and checks everything but the content of the images.
 
     Args:
         json: the annotation file, with "images", "annotations" and "categories".
         images: the folder that the `file_name`s are relative to.
+        within: the folder that no `file_name` may leave; the image folder if not given.
+
+    Returns:
+        the dictionary with fields of one type, see `fields.normalise`.
 
     Raises:
         DatasetError: the json or the folder is missing; the file is not JSON or not COCO; an id is given
-            twice; an annotation names an image or a category that is not there; an image file is missing.
+            twice; an annotation refers to an image or a category that is not there; an image file is missing or
+            lies outside the folder; a field cannot be used.
     """
-    coco = load(json, images)
-    errors = list(faults(coco, Path(images)))
+    return read_normalised(json, images, within).coco
+
+
+def read_normalised(json: str | Path, images: str | Path, within: str | Path | None = None) -> Normalised:
+    """As :func:`read_coco`, with what was left out or corrected."""
+    raw = load(json, images)
+    normalised = normalise(raw, json)
+    findings = (*normalised.findings, *faults(raw, normalised.coco, Path(images), within))
+    errors = [finding for finding in findings if finding.is_error]
     if errors:
         raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
-    return coco
+    return normalised
 
 
 def load(json: str | Path, images: str | Path) -> dict:
-    """Reads a COCO detection json whose entries have all their keys.
+    """Reads a COCO detection json as it is.
 
     Raises:
         DatasetError: the json or the folder is missing, or the file is not JSON or not COCO.
@@ -66,70 +51,21 @@ def load(json: str | Path, images: str | Path) -> dict:
         raise DatasetError(f"Annotation file {json} does not exist. Check the path (`json=` in the config).")
     if not images.is_dir():
         raise DatasetError(f"Image folder {images} does not exist. Check the path (`images=` in the config).")
-    try:
-        coco = json_module.loads(json.read_text(encoding="utf-8"))
-    except (json_module.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{json} is not a JSON file: {error}. Is it cut off, or another kind of file?") from error
-    _check_keys(json, coco)
-    return coco
+    return parse(json)
 
 
-def faults(coco: dict, images: Path) -> Iterator[Finding]:
-    """What makes the dataset unusable: ids given twice, references to nothing, missing files."""
-    for kind in _KEYS:
-        yield from _ids_given_twice(coco[kind], kind)
-    for key, kind in (("image_id", "images"), ("category_id", "categories")):
-        yield from _references_to_nothing(coco["annotations"], key, {entry["id"] for entry in coco[kind]}, kind)
-    yield from _missing_files(images, coco["images"])
+def parse(json: Path) -> dict:
+    """Reads a COCO detection json with its three lists, whose entries are not examined.
 
-
-def bad_annotations(coco: dict) -> dict[str, list]:
-    """Finds the annotations without a usable box.
-
-    Returns:
-        reason -> annotation ids, in the order of the file. The boxes are COCO's [x, y, width, height] in
-        pixels; a box that is partly outside the image is usable (it is clipped when the image is loaded).
+    Raises:
+        DatasetError: the file cannot be read, or is not JSON or not COCO.
     """
-    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-    bad = defaultdict(list)
-    for annotation in coco["annotations"]:
-        reason = _box_fault(annotation.get("bbox"), *sizes.get(annotation["image_id"], (math.inf, math.inf)))
-        if reason:
-            bad[reason].append(annotation["id"])
-    return dict(bad)
-
-
-def first(ids: Iterable, count: int = 5) -> str:
-    """The first few ids, for a message: "7, 9, 12 and 40 more"."""
-    ids = list(ids)
-    shown = ", ".join(repr(i) for i in ids[:count])
-    return shown if len(ids) <= count else f"{shown} and {len(ids) - count} more"
-
-
-def _box_fault(bbox: object, width: float, height: float) -> str | None:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
-        return NOT_FOUR_NUMBERS
-    x, y, w, h = bbox
-    if not all(math.isfinite(value) for value in bbox):
-        return NOT_FINITE
-    if w <= 0 or h <= 0:
-        return NO_AREA
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return OUTSIDE
-    return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_keys(json: Path, coco: object) -> None:
-    """The three lists are there, none of the two that must have entries is empty, all entries have their keys."""
+    coco = read_json(json)
     if not isinstance(coco, dict):
         raise DatasetError(f"{json} is not a COCO detection file: it holds a {type(coco).__name__}, not an object.")
-    missing = [key for key in _KEYS if not isinstance(coco.get(key), list)]
+    missing = [key for key in KINDS if not isinstance(coco.get(key), list)]
     if missing:
-        found = ", ".join(map(repr, coco)) or "nothing"
+        found = ", ".join(repr(key[:40]) for key in list(coco)[:10]) or "nothing"
         raise DatasetError(
             f"{json} is not a COCO detection file: it has no list {' and '.join(map(repr, missing))} "
             f"(it has {found}). Give the json with the boxes, for example instances_train2017.json."
@@ -137,22 +73,74 @@ def _check_keys(json: Path, coco: object) -> None:
     for kind in ("images", "categories"):
         if not coco[kind]:
             raise DatasetError(f"{json} has no {kind}: the list {kind!r} is empty.")
-    for kind, keys in (("images", _IMAGE_KEYS), ("categories", _CATEGORY_KEYS), ("annotations", _ANNOTATION_KEYS)):
-        for index, entry in enumerate(coco[kind]):
-            lacking = [key for key in keys if not isinstance(entry, dict) or entry.get(key) is None]
-            if lacking:
-                name = f"id {entry['id']!r}" if "id" not in lacking else f"number {index} (counted from 0)"
-                raise DatasetError(f"{json}: the entry of {kind!r} with {name} has no {', '.join(map(repr, lacking))}.")
+    return coco
+
+
+def read_json(json: Path) -> object:
+    """The content of a JSON file in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Raises:
+        DatasetError: the file cannot be read, or is not JSON.
+    """
+    try:
+        return json_module.loads(json.read_bytes())
+    except RecursionError as error:
+        raise DatasetError(f"{json} is nested too deeply to be a COCO detection file.") from error
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or a number of more than 4300 digits
+        raise DatasetError(f"{json} is not a JSON file: {error}. Is it cut off, or another kind of file?") from error
+    except OSError as error:
+        raise DatasetError(f"{json} cannot be read: {error}.") from error
+
+
+def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None) -> Iterator[Finding]:
+    """What makes the dataset unusable: ids given twice, references to nothing, missing files, paths that lead away.
+
+    Args:
+        raw: as `load` gives it.
+        coco: the same, normalised.
+        images: folder of the images.
+        within: the folder that no path may leave; `images` if not given.
+    """
+    ids = {kind: [entry["id"] for entry in coco[kind]] for kind in ("images", "categories")}
+    # Annotations that are left out count here as well: the file has a fault that its author should know of.
+    yield from _ids_given_twice(ids["images"], "images")
+    yield from _ids_given_twice([annotation_id(a["id"]) for a in raw["annotations"]], "annotations")
+    yield from _ids_given_twice(ids["categories"], "categories")
+    for key, kind in (("image_id", "images"), ("category_id", "categories")):
+        yield from _references_to_nothing(coco["annotations"], key, set(ids[kind]), kind)
+    inside, outside = [], []
     for image in coco["images"]:
-        if not all(_is_number(image[key]) and image[key] > 0 for key in ("width", "height")):
-            raise DatasetError(
-                f"{json}: image id {image['id']!r} ({image['file_name']}) has width {image['width']!r} and height "
-                f"{image['height']!r}; both must be positive numbers, the size of the file in pixels."
-            )
+        (outside if leaves(images, image["file_name"], Path(within or images)) else inside).append(image)
+    if outside:
+        yield Finding(
+            True,
+            "images whose file_name leads out of the dataset's folder",
+            [image["id"] for image in outside],
+            "Give paths within it. If you trust this json, set data.within in the config (`within=` of coco_format, "
+            "--within of the check) to a folder that has all images.",
+            f"the first is {outside[0]['file_name']!r}",
+        )
+    yield from _missing_files(images, inside)
 
 
-def _ids_given_twice(entries: list[dict], kind: str) -> Iterator[Finding]:
-    twice = [i for i, count in Counter(entry["id"] for entry in entries).items() if count > 1]
+def leaves(images: Path, file_name: str, within: Path) -> bool:
+    """Whether a path of a json, relative to the image folder, leads out of a folder, by its words alone.
+
+    Links on the disk are followed freely: a json cannot make any.
+    """
+    if ".." not in file_name and not re.match(r"[\\/]|[A-Za-z]:", file_name) and within == images:
+        return False  # the usual case, quickly
+    # A backslash separates folders on Windows, where such a json may be used as well.
+    words = file_name.replace("\\", "/")
+    if re.match(r"[A-Za-z]:", words):
+        return True
+    folder = os.path.abspath(within)
+    target = os.path.abspath(os.path.join(images, words))
+    return os.path.commonpath([folder, target]) != folder
+
+
+def _ids_given_twice(ids: list, kind: str) -> Iterator[Finding]:
+    twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         yield Finding(True, f"ids of {kind!r} given more than once", twice, "Give each its own id.")
 
@@ -176,17 +164,24 @@ def _missing_files(images: Path, entries: list[dict]) -> Iterator[Finding]:
     for entry in entries:
         path = images / entry["file_name"]
         if path.parent not in folders:
-            folders[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            folders[path.parent] = _names_in(path.parent)
         if path.name not in folders[path.parent]:
             missing.append(entry)
     if missing:
-        share = "all" if len(missing) == len(entries) else "some"
         yield Finding(
             True,
             f"images (of {len(entries)}) without a file",
             [entry["id"] for entry in missing],
             f"Is {images} the right folder? Otherwise add the files, or take these images out of the json."
-            if share == "all"
+            if len(missing) == len(entries)
             else "Add the files, or take these images out of the json.",
             f"the first is {images / missing[0]['file_name']}",
         )
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names in a folder; none where there is no such folder or its name is longer than names can be."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

@@ -1,82 +1,150 @@
 """Pascal VOC: one XML file an image.
 
-Boxes are pixels counted from 1, both ends included (VOC development kit), so that xmin 1 and xmax W is the whole width.
+Boxes are pixels counted from 1, both ends included (VOC development kit), so that xmin 1 and xmax W is the full width.
 """
 
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.walk import files_below, is_file
 
-from .dataset import IMAGE_SUFFIXES, AnnotatedImage, Box, Dataset, image_size, split_of
+from .dataset import (
+    IMAGE_SUFFIXES,
+    AnnotatedImage,
+    Box,
+    Dataset,
+    check_classes,
+    finite,
+    image_size,
+    is_within,
+    split_of_folders,
+)
+from .text import lines_of
+
+#: Lists of ImageSets/Main and their splits; trainval.txt counts for what no other list has.
+_LISTS = (("train", "train"), ("val", "val"), ("test", "test"), ("trainval", "train"))
 
 
 def is_voc(root: Path) -> bool:
-    return next(root.rglob("*.xml"), None) is not None
+    return next(files_below(root, (".xml",)), None) is not None
 
 
 def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
     """Read every XML file below a folder, with its image.
 
-    The splits are those of ImageSets/Main/{train,val,test}.txt, or of folders called train, valid, ...; otherwise all
-    images belong to no split. `difficult` objects become crowd regions: neither learnt nor counted as missed.
+    The splits are those of ImageSets/Main/{train,val,test}.txt, or of folders called train, valid, ...; images that
+    none of them names are left out. Without such lists and folders, all images belong to no split. `difficult` objects
+    become crowd regions: neither learnt nor counted as missed.
 
     Args:
         root: VOCdevkit, VOC2007, an export of a labelling tool, or any folder with XML files.
         classes: names in order; sorted by the alphabet if not given.
 
     Raises:
-        DatasetError: an XML file that is broken, has no image or an unusable box; it names file and object.
+        DatasetError: an XML file that is broken, has no image or an unusable box, with its name and the number of the
+            object; or lists that contradict each other or the files.
     """
-    files = sorted(root.rglob("*.xml"))
+    files = list(files_below(root, (".xml",)))
+    if not files:
+        raise DatasetError(f"{root}: no .xml file below it. Is it the right folder?")
     by_stem: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            by_stem.setdefault(path.stem, []).append(path)
+    for path in files_below(root, IMAGE_SUFFIXES):
+        by_stem.setdefault(path.stem, []).append(path)
     listed = _image_sets(root)
+    _check_listed(listed, files)
     dataset = Dataset(classes or [])
     for file in files:
-        image = _read_image(file, by_stem)
-        split = listed.get(file.stem) or next(filter(None, map(split_of, file.relative_to(root).parts[:-1])), None)
+        image = _read_image(file, root, by_stem)
+        base = next((base for base in listed if file.is_relative_to(base)), None)
+        split = split_of_folders(file, root) if base is None else listed[base].get(file.stem)
         dataset.splits.setdefault(split, []).append(image)
+    dataset.leave_out_images_without_split("as no list of ImageSets/Main and no folder says their split")
     found = sorted({box.name for images in dataset.splits.values() for image in images for box in image.boxes})
     if not classes:
+        check_classes(found, str(root))
         dataset.classes = found
     elif unknown := [name for name in found if name not in classes]:
         raise DatasetError(f"{root} has classes that are not in --classes: {', '.join(unknown)}. Add them there.")
     return dataset
 
 
-def _image_sets(root: Path) -> dict[str, str]:
-    """{file stem: split} from ImageSets/Main; trainval.txt counts for what no other list has."""
-    listed: dict[str, str] = {}
-    for name, split in (("trainval", "train"), ("test", "test"), ("val", "val"), ("train", "train")):
-        for file in root.rglob(f"ImageSets/Main/{name}.txt"):
-            listed |= {line.split()[0]: split for line in file.read_text().splitlines() if line.strip()}
-    return listed
+def _image_sets(root: Path) -> dict[Path, dict[str, str]]:
+    """{folder that has ImageSets: {file stem: split}}, innermost folders first.
+
+    Raises:
+        DatasetError: an image is in the lists of training and of validation or test.
+    """
+    listed: dict[Path, dict[str, str]] = {}
+    files = [file for file in files_below(root, (".txt",)) if file.parts[-3:-1] == ("ImageSets", "Main")]
+    for name, split in _LISTS:
+        for file in (file for file in files if file.stem == name):
+            of_base = listed.setdefault(file.parents[2], {})
+            for number, line in lines_of(file):
+                stem = _stem(line.split()[0])
+                before = of_base.setdefault(stem, split)
+                if name != "trainval" and {before, split} in ({"train", "val"}, {"train", "test"}):
+                    raise DatasetError(
+                        f"{file}:{number}: {stem} is in {name}.txt and in {before}.txt, so that AP would be measured "
+                        "on what was learnt. Delete it from one of the lists."
+                    )
+    return dict(sorted(listed.items(), key=lambda item: -len(item[0].parts)))
 
 
-def _read_image(file: Path, images: dict[str, list[Path]]) -> AnnotatedImage:
+def _stem(word: str) -> str:
+    """Of a name in a list, which some tools write with a folder or a suffix."""
+    path = Path(word)
+    return path.stem if path.suffix.lower() in (*IMAGE_SUFFIXES, ".xml") else path.name
+
+
+def _check_listed(listed: dict[Path, dict[str, str]], files: list[Path]) -> None:
+    stems = {file.stem for file in files}
+    for base, splits in listed.items():
+        if splits and not splits.keys() & stems:
+            raise DatasetError(
+                f"{base}/ImageSets/Main lists {len(splits)} images, such as {next(iter(splits))}, but none of them has "
+                "an .xml file. Correct the lists, or delete them."
+            )
+
+
+def _read_image(file: Path, root: Path, images: dict[str, list[Path]]) -> AnnotatedImage:
     try:
         annotation = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError, RecursionError, OSError) as error:
         raise DatasetError(f"{file} is no XML file: {error}. Export it again, or delete it.") from error
-    file_name = annotation.findtext("filename", default="").strip()
-    image = file.parent / file_name
-    if not file_name or not image.is_file():
-        candidates = images.get(file.stem) or images.get(Path(file_name).stem) or []
-        # annotations/train/1.xml belongs to images/train/1.jpg and not to images/val/1.jpg.
-        image = max(candidates, key=lambda path: len({*path.parts} & {*file.parts}), default=None)
-    if image is None:
-        raise DatasetError(f"{file}: its image {file_name or file.stem} is nowhere in the folder. Add it there.")
+    image = _image_of(file, annotation.findtext("filename", default="").strip(), root, images)
     try:
-        width, height = (int(float(annotation.findtext(f"size/{side}", default="0"))) for side in ("width", "height"))
+        width, height = (int(finite(annotation.findtext(f"size/{side}", default="0"))) for side in ("width", "height"))
     except ValueError as error:
         raise DatasetError(f"{file}: <size> has no numbers: {error}. Correct it, or delete <size>.") from error
     if width <= 0 or height <= 0:  # some tools write zeros
         width, height = image_size(image)
     boxes = [_read_box(file, number, thing) for number, thing in enumerate(annotation.iter("object"), start=1)]
     return AnnotatedImage(image, width, height, tuple(boxes))
+
+
+def _image_of(file: Path, file_name: str, root: Path, images: dict[str, list[Path]]) -> Path:
+    """The image of an XML file: the one that it names beside it, otherwise the nearest of the same stem.
+
+    Raises:
+        DatasetError: there is none, or there are several as near.
+    """
+    beside = Path(os.path.normpath(file.parent / file_name))
+    if file_name and is_within(beside, root) and is_file(beside):
+        return beside
+    candidates = images.get(file.stem) or images.get(Path(file_name).stem) or []
+    if not candidates:
+        raise DatasetError(f"{file}: its image {file_name or file.stem} is nowhere in the folder. Add it there.")
+    # annotations/train/1.xml belongs to images/train/1.jpg and not to images/val/1.jpg.
+    common = {path: (len({*path.parts} & {*file.parts}), path.name == Path(file_name).name) for path in candidates}
+    nearest = [path for path in candidates if common[path] == max(common.values())]
+    if len(nearest) > 1:
+        raise DatasetError(
+            f"{file}: its image could be {nearest[0]} or {nearest[1]}. Put the XML file beside its image, or correct "
+            "its <filename>."
+        )
+    return nearest[0]
 
 
 def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
@@ -88,9 +156,9 @@ def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         text = thing.findtext(f"bndbox/{corner}")
         try:
-            corners.append(float(text))
+            corners.append(finite(text))
         except (TypeError, ValueError):
-            said = "is missing" if text is None else f"is {text!r}, not a number"
+            said = "is missing" if text is None else f"is {text[:80]!r}, not a number"
             raise DatasetError(f"{where} ({name}): <{corner}> in its <bndbox> {said}. Correct it.") from None
     xmin, ymin, xmax, ymax = corners
     if xmax < xmin or ymax < ymin:

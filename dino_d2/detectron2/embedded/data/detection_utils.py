@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from dino_d2.bit_depth import eight_bits
+
 from ..structures import Boxes, BoxMode, Instances
 from ..utils.file_io import PathManager
 from . import transforms as T
@@ -17,9 +19,12 @@ class SizeMismatchError(ValueError):
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
-    """`[H, W, C]` uint8 in a mode of Pillow or in "BGR"; None keeps the image's own mode."""
+    """`[H, W, C]` uint8 in a mode of Pillow or in "BGR"; None keeps the image's own mode.
+
+    Values of more than 8 bits are scaled, where Detectron2 clips them at 255.
+    """
     if format is not None:
-        image = image.convert("RGB" if format == "BGR" else format)
+        image = eight_bits(image).convert("RGB" if format == "BGR" else format)
     array = np.asarray(image)
     if format == "BGR":
         return array[:, :, ::-1]
