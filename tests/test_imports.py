@@ -14,6 +14,8 @@ PACKAGE = "dino_d2"
 #: that are not listed are above all others.
 FLOORS = (
     ("errors", "files"),
+    ("bit_depth",),
+    ("detectron2",),
     ("layers",),
     ("denoising",),
     ("modeling",),
@@ -27,7 +29,7 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TOP = len(FLOORS)
 
-#: The door to Detectron2. It stands on the lowest floor, and is open to the meta-architecture and everything above it.
+#: The door to Detectron2. It is open to the meta-architecture and everything above that.
 DOOR = "detectron2"
 
 #: Files that only pass on the names of other rooms, so that old import paths stay valid.
@@ -44,7 +46,7 @@ def room_of(module: str) -> str:
 
 
 def floor_of(room: str) -> int:
-    return 0 if room == DOOR else FLOOR_OF.get(room, TOP)
+    return FLOOR_OF.get(room, TOP)
 
 
 def imports_of(source: str, module: str) -> Iterator[str]:

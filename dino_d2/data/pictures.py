@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from dino_d2.bit_depth import PictureError, eight_bits, is_deep
 from dino_d2.detectron2.utils.file_io import PathManager
-from dino_d2.errors import UserError
 
 #: What Pillow and its plugins raise for files that are damaged, no images or absurdly large.
 _PILLOW_ERRORS = (
@@ -58,10 +58,6 @@ _NO_EXIF = ("BMP", "GIF", "PPM")
 _PROGRAMS = ("EPS",)
 
 
-class PictureError(UserError):
-    """A picture that cannot be read; the message says why, and the caller says which file and which image id."""
-
-
 class Header(NamedTuple):
     """What is known of a picture file before its pixels are used."""
 
@@ -71,7 +67,7 @@ class Header(NamedTuple):
 
 
 def read_picture(path: str | Path, format: str) -> np.ndarray:
-    """Read a picture file, upright, scaled to 8 bits as by :func:`eight_bits`.
+    """Read a picture file, upright, scaled to 8 bits as by :func:`dino_d2.bit_depth.eight_bits`.
 
     Args:
         path: a file, or an address that iopath's PathManager knows.
@@ -104,7 +100,7 @@ def read_header(path: str | Path, decode: bool) -> Header:
         width, height = image.size
         if _orientation(image) in _SWAPS_SIDES:
             width, height = height, width
-        return Header(width, height, _is_deep(image))
+        return Header(width, height, is_deep(image))
 
 
 def to_pixels(image: Image.Image, format: str) -> np.ndarray:
@@ -181,28 +177,3 @@ def _has_text_after_pixels(png: Path) -> bool:
                 return True
             file.seek(length + 4, 1)  # over the content and its checksum
     return False
-
-
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a picture of 16-bit, 32-bit or floating-point values to 8 bits; Pillow alone would clip them at 255.
-
-    Values that fit 0..255 already stay. Floating-point values within 0..1 are multiplied by 255. All others are scaled
-    linearly, the smallest to 0 and the largest to 255; NaN and infinities become the smallest finite value.
-    """
-    if not _is_deep(image):
-        return image
-    values = np.asarray(image).astype(np.float64)
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise PictureError("none of its values is a finite number")
-    low, high = values[finite].min(), values[finite].max()
-    values = np.where(finite, values, low)
-    if image.mode == "F" and low >= 0 and high <= 1:
-        values = (values * 255).round()
-    elif low < 0 or high > 255:
-        values = ((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny))).round()
-    return Image.fromarray(values.astype(np.uint8))

@@ -56,6 +56,9 @@ class Trainer(SimpleTrainer):
     def run_step(self) -> None:
         """Forward, backward, step.
 
+        ``after_backward`` hooks run once a step, when the gradients of all its batches are there and before they are
+        clipped; with float16, gradients still have the factor of the scaler, as in Detectron2's ``AMPTrainer``.
+
         Raises:
             NonFiniteLossError: on every rank, before the weights are touched; for gradients too.
         """
@@ -72,6 +75,7 @@ class Trainer(SimpleTrainer):
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
             sums = {name: sums.get(name, 0.0) + value / self.accumulate for name, value in losses.items()}
+        self.after_backward()
         norm = self.update_weights()
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dino_d2.detectron2.engine import HookBase
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import NonFiniteLossError, Trainer, make_ema
 
@@ -60,6 +61,30 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
     model, trainer = run(batches(1, 4), clip_grad_norm=0.01)
     assert (model.weight - start).norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
     assert trainer.storage.latest()["grad_norm"][0] > 0.01
+
+
+class AfterBackward(HookBase):
+    """Notes gradient and weights at each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def after_backward(self):
+        weight = self.trainer.model.weight
+        self.calls.append((self.trainer.iter, weight.grad.clone(), weight.detach().clone()))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_after_backward_is_called_once_a_step_before_the_weights_change(accumulate):
+    model, hook = Line(), AfterBackward()
+    data = batches(2 * accumulate, 4)
+    trainer = Trainer(model, data, torch.optim.SGD(model.parameters(), lr=0.1), 1e9, accumulate)
+    trainer.register_hooks([hook])
+    trainer.train(0, 2)
+    assert [iteration for iteration, _, _ in hook.calls] == [0, 1]
+    (_, first_gradient, start), (_, _, after_one_step) = hook.calls
+    assert torch.equal(start, Line().weight)
+    torch.testing.assert_close(after_one_step, start - 0.1 * first_gradient)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from dino_d2.data.pictures import eight_bits
+from dino_d2.bit_depth import eight_bits
 
 from ..structures import Boxes, BoxMode, Instances
 from ..utils.file_io import PathManager
