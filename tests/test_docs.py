@@ -164,6 +164,7 @@ def _as_yolo(split: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.large_memory
 def test_the_commands_run(place, monkeypatch):
     for command, changes in RUN.items():
         program, *arguments = shlex.split(command.removeprefix("python ").removeprefix("-m "))

@@ -103,6 +103,7 @@ def installed(request, tmp_path) -> Path:
     return environment / "bin"
 
 
+@pytest.mark.large_memory
 @pytest.mark.timeout(1800)
 def test_an_installed_package_trains_resumes_and_predicts(installed, tmp_path):
     place = tmp_path / "empty"
@@ -126,6 +127,7 @@ def test_the_wheel_serves_every_python_and_holds_the_recipes(wheel):
     assert not any(name.startswith(("tests/", "configs/", "tools/")) for name in names)
 
 
+@pytest.mark.large_memory
 def test_a_source_without_headers_is_refused(sdist, tmp_path):
     shutil.unpack_archive(sdist, tmp_path)
     (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
