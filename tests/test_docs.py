@@ -1,7 +1,7 @@
-"""Every command in the docs runs, or the docs say that no test runs it; every link leads somewhere.
+"""Every command in the docs runs, or stands in commands_not_run.py; every link leads somewhere.
 
 A command stands in a block marked `sh` or `bash`. Those of `RUN` are run here, in this order and with the given changes
-that make them small. Others must say "not run by the tests", in a comment behind them or in the text before the block.
+that make them small.
 """
 
 import json
@@ -22,11 +22,11 @@ from dino_d2.data.convert.__main__ import main as convert
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.engine.overrides import apply_overrides
+from tests.commands_not_run import NOT_RUN
 from tests.in_process import run_train_net
 from tests.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = "not run by the tests"
 
 _QUICK = ["dataloader.train.num_workers=0", "dataloader.test.num_workers=0", "train.max_iter=1", "train.num_pictures=1"]
 _THIN = ["model.detector.encoder={num_layers: 1, feedforward_dim: 32}",
@@ -81,41 +81,39 @@ RUN = {
 }  # fmt: skip
 
 
-def blocks(page: Path) -> list[tuple[str, str, str]]:
-    """(language, content, the paragraph before) of each fenced block."""
-    found = list(re.finditer(r"^```(\w*)\n(.*?)^```", page.read_text(), re.M | re.S))
-    paragraphs = [m.string[: m.start()].rstrip().rpartition("\n\n")[2] for m in found]
-    return [(m[1], m[2], " ".join(text.split())) for m, text in zip(found, paragraphs, strict=True)]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-def commands(page: Path) -> list[tuple[str, bool]]:
-    """(command on one line, whether the docs say that it is not run) of a page."""
+def commands(page: Path) -> list[str]:
+    """The commands of a page, each on one line."""
     found = []
-    for language, content, before in blocks(page):
+    for language, content in blocks(page):
         if language in ("sh", "bash"):
             for line in content.replace("\\\n", " ").splitlines():
-                command, _, comment = line.partition(" #")
+                command = line.partition(" #")[0]
                 if command.strip() and not command.startswith("#"):
-                    found.append((" ".join(command.split()), NOT_RUN in comment or NOT_RUN in before))
+                    found.append(" ".join(command.split()))
     return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_command_is_run_or_said_not_to_be(page):
-    silent = [command for command, marked in commands(page) if not marked and command not in RUN]
-    assert silent == [], f'add them to RUN, or say "{NOT_RUN}" in {page.name}'
-    both = [command for command, marked in commands(page) if marked and command in RUN]
-    assert both == [], f"these are run; {page.name} says they are not"
+def test_each_command_is_run_or_listed_as_not_run(page):
+    not_run = NOT_RUN.get(page.name, [])
+    shown = commands(page)
+    assert [command for command in shown if command not in RUN and command not in not_run] == []
+    assert [command for command in not_run if command not in shown or command in RUN] == [], "no longer true"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks_of_their_kind(page):
-    plain = [line for language, content, _ in blocks(page) if not language for line in content.splitlines()]
+    plain = [line for language, content in blocks(page) if not language for line in content.splitlines()]
     assert [line for line in plain if re.match(r"(python|pip|make|torchrun|pytest|srun) ", line)] == []
 
 
 def test_what_is_run_is_in_the_docs():
-    shown = {command for page in PAGES for command, _ in commands(page)}
+    shown = {command for page in PAGES for command in commands(page)}
     assert [command for command in RUN if command not in shown] == []
 
 
