@@ -72,6 +72,7 @@ cuda-build: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 clean:
 	rm -rf $(VENV) build output *.egg-info

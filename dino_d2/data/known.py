@@ -20,7 +20,7 @@ class KnownObjectsMapper(DetrDatasetMapper):
         kwargs: of :class:`DetrDatasetMapper`.
     """
 
-    def __init__(self, known: Callable[[Tensor], Tensor], **kwargs):
+    def __init__(self, known: Callable[[Tensor], Tensor], **kwargs: Any):
         super().__init__(**kwargs)
         self.known = known
 

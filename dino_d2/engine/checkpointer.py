@@ -35,7 +35,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, categories: list[dict] | None = None, **checkpointables
+        self, model: nn.Module, save_dir: str = "", *, categories: list[dict] | None = None, **checkpointables: Any
     ):
         super().__init__(model, save_dir, **checkpointables)
         self.categories = categories

@@ -28,9 +28,9 @@ SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
 def load_config(args: Namespace) -> DictConfig:
-    """The config file with the command line's overrides, and logs in its output folder.
+    """Load a config with the command line's overrides and set up logging in its output folder.
 
-    A config.yaml that is in the folder stays: training replaces it once the run is known to work.
+    An existing config.yaml is preserved: training replaces it once the run has passed all checks.
 
     Raises:
         UserError: no such config file, or something in it or on the command line that cannot be.
@@ -41,8 +41,8 @@ def load_config(args: Namespace) -> DictConfig:
     check_settings(cfg)
     check_names(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
-    settle(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
-    with kept(config_yaml(cfg)) if comm.is_main_process() else contextlib.nullcontext():
+    resolve_calls(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
+    with preserved(config_yaml(cfg)) if comm.is_main_process() else contextlib.nullcontext():
         default_setup(cfg, args)
     return cfg
 
@@ -53,8 +53,8 @@ def config_yaml(cfg: DictConfig) -> Path:
 
 
 @contextlib.contextmanager
-def kept(path: Path) -> Iterator[None]:
-    """A file that is there is as before afterwards, whatever was written over it."""
+def preserved(path: Path) -> Iterator[None]:
+    """Restore a file that exists, whatever is written over it inside the context."""
     content = path.read_bytes() if path.is_file() else None
     try:
         yield
@@ -63,7 +63,7 @@ def kept(path: Path) -> Iterator[None]:
             write_atomically(path, lambda file: file.write(content))
 
 
-def forgo_pretrained(cfg: DictConfig) -> None:
+def disable_pretrained_weights(cfg: DictConfig) -> None:
     """Fetch no ImageNet weights for a backbone that a checkpoint fills; Detectron2's backbones fetch none anyway."""
     if "pretrained" in cfg.model.detector.backbone:
         cfg.model.detector.backbone.pretrained = False
@@ -112,7 +112,7 @@ def _place(path: str, error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}. Correct it there"
 
 
-def settle(cfg: DictConfig, keys: tuple[str, ...]) -> None:
+def resolve_calls(cfg: DictConfig, keys: tuple[str, ...]) -> None:
     """Put what a call in the config gives in its place, in those of the keys that have one."""
     for key in keys:
         node = OmegaConf.select(cfg, key)

@@ -16,7 +16,7 @@ from dino_d2.visualize.denoising import check_denoising
 from dino_d2.visualize.predictions import pick, save
 from dino_d2.visualize.sampling import deformable_attentions
 
-from .random_state import kept_random_state
+from .random_state import preserved_random_state
 
 KINDS = ("predictions", "denoising", "sampling_points")
 
@@ -67,7 +67,7 @@ class Panels(HookBase):
     def after_step(self) -> None:
         iteration = self.trainer.iter
         if (iteration + 1) % self.period == 0:
-            with kept_random_state():
+            with preserved_random_state():
                 for kind in self.show:
                     panel = self.draw(kind)
                     save(panel, self.folder / f"{kind}_{iteration:07d}.png")

@@ -11,8 +11,8 @@ from typing import Any
 
 from dino_d2.detectron2.engine import HookBase
 
-from .agreement import on_any_rank
 from .checkpointer import AtomicCheckpointer
+from .collective import any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class StopOnSignal(HookBase):
             TrainingStopped: on all ranks, after the checkpoint was written.
         """
         iteration = self.trainer.iter
-        if not on_any_rank(self.received is not None) or iteration + 1 == self.trainer.max_iter:
+        if not any_rank(self.received is not None) or iteration + 1 == self.trainer.max_iter:
             return
         name = f"model_{iteration:07d}"
         self.checkpointer.save(name, iteration=iteration)

@@ -46,7 +46,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def kept_random_state() -> Iterator[None]:
+def preserved_random_state() -> Iterator[None]:
     """What is drawn inside changes nothing outside."""
     state = random_state()
     try:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -22,13 +23,13 @@ from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
-from .config import SCHEDULE, config_yaml, forgo_pretrained, settle
+from .config import SCHEDULE, config_yaml, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets
 from .model import build_model, check_whole, load_weights
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
-from .random_state import RestoreRandomState, kept_random_state
+from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume
 from .trainer import Trainer, make_ema
 
@@ -52,9 +53,9 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     start = time.perf_counter()
     resume = can_resume(cfg, resume)
     recipe = copy.deepcopy(cfg)  # for config.yaml: the schedule as the recipe has it, no model among the values
-    settle(cfg, SCHEDULE)
+    resolve_calls(cfg, SCHEDULE)
     if resume or cfg.train.init_checkpoint:
-        forgo_pretrained(cfg)
+        disable_pretrained_weights(cfg)
     check_datasets(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
@@ -129,7 +130,7 @@ def evaluate(cfg: DictConfig) -> dict:
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
-    forgo_pretrained(cfg)
+    disable_pretrained_weights(cfg)
     check_datasets(cfg, splits=("test",))
     model = build_model(cfg)
     check_whole(load_weights(model, cfg.train.init_checkpoint))
@@ -142,7 +143,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     With ``train.amp`` the model detects in that precision too.
     """
     model = for_inference(model, precision(cfg))
-    with kept_random_state():
+    with preserved_random_state():
         loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
         try:
             results = inference_on_dataset(model, loader, evaluator)
@@ -185,6 +186,6 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def count(parameters) -> float:
+def count(parameters: Iterable[nn.Parameter]) -> float:
     """Millions of parameters."""
     return sum(p.numel() for p in parameters) / 1e6

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dino_d2.detectron2.engine import SimpleTrainer
 
-from .agreement import on_any_rank
+from .collective import any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Trainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader,
+        data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         clip_grad_norm: float = 0.1,
         accumulate: int = 1,
@@ -184,7 +185,7 @@ def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -
     report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
     reports = [report]
     # One number a step; the words travel only when there is something to say.
-    if on_any_rank(bool(bad)) and dist.is_initialized():
+    if any_rank(bool(bad)) and dist.is_initialized():
         reports = [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
     reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]

@@ -4,6 +4,7 @@ A denoising query is a label and a box, so a known object can enter the decoder 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class KnownObjectDETR(DETR):
         kwargs: of :class:`DETR`; ``denoising`` is required, with one group so that each object is visible once.
     """
 
-    def __init__(self, known: Callable[[Tensor], Tensor], **kwargs):
+    def __init__(self, known: Callable[[Tensor], Tensor], **kwargs: Any):
         super().__init__(**kwargs)
         if self.denoising is None:
             raise ValueError("known objects enter as denoising queries: set model.denoising")

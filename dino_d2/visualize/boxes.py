@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .style import TILE, Colour, colour_of, font, letter_height, line_width, readable_on
 
@@ -92,13 +92,15 @@ def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[
     return [[tuple(a), tuple(b)] for a, b in zip(marks[::2], marks[1::2], strict=False)]
 
 
-def _label_size(pen: ImageDraw.ImageDraw, label: str, letters) -> tuple[float, float]:
+def _label_size(pen: ImageDraw.ImageDraw, label: str, letters: ImageFont.FreeTypeFont) -> tuple[float, float]:
     """(width, height) of a label with its margin; the height does not depend on the text."""
     margin = letters.size / 4
     return pen.textlength(label, font=letters) + 2 * margin, sum(letters.getmetrics()) + margin / 2
 
 
-def _draw_label(pen: ImageDraw.ImageDraw, place: tuple, label: str, colour: Colour, letters) -> None:
+def _draw_label(
+    pen: ImageDraw.ImageDraw, place: tuple, label: str, colour: Colour, letters: ImageFont.FreeTypeFont
+) -> None:
     pen.rectangle(place, fill=colour)
     pen.text((place[0] + letters.size / 4, place[1]), label, fill=readable_on(colour), font=letters)
 

@@ -1,11 +1,11 @@
-"""What the ranks must decide alike."""
+"""Decisions that all ranks must share."""
 
 import torch
 import torch.distributed as dist
 
 
-def on_any_rank(flag: bool) -> bool:
-    """Whether `flag` is set on any rank. All ranks must call this together; one number travels."""
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is set on any rank. All ranks must call this together; they exchange one number."""
     if not (dist.is_available() and dist.is_initialized()):
         return flag
     count = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
