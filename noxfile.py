@@ -17,7 +17,7 @@ nox.options.sessions = ["core", "oldest", "python", "abi"]
 
 #: PyTorch and the torchvision built for it.
 TORCH = {"2.11": ("2.11.0", "0.26.0"), "2.14": ("2.14.1", "0.29.1"), "2.15": ("2.15.0", "0.29.2")}
-OLDEST = ("numpy==2.0.*", "timm==1.0.20", "omegaconf==2.3.0", "pillow==10.3.*")
+OLDEST = ("numpy==2.0.*", "timm==1.0.31", "omegaconf==2.3.0", "pillow==10.3.*")
 PYTEST = ("-m", "core and not slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 

@@ -9,8 +9,8 @@ _NEVER = -1  # the largest possible threshold
 _TOP_PAD = 64 * 2**20
 
 #: Environment variables of oneDNN's cache of compiled primitives and of PyTorch's own cache in front of it, and our
-#: bound: entries, not bytes. Every new image size adds some fifty primitives with their buffers.
-ONEDNN_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
+#: bound: entries, not bytes. A training step of DINO has some two hundred, so that a smaller bound would cost time.
+ONEDNN_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 
 def bound_onednn_caches() -> None:
