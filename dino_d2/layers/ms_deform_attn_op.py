@@ -111,7 +111,7 @@ def ms_deform_attn(
 
     Raises:
         RuntimeError: a shape, dtype or device does not fit; the message names the argument. On second derivatives.
-        NotImplementedError: forward-mode differentiation (jvp, jacfwd) where PyTorch's grid_sample lacks it, before 2.15.
+        NotImplementedError: forward-mode differentiation (jvp, jacfwd) with a PyTorch before 2.15.
     """
     function = ms_deform_attn_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn
     return function(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
