@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the op of dino_d2 and puts configs/ into the package; everything else about it is in pyproject.toml.
 
 Two libraries: `_C` (the schema and the CPU kernels) always, `_C_cuda` (the CUDA kernels) where torch has CUDA and a

@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
 """Train, resume or evaluate any config of this project; `dino_d2 train` and `dino_d2 eval` do the same.
 
     python train_net.py --config-file configs/dino/dino_tiny_shapes.py

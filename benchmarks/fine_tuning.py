@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory and time of fine-tuning with each memory-saving setting, measured with train_net.py.
 
     python benchmarks/fine_tuning.py --json FILE                      # all settings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of only the matrix products and convolutions of a model: a lower limit for any optimisation of the rest."""
 
 from collections.abc import Callable

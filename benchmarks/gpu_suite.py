@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All GPU measurements in one command: the op, inference, training steps, memory and synchronisations.
 
     python benchmarks/gpu_suite.py --json FILE                      # less than eight minutes on one H200

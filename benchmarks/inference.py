@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of detection with any config, from images to ``Instances``, with this project's operators and plain PyTorch.
 
     python benchmarks/inference.py --quick --json FILE                      # only 640 × 640, batch 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by the benchmarks: timing in turns, peak memory, traces, and a description of the machine."""
 
 import ctypes

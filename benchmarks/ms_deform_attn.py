@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of multi-scale deformable attention: this project's op, the grid_sample composite and other installed packages.
 
     python benchmarks/ms_deform_attn.py --quick                      # encoder and decoder, float32, within a minute

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models and batches for the benchmarks, from any config."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of the parts of a training step with any config, with this project's operators and with plain PyTorch.
 
     python benchmarks/train_step.py --quick --json FILE      # ours and composite, 2 images of 512 × 640

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks of the op's arguments, the same for every device, and the sizes they give.
 #pragma once
 #include <torch/csrc/stable/library.h>

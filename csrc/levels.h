@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contents of spatial_shapes and level_start_index: whether the levels lie inside value, one after the other.
 #pragma once
 #include "cpu/kernels.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multi-scale deformable attention: the schema of the op, and its kernels for the CPU.
 //
 // Uses only the stable ABI of LibTorch, so that one build works with later versions of PyTorch. Fake kernels, autograd

@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
 """Detect objects in images, folders, videos or a webcam; the same as `dino_d2 predict`.
 
     python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO (DETR with Improved DeNoising Anchor Boxes) and the detectors it grew from, for Detectron2 users.
 
     from dino_d2 import Predictor, build_model, get_config

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of more than 8 bits a channel become 8-bit pictures by one rule: for datasets and the embedded engine."""
 
 import numpy as np

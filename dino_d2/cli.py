@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The console command `dino_d2`: one verb for each thing that scripts and `python -m` modules do too."""
 
 import argparse

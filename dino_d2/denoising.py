@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Denoising queries: DN (DN-DETR section 4) and contrastive DN (DINO section 3.3), for any DETR-like detector.
 
 This module needs only PyTorch. Given the ground truth of a batch, it returns noised labels and boxes for a

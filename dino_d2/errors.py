@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kind of error that is the user's to mend; train_net.py shows it without a traceback."""
 
 

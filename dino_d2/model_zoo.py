@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes and their models by name, as in `detectron2.model_zoo`."""
 
 import copy

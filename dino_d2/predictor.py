@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection with trained models: ``Predictor`` for scripts, and a config for Detectron2's own ``DefaultPredictor``.
 
 from dino_d2.predictor import Predictor

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands of the docs that no test runs, by the page that shows them, and why."""
 
 NOT_RUN = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the whole suite, and how it runs: in what order, in how many processes, in how much memory.
 
 This file imports no torch: the process that distributes the tests to workers reads it, and needs none.

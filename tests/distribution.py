@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pytest plugin: workers of pytest-xdist are forked from the server of `processes.py`, like all processes of the
 tests, so that what they import is in memory once. `make test` has two of them."""
 

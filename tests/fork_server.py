@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that has imported the project and forks others from itself; `processes.py` starts it and asks.
 
     python tests/fork_server.py LISTENER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """train_net.py without a process of its own, for tests that would start Python a hundred times."""
 
 from dino_d2.detectron2.engine import default_argument_parser

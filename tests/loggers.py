@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loggers as they were before: a run sets up those of the project for its own process."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pytest plugin: the suite fits a laptop. All its processes together stay below `LIMIT_MIB`, or the session fails.
 
 Measured twice a second by the process that was started: the anonymous memory of that process and of all below it,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of their own for tests, started in milliseconds.
 
 `python train_net.py` imports for seconds what then runs for one, and takes some 450 MiB for it. A server

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detectors small enough to run many times a second, and images for them. Their fixtures are in conftest.py."""
 
 import torch

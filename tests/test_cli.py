@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The console command's verbs; what they run has tests of its own."""
 
 import argparse

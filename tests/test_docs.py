@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command in the docs runs, or stands in commands_not_run.py; every link leads somewhere.
 
 A command stands in a block marked `sh` or `bash`. Those of `RUN` are run here, in this order and with the given changes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The direction of imports between the rooms of the package, read from the source without importing it."""
 
 import ast

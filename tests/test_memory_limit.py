@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The limit on the suite's memory: what counts, and that more than the limit fails."""
 
 import os

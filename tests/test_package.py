@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The source distribution and the wheel, installed where no checkout is, train and resume."""
 
 import os

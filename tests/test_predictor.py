@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Predictor for scripts, and Detectron2's DefaultPredictor on this project's configs."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a Predictor that sees pictures of many sizes, in a process of its own."""
 
 import subprocess

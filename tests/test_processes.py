@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forked processes are like those of a Python of their own."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Config files by name, and the output folder that follows from a recipe's file name."""
 
 from pathlib import Path

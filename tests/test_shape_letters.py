@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every shape in a comment or docstring uses the letters explained in dino_d2/__init__.py."""
 
 import ast

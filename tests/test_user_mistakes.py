@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a user can get wrong, and the one message that meets it: what, where, what to do.
 
 Each mistake goes through the command itself, `train_net.py`; a few through a process of their own, where nothing but

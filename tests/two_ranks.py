@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two ranks over gloo for a test's own function."""
 
 import functools

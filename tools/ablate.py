@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
 """Small versions of DINO's ablations: train each row with several seeds on shapes, write a table and a plot.
 
     python tools/ablate.py                     # continues after an interruption; runs --jobs trainings at a time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters, multiply-adds and activations of each part of a model.
 
     python tools/analyze_model.py --config-file configs/dino/dino_r50_4scale_12ep.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train several recipes with the same iterations and seeds, and plot their AP over iterations and over time.
 
     python tools/compare_family.py configs/detr/detr_tiny_shapes.py configs/dino/dino_tiny_shapes.py

@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
 """Prove that a refactoring kept the numbers: train a few iterations in two checkouts and compare to the last bit.
 
     git worktree add ../before main

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw the anchors and the objects they are matched with, or the measures of the matching during training.
 
     python tools/draw_matching.py arrows --config-file configs/dino/dino_tiny_shapes.py \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draw the sampling points of a trained model's query, and its denoising queries around the ground truth.
 
     python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py \\

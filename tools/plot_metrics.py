@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plot losses, box AP, learning rate and gradient norm of one or several trainings.
 
     python tools/plot_metrics.py output/dino_tiny_shapes

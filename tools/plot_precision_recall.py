@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compute the AP of each class and plot precision over recall, for detections in the format of COCO results.
 
     python tools/plot_precision_recall.py found/coco_instances_results.json datasets/shapes/annotations/shapes_val.json

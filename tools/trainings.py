@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of train_net.py, several at the same time; shared by ablate.py and compare_family.py.
 
 The progress of a training is read from its folder, and starting it again resumes it. Each training has one thread,

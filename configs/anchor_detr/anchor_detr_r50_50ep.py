@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR, ResNet-50, 50 epochs: 42.1 AP (DN-DETR Table 1)."""
 
 from ..common.data.coco import dataloader

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR-DC5, ResNet-50 with a dilated last stage, 12 epochs: 38.2 AP (DN-DETR Table 3)."""
 
 from ..common.schedule import lr_multiplier_12ep as lr_multiplier

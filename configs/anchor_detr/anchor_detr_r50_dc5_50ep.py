@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR-DC5, ResNet-50 with a dilated last stage, 50 epochs: 44.2 AP (DN-DETR Table 1)."""
 
 from .anchor_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR with standard attention instead of row-column attention, ResNet-50, 50 epochs."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Anchor DETR on the generated shapes."""
 
 from ..common.models.anchor_detr_r50 import model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The measures of DINO and DN-DETR in addition to AP. Add them last to `dataloader.evaluator` in a recipe:
 
 from ..common.instruments import instruments

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AdamW with a tenth of the rate for the backbone (DINO Table 8: lr, lr_backbone, weight_decay)."""
 
 import torch

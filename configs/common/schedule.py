@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning-rate schedules: one drop to a tenth near the end (DINO section D.3).
 
 Detectron2 counts an epoch of COCO at batch 16 as 7500 iterations, so that its "1x" of 12 epochs is 90,000.

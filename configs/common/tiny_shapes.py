@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared settings of the family's small recipes on the generated shapes; sizes as in dino/dino_tiny_shapes.py."""
 
 from omegaconf import DictConfig

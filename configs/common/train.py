@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of a run, as in Detectron2's configs/common/train.py, with DINO's additions."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation (DINO appendix A): the flipped image, and two larger scales with and without the flip.
 
 In a recipe: `from ..common.tta import tta` and `model.inference = tta`. The paper names no scales and weights.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditional DETR, ResNet-101, 50 epochs: 42.8 AP (DN-DETR Table 1)."""
 
 from .conditional_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditional DETR-DC5, ResNet-101 with a dilated last stage, 50 epochs: 45.0 AP (DN-DETR Table 1)."""
 
 from .conditional_detr_r101_50ep import dataloader, lr_multiplier, model, optimizer, train

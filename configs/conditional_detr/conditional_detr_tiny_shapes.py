@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Conditional DETR on the generated shapes."""
 
 from ..common.models.conditional_detr_r50 import model

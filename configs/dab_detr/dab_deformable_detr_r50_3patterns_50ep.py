@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-Deformable-DETR with three patterns at each of 300 anchors, ResNet-50, 4 scales, 50 epochs."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-Deformable-DETR, ResNet-50, 4 scales, 50 epochs: 48.7 AP (the authors' model zoo)."""
 
 from ..common.data.coco import dataloader

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR, ResNet-50, three patterns at every anchor, 50 epochs: 42.6 AP (the authors' model zoo)."""
 
 from dino_d2.detectron2.config import LazyCall as L

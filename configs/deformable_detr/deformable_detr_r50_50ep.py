@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR, ResNet-50, 4 scales, 50 epochs: 44.5 AP (the authors' model zoo)."""
 
 from ..common.data.coco import dataloader

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR, ResNet-50, stride 32 alone, 50 epochs: 39.4 AP (the authors' model zoo)."""
 
 from .deformable_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Deformable DETR with box refinement on the generated shapes."""
 
 from ..common.models.deformable_detr_r50_refine import model

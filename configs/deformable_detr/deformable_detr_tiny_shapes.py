@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Deformable DETR on the generated shapes: trains on a laptop's CPU in minutes."""
 
 from ..common.models.deformable_detr_r50 import model

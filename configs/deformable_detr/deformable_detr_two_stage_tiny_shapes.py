@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small two-stage Deformable DETR on the generated shapes."""
 
 from ..common.models.deformable_detr_r50_two_stage import model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR, ResNet-50, 300 epochs: 40.6 AP (DN-DETR Table 3)."""
 
 from ..common.data.coco import dataloader

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DETR on the generated shapes, for comparison with its descendants."""
 
 from ..common.models.detr_r50 import model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, ResNet-50, 4 scales, 12 epochs: 49.0 AP in the paper (Table 1)."""
 
 from ..common.data.coco import dataloader

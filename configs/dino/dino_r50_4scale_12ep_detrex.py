@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO as detrex builds it, for its checkpoints: 49.2 AP in its model zoo after 12 epochs."""
 
 from dino_d2.detectron2.config import LazyCall as L

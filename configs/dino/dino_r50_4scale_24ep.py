@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, ResNet-50, 4 scales, 24 epochs: 50.4 AP in the paper (Table 2)."""
 
 from ..common.schedule import lr_multiplier_24ep as lr_multiplier

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, ResNet-50, 4 scales, for a dataset of your own in COCO format (docs/custom_data.md).
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, ResNet-50, 5 scales, 12 epochs: 49.4 AP in the paper (Table 1)."""
 
 from .dino_r50_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, Swin-L pretrained on ImageNet-22k, 4 scales, 36 epochs: 58.0 AP (the authors' model zoo)."""
 
 from ..common.schedule import lr_multiplier_36ep as lr_multiplier

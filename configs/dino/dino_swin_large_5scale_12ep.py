@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, Swin-L pretrained on ImageNet-22k, 5 scales, 12 epochs: 57.3 AP (the authors' model zoo)."""
 
 from .dino_swin_large_4scale_12ep import dataloader, lr_multiplier, model, optimizer, train

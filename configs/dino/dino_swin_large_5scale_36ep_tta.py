@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO with Swin-L and 5 scales, evaluated with test-time augmentation (appendix A uses Swin-L too)."""
 
 from ..common.tta import tta

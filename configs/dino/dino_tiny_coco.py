@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DINO for any COCO-format folder: a first look at own data on a laptop's CPU.
 
     data.root=... or data.train.json=... data.train.images=... data.val.json=... data.val.images=...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DINO on the generated shapes: trains on a laptop's CPU in minutes.
 
 The paper's method at a small size: four scales, mixed selection, look forward twice, contrastive denoising.

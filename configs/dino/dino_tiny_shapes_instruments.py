@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The small DINO on shapes, with the papers' measures in addition to AP: docs/evaluation.md."""
 
 from ..common.instruments import instruments

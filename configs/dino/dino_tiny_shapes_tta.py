@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The small DINO on shapes, evaluated with test-time augmentation: --eval-only train.init_checkpoint=..."""
 
 from ..common.tta import tta

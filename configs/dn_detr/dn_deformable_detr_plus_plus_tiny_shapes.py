@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DN-Deformable-DETR++ on the generated shapes."""
 
 from ..common.models.dn_deformable_detr_r50 import model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DN-Deformable-DETR (deformable encoder only, 3 patterns) on the generated shapes."""
 
 from ..common.models.dn_deformable_encoder_r50 import model

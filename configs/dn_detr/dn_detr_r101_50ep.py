@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR, ResNet-101, 50 epochs: 45.2 AP (DN-DETR Table 1)."""
 
 from .dn_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train

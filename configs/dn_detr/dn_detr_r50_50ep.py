@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR, ResNet-50, 50 epochs: 44.1 AP (DN-DETR Table 1), 44.4 AP in the authors' model zoo."""
 
 from ..common.data.coco import dataloader

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DN-DETR on the generated shapes."""
 
 from ..common.models.dn_detr_r50 import model

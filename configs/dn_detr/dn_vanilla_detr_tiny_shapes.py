@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small DN-Vanilla-DETR on the generated shapes."""
 
 from ..common.models.dn_vanilla_detr_r50 import model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 4 on COCO: fine-tunes a trained detector for 10 epochs to find the objects of a given class.
 
 --config-file ... train.init_checkpoint=dino_r50_4scale_12ep.pth     the paper's other row: train.max_iter=7500

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 3 on COCO, split 0.5: DINO's parts with plain denoising of known classes, AP of the unknown ones."""
 
 from dino_d2.data.known import only_classes

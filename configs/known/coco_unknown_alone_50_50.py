@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same on COCO with the split 0.5/0.5."""
 
 from .coco_unknown_alone_70_30 import dataloader, lr_multiplier, model, optimizer, train

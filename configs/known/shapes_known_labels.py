@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 4 on shapes: fine-tunes a trained model to find the objects of a given class.
 
 --config-file ... train.init_checkpoint=output/dino_tiny_shapes/model_final.pth

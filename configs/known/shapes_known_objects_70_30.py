@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 3 on shapes, split 0.7/0.3: known classes only in the denoising part, AP of the unknown classes.
 
 Evaluated without known objects ("AP"); `shapes_known_objects_70_30_given.py` evaluates the same weights with them.

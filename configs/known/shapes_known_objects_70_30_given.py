@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 3, "AP(Cond)": evaluated with the objects of known classes given.
 
 For --eval-only with weights of the recipe of the same name without _given.

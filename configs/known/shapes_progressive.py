@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progressive inference: random objects are known in training; the best detection becomes known, step by step."""
 
 from dino_d2.denoising import Denoising, FixedGroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR Table 3 on shapes, split 0.7: the baseline row, trained on the unknown classes only, without denoising."""
 
 from dino_d2.data.known import only_classes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The backward pass of one (batch, head, level). These triples own disjoint parts of all three gradients: the rows of
 // their level and channels of their head in grad_value, their own points in the others. So no locks are needed, every
 // sum is in the order of the queries, and there are B * M * L items to share among the cores even at batch 1.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The interface between the bindings and the kernels of one instruction set. Plain C types only: the kernel files are compiled
 // for newer processors than the rest, so no inline code may be shared with them.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels for processors with AVX2, FMA and F16C. Chosen at run time; see kernels_for_this_cpu in ../ms_deform_attn.cpp.
 #if defined(__x86_64__)
 #if defined(__clang__)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multi-scale deformable attention for one instruction set. The including file sets DINO_D2_VECTOR_BYTES,
 // DINO_D2_KERNELS (the name of the table at the end) and the compiler's target.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where to sample and with what weight, for one instruction set: corners of vectors of points, and the reader that converts
 // locations and weights of either form and any dtype to the compute type.
 // Included by kernels_impl.h, inside its unnamed namespace.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of DINO_D2_VECTOR_BYTES bytes on the vector extension of GCC and Clang. Included once per instruction set,
 // inside an unnamed namespace: nothing here may be shared between the sets.
 #pragma once

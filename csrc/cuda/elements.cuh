@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Elements of the four dtypes as float32 or float64, one or 16 bytes at a time.
 #pragma once
 #include <stdint.h>

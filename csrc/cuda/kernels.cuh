@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels of multi-scale deformable attention.
 //
 // A slot is one (batch, query, head). `lanes` threads of a warp own it (a power of two), each V channels: 16 bytes. The

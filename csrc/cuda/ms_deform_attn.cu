@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Multi-scale deformable attention: launches of the CUDA kernels, for the schema that ../ms_deform_attn.cpp defines.
 // The contents of spatial_shapes and level_start_index are on the device; load_levels in points.cuh checks them.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where a point samples: the arithmetic that every CUDA kernel of the op shares.
 #pragma once
 #include "cpu/kernels.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The deterministic gradient of the value: the points are sorted by the pixel of their corner 0 (a stable sort), then each
 // row of the value sums the contributions of its points, in that order. No atomics: the order of every sum is fixed.
 #pragma once

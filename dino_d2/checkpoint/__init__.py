@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads checkpoints of this project and published ones, recognised by their tensors, and converts between them."""
 
 from .load import load_checkpoint, load_tensors

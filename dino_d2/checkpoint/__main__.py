@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Convert a checkpoint: our own to the authors' names, a published one to ours.
 
 python -m dino_d2.checkpoint IN OUT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads class heads of a checkpoint whose class count differs from the model's."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of Deformable DETR, DAB-Deformable-DETR and DN-Deformable-DETR++ as their authors publish them."""
 
 from .dense_formats import CONDITIONAL_ATTENTION

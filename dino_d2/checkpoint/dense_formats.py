@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the single-scale detectors, whose encoders and decoders attend to every pixel.
 
 Our side of the rules is as in `formats`.

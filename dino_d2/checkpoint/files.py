@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads tensors from checkpoint files; nothing in a file is executed."""
 
 from pathlib import Path

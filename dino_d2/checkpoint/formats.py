@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The known checkpoint formats, each with the tensors that identify it and its name rules.
 
 Our names in the rules are those within the detector, without the prefix "detector.". Two parts depend on the model and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts between the names of the format rules, which number every level and layer, and a given model's names."""
 
 import re

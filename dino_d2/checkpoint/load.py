@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads any known checkpoint into a model and reports every tensor."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NumPy arrays out of pickles, as Detectron2's model zoo has them, without NumPy's own unpickling.
 
 NumPy's unpickling trusts the file: a dtype whose flags a pickle sets turns bytes into pointers. Here an array is made

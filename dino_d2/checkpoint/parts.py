@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by the checkpoint formats: the `Format` type, and name rules of parts that several formats have."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pickle says, read as data: nothing that it names is imported, called or changed."""
 
 import pickletools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The account of a checkpoint that was loaded."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Name rules: from the tensor names of a published checkpoint to ours.
 
 A rule is a pair (their name, our name). ``{}`` stands for a number, the same on both sides and in the same order. A

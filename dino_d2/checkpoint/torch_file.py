@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch files, checked before ``torch.load`` sees them.
 
 ``torch.load(weights_only=True)`` runs no code of a file, but it trusts the sizes in it: a storage of the legacy format

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Transfers class heads from one set of classes to another by class name.
 
     python -m dino_d2.checkpoint.transfer objects365.pth coco.pth --dataset coco_2017_val

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converts checkpoints between this project's tensor names and those of IDEA-Research/DINO."""
 
 import re

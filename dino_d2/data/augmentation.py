@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The augmentations of DETR, as lists for a mapper. Each function is meant for `LazyCall` in a config."""
 
 from collections.abc import Sequence

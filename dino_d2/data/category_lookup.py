@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class names of the dataset that a recipe names, without registering, generating or checking the dataset."""
 
 import json as json_module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any dataset in COCO format, named by its two paths: `coco_format(json=..., images=...)` in a config."""
 
 import hashlib

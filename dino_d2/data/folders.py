@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the json and the images of a dataset lie in its folder, in the layouts that people have."""
 
 import os

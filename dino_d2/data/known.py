@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an evaluation of known objects or labels tells the model, and which classes it then counts."""
 
 import json as json_module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loader: batches that are a function of the seed and their number alone, so a run can be resumed.
 
 Detectron2's loader seeds each worker once, so its augmentation depends on how many workers there are and on all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dataset dict (one image of a dataset, as Detectron2 describes it) to the input of the model."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects365 as DINO pre-trains on it: the first 5000 validation images validate, the others join the training set.
 
 Looked for in ``$DETECTRON2_DATASETS/objects365`` (``./datasets/objects365`` if the variable is not set):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Picture files: opened, turned upright and read as 8-bit pixels by one set of rules for every part of the project.
 
 Training, the dataset check, the converters and the predictor all read through this module, so that a picture which one

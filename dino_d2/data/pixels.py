@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images in any of the forms that scripts hold them in, as the pixels that the data mapper would read."""
 
 import os

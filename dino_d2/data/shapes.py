@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes dataset: a small detection problem that every machine can make for itself.
 
 Five classes on textured ground, written once to disk in COCO format, the same files from the same seed:

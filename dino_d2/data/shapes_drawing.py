@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws one image of the shapes dataset: textured ground, shaded and tilted shapes, and their boxes."""
 
 from colorsys import hsv_to_rgb

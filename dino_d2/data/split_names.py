@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which split a file or folder belongs to, by the words of its name."""
 
 import re

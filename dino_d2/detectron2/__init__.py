@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The door to Detectron2: `dino_d2.detectron2.<module>` is Detectron2's `<module>`, whoever serves it.
 
 Put the prefix `dino_d2.` before any Detectron2 import and the line reads as in every Detectron2 project:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the door finds its modules: one import hook that gives a module a second name.
 
 `dino_d2.detectron2.data` and `detectron2.data` (or `dino_d2.detectron2.embedded.data`) are one module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .optim import LearningRateFactors
 from .trainer import NonFiniteLossError, Trainer, make_ema, unwrap
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are never half written and hold what an exact continuation needs."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
 
 import sys

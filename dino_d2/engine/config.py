@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The config of a run: file, command line, and what is counted in the data."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The datasets of a run, looked over before anything expensive begins."""
 
 import difflib

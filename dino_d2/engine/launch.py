@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The processes of a run: those that torchrun has started, or those of Detectron2's ``launch``."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recipe's model and its weights, with words for what a config or a checkpoint can have wrong."""
 
 from pathlib import Path

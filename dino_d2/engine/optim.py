@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning rates of the parts of a model."""
 
 from collections.abc import Mapping

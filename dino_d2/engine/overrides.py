@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``path.to.key=value`` on the command line: looked at before it is set, since a misspelt key would change nothing."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of what the model does, every so many iterations of a training."""
 
 from collections.abc import Sequence

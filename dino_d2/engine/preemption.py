@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGTERM and SIGUSR1, by which batch systems take a machine back: save and stop cleanly."""
 
 import logging

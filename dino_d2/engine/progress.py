@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A live line on a terminal; elsewhere the log lines say the same."""
 
 import contextlib

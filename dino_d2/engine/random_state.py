@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The random generators of a process: read, put back, kept as they are."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a run can go on from a checkpoint, seen before anything of it is loaded.
 
 The optimizer's state in particular is put in place without a look at its shapes, and a fused kernel would write beyond

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run from its config: set-up, training, evaluation, and what it leaves in the output folder."""
 
 import copy

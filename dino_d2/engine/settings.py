@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The values of a config, looked at before a run begins."""
 
 import tempfile

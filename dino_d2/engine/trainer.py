@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: mixed precision, gradient accumulation and clipping, a running mean of the weights."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a config.yaml, or an override, may call without the user's word for it.
 
 A recipe is a program, and nobody runs a stranger's program unseen. A config.yaml looks like data, but it names what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often one object gets several confident boxes (DINO section 3.3 and figure 8)."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matchings of a run's evaluations, saved so that the next evaluation can be compared with the previous one.
 
 They are kept in files rather than in memory so that a resumed run compares with the same evaluation as an uninterrupted

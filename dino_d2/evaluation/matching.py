@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures of the matching: which query is matched to which object, and how far its anchor is from the object.
 
 Sources: DINO section 3.3 (ATD(k), the two problems of "confusion"), DN-DETR section 3 (equations 1 and 2 for IS, and

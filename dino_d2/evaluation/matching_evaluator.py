@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATD(k), anchor-target distance and matching instability, as an evaluator that runs together with COCO AP."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .attention import CrossAttention, SelfAttention
 from .autocast import autocast_is_on
 from .boxes import box_area, cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dense multi-head attention over ``scaled_dot_product_attention``."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Box maths: conversions, the inverse sigmoid and the generalised IoU."""
 
 import torch

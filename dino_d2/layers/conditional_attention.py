@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention with separate projections of content and position (Conditional DETR section 3.3).
 
 In self-attention the projected content and position are added. In cross-attention they are concatenated in every

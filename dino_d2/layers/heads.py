@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every multi-head attention does with its heads."""
 
 import torch.nn.functional as F

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The small perceptron that DETR's heads are made of."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1): the op and the module."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the compiled op and completes it: fake kernels, autograd and the autocast rule of `torch.ops.dino_d2`.
 
 The schema and the kernels are in `csrc/`. Where the extension is not built, or `use_reference_op()` is active, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-scale deformable attention in plain PyTorch: the reference of the tests and the fallback of the op.
 
 Deformable DETR (arXiv 2010.04159), equation 3.

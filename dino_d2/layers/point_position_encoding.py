@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position encodings of points of the image, for pixels and queries alike (Anchor DETR section 3.1)."""
 
 import torch

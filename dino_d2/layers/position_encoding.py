@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sine position encodings of pixels (for the memory) and of anchors (for the queries)."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Row-column decoupled attention: first along rows, then along columns (Anchor DETR section 3.4)."""
 
 import torch

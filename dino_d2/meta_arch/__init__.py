@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Detectron2 shell: dicts in, losses or ``Instances`` out."""
 
 from .detr import DETR, QueryPredictions

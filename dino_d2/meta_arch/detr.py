@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The meta-architecture: Detectron2's dicts in, losses or ``Instances`` out."""
 
 from collections import defaultdict

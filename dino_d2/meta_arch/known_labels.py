@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection given the classes that are in the image (DN-DETR section 5.7.1)."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection given known objects (DN-DETR section 5.7.1).
 
 A denoising query is a label and a box, so a known object can enter the decoder as one that matching queries see.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progressive inference: the best detections become known objects (DN-DETR section 5.7.2)."""
 
 from collections.abc import Callable, Sequence

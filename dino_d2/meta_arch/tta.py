@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Test-time augmentation the DETR way: one-to-one ensembling, no suppression (DINO appendix A).
 
 A detection transformer gives one box an object. Pooling the boxes of several views of an image and suppressing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor core: images to predictions and losses, with PyTorch, timm and our own layers alone.
 
 Read the files in the order of the data: ``detector.py``, ``backbone/``, ``encoder/``, ``queries/``, ``decoder/``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a detector as types: what each is given and what it returns.
 
 The letters of shapes are explained in ``dino_d2/__init__.py``.

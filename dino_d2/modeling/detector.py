@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor core: from images to the predictions of every decoder layer."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prediction heads: class scores and box corrections."""
 
 import copy

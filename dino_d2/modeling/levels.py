@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokens of all feature levels in one row, and where they lie in the image."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the last layer's predictions to detections."""
 
 from typing import NamedTuple

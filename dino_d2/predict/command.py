@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `dino_d2 predict` and `demo/demo.py` run."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and webcams that `--input` names: pictures, videos, folders, glob patterns."""
 
 import glob

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading and writing of videos and webcams with OpenCV, which is an optional dependency."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The speed wing: faster modules that replace the plain ones of the core, in one visible place each.
 
 :func:`optimise_for_training` is called where a model is built (``meta_arch/detr.py``), :func:`for_inference` where one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frozen batch norms fused into the convolutions before them, in training too."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm's ResNet for inference: each convolution applies the ReLU and the shortcut addition that follow it."""
 
 import timm.models

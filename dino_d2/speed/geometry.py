@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Geometry that depends on the image size alone, computed once per size.
 
 Replaces :class:`~dino_d2.modeling.Detector`, the deformable encoder and the proposal heads by subclasses whose

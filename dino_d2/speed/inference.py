@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model for inference alone: batch norms fused permanently, weights prepacked, half precision on request."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear layers and feed-forward networks computed in oneDNN on a CPU.
 
 PyTorch sends float32 products on a CPU to MKL, which has no AVX-512 kernels for AMD processors; oneDNN has, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a process that computes on a CPU: the C library's allocator and the caches of oneDNN."""
 
 import ctypes

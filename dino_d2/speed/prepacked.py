@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear layers and convolutions whose weights are stored in oneDNN's own layout, for detection on a CPU.
 
 PyTorch reorders a weight into that layout in every call; here it is reordered once. A following activation or

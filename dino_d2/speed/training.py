@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed-ups of training that leave parameters, their names and the mathematics as they are."""
 
 from torch import nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of detections, of predictions next to the ground truth, and of a detector's queries."""
 
 from .boxes import LabelledBox, draw_boxes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes with their labels on an image of any size."""
 
 from collections.abc import Sequence

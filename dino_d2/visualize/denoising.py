@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of denoising queries before and after the decoder (DINO section 3.3, figure 3)."""
 
 from collections.abc import Sequence

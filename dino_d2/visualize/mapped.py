@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helpers for pictures that are made from the outputs of a data mapper."""
 
 import contextlib

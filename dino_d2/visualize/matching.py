@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of the matching, as in the papers: arrows from anchors to objects, and its measures during training."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of detections, alone or next to the ground truth."""
 
 from collections.abc import Sequence

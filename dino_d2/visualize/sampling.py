@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of the sampling points of a query in deformable attention (Deformable DETR section 4.1), layer by layer."""
 
 from collections.abc import Sequence

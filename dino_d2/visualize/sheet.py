@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layout of several pictures on one sheet, with captions and a legend."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours and fonts of all pictures."""
 
 import colorsys

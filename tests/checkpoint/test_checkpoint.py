@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading published checkpoints, and writing the authors' names."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated checkpoints: each is read, or refused with one UserError."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the deformable family: recognised by their tensors, every one of which has a name here."""
 
 import json

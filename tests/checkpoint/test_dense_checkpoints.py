@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the single-scale detectors: each tensor of the authors has its place here."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that want to run something, or claim more data than they have: each ends in one UserError line."""
 
 import collections

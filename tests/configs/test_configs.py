@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every recipe builds, and the full-size one trains and detects at the size COCO has."""
 
 import json

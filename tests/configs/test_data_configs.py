@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """configs/common/data: each file loads, instantiates and gives batches."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """config.yaml files written before the modelling rooms were rearranged: their paths of classes still load."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every small recipe trains: a few steps from random weights, with and without objects, and detections after them."""
 
 import pytest

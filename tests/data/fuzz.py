@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated inputs for the fuzz tests of the data room, the same ones for the same seed."""
 
 import copy

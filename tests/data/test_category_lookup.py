@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class names of a recipe's dataset, read without touching the dataset."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """python -m dino_d2.data.check: one dataset with every fault, and each fault alone."""
 
 import json

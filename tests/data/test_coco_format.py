@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO-format datasets by path: registration, and every way in which a json can be wrong."""
 
 import json

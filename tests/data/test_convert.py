@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pascal VOC and YOLO folders to COCO: boxes worked out by hand, splits, and faults by file and line."""
 
 import json

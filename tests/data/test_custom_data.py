@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dataset of one's own: found in its folder, classes and epochs counted, heads made for it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutated jsons: each is used or refused in words, from the file to the figures of the evaluation."""
 
 import contextlib

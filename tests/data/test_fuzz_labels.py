@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged YOLO and Pascal VOC folders: each becomes jsons that can be used, or is refused in words."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged pictures: each is read or refused in words, by all readers alike."""
 
 import random

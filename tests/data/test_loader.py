@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loader: Detectron2's order, one random stream per sample, and a position to go on from."""
 
 import itertools

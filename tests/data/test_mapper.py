@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DetrDatasetMapper and the augmentations of DETR."""
 
 from itertools import pairwise

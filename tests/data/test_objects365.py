@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects365 in DINO's division, on generated data of the same layout, and class heads by name."""
 
 import json

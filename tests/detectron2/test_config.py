@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LazyConfig, LazyCall and instantiate, under either engine."""
 
 import collections

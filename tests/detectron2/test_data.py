@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Catalogs, COCO loading, transforms, samplers and loaders, under either engine."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which engine the door opens to, and what it says when it cannot. Each case is a process of its own."""
 
 import importlib.metadata

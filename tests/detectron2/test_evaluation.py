@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """inference_on_dataset and COCOEvaluator, under either engine."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EventStorage, its writers and the log, under either engine."""
 
 import json

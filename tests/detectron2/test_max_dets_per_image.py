@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCOEvaluator's limit of detections per image and class, under either engine."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes, BoxMode and Instances, under either engine."""
 
 import copy

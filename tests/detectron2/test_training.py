@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trainers, hooks, checkpoints, schedules, launching and the predictor, under either engine."""
 
 import json

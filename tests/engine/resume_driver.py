@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """train_net.py with a witness: a file gets one line of json per training iteration, and one can be the last.
 
 python tests/engine/resume_driver.py RECORD LAST_WORDS [arguments of train_net.py]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two ranks over gloo: they learn what one rank learns, count each image once and stop together."""
 
 import json

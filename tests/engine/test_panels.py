@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of denoising queries and sampling points, and the hook that draws during training."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that was stopped and resumed is the run that was never stopped, to the last bit.
 
 The manner of the test is that of NeMo Automodel's: one run goes through, another is killed between two

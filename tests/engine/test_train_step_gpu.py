@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training step on a GPU waits for it once: to copy the matching costs."""
 
 import warnings

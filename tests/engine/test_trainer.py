@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: accumulation, clipping, running mean, non-finite losses."""
 
 import pytest

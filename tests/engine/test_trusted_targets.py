@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Config files and overrides that want to run something, and those that must keep working."""
 
 import importlib

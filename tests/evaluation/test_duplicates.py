@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Duplicate predictions: cases by hand, and a slow obvious implementation."""
 
 import numpy as np

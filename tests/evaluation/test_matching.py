@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATD(k), anchor distance and IS: cases by hand, and a slow obvious implementation."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A number of images that two ranks cannot share evenly: each counts once, as on one rank."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The op against its plain PyTorch reference, the stored vectors and finite differences."""
 
 import json

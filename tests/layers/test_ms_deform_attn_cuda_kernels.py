@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels themselves, run on the CPU by a small emulation of CUDA (cuda_emulation/)."""
 
 import ctypes

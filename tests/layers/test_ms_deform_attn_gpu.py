@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The op on a GPU: collected everywhere, run where there is one."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The op inside PyTorch: opcheck, compile, export, autocast, threads, instruction sets, and the module around it."""
 
 import contextlib

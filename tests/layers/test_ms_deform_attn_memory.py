@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CPU kernels under AddressSanitizer: no read or write beside a buffer, whatever the sizes."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The meta-architecture: dicts in, losses or Instances out."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known objects, known labels and progressive inference: what reaches the decoder, and what is learned from it."""
 
 import json

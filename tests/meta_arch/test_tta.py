@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One-to-one ensembling: the equation of appendix A by hand, and against a slow obvious implementation."""
 
 import pytest

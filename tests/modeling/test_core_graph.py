@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What compilers and CUDA graphs ask of the tensor core: one graph, and nothing that waits for the device."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor core without the door to Detectron2: no dicts, no Instances, no engine."""
 
 import pkgutil

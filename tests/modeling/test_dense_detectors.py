@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The single-scale detectors as wholes, and the parts of them that no reference vector reaches."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tensor core as a whole: padding, leaks, small images."""
 
 import pytest

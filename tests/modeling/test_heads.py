@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heads: what they predict before any training, and which layer uses which."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of many tensors with one verdict at the end, so that a failure shows everything that is off."""
 
 import pytest

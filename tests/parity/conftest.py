@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds reference vectors and hands each to the tests of its kind.
 
 pytest tests/parity                           the vectors of the project

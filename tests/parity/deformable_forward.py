@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of a multi-scale forward pass in the format that the vectors from DETR to DN-DETR share."""
 
 from torch import Tensor

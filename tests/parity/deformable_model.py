@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our model for a vector of Deformable DETR and its descendants: the project's config, with the vector's sizes."""
 
 import pytest

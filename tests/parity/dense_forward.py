@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of a single-scale detector's forward pass with everything that a vector stores of it."""
 
 import torch

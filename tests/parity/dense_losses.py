@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of a single-scale detector's losses and assignments."""
 
 import torch

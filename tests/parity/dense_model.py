@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our model for a vector of a single-scale detector: the project's config, with the vector's arguments."""
 
 from collections.abc import Callable

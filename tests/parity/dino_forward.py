@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of a DINO forward pass, the same in evaluation and training."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of DINO's losses, and of the assignments behind them."""
 
 import torch

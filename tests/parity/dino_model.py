@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our model for a DINO vector: the project's config, with the sizes of the vector's arguments."""
 
 import pytest

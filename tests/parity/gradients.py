@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of the gradient of every parameter, by norm and sum."""
 
 import torch

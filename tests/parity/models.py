@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all parity tests need of a model: the vector's weights, its parameters by the authors' names, its insides."""
 
 import contextlib

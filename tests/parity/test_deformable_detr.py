@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR, plain, refined and two-stage: every number of a forward pass and of a training step."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-Deformable-DETR, DN-Deformable-DETR and its ++: every number of a forward pass and of a training step."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single-scale detectors: every number of a forward pass, and one training step where the vector has one."""
 
 import pytest

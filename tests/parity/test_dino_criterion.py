@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO's criterion alone on random predictions, with the gradient of every prediction."""
 
 import torch

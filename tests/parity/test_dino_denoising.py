@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contrastive denoising, fed with the random draws of the authors' run."""
 
 import torch

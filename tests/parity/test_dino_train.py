@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, one training step: predictions, losses, matching and the gradient of every parameter."""
 
 from .dino_forward import compare_forward, run

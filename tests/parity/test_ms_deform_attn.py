@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deformable attention operator alone: value, locations and weights in, with all three gradients."""
 
 import pytest

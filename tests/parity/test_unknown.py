@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors of which no test knows the kind: reported, not passed over."""
 
 import pytest

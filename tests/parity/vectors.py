@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reference vectors: files with the inputs and outputs of the authors' code, and the weights it ran with."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """demo/demo.py and `dino_d2 predict`: images, folders and videos in, drawn images and COCO results out."""
 
 import importlib.util

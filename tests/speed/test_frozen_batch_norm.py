@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folded frozen norms: the same maps, gradients and names."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cached geometry: computed once per shape without padding, and every time with padding."""
 
 import weakref

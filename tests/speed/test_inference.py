@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The copy for detection alone: the same detections, and nearly the same in half precision."""
 
 import copy as copying

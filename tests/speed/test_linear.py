@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The linear layer of oneDNN against PyTorch's own in float64."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradients through prepacked layers, whose oneDNN operators have no derivative."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ablation tool: its rows, where they are trained, its table. No training here."""
 
 import json

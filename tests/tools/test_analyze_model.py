@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of tools/analyze_model.py against counts by hand."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/compare_family.py: what it reads from runs, what it trains again, what it draws."""
 
 import json

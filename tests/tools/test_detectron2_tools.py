@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real Detectron2's own tools and backbones with this project's configs."""
 
 import json

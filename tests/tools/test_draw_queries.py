@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/draw_queries.py: from a checkpoint and a picture to the inside of the decoder."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Curves of metrics.json, and AP and precision-recall of COCO results, by the tools that draw them."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/trainings.py: several at a time, resumed, ended cleanly. A few lines stand for train_net.py."""
 
 import json

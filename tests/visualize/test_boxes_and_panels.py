@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture of predictions beside ground truth."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO 2017 with the training augmentation of DETR, which DINO uses too.
 
 Images and annotations are expected where Detectron2 looks for them: `$DETECTRON2_DATASETS/coco/{train2017,val2017}`

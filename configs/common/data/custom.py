@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dataset of the user's own, in COCO format.
 
     data.root=FOLDER    in the layout of Roboflow or COCO (dino_d2/data/folders.py), or the paths one by one:

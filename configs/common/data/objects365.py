@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects365, split as in DINO's appendix D.2; dino_d2/data/objects365.py documents the expected folders."""
 
 from dino_d2.data.objects365 import objects365

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated shapes dataset (dino_d2/data/shapes.py): 1000 + 100 images of 128 x 128, generated on first use."""
 
 from dino_d2.data.shapes import shapes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR with ResNet-50 and row-column decoupled attention (Wang et al. 2022, section 4.1)."""
 
 from torch import nn

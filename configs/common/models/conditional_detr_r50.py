@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditional DETR with ResNet-50 (Meng et al. 2021, section 4.1)."""
 
 from dino_d2.detectron2.config import LazyCall as L

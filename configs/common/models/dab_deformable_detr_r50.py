@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-Deformable-DETR with ResNet-50 and four scales: learned 4-D anchors in Deformable DETR (DAB-DETR appendix C)."""
 
 from dino_d2.detectron2.config import LazyCall as L

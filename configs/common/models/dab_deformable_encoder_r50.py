@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR over four scales: a deformable encoder and DAB-DETR's dense decoder (DN-DETR section 4.6).
 
 "DAB-Deformable-DETR (deformable encoder only)" in the authors' code, "DAB-Deformable-DETR" in DN-DETR's tables.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR with ResNet-50 (Liu et al. 2022, section 5 and appendix)."""
 
 from torch import nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR with ResNet-50 and four scales (arXiv 2010.04159, appendix A.4)."""
 
 import torch.nn as nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR with iterative bounding box refinement (section 4.2): each layer has its own heads."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two-stage Deformable DETR (section 4.2): refinement, and queries from the encoder's proposals."""
 
 from dino_d2.detectron2.config import LazyCall as L

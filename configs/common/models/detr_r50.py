@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR with ResNet-50 (Carion et al. 2020, section 4 and appendix A.4)."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO with ResNet-50 and four scales (the paper's Figure 2, Table 8)."""
 
 from dino_d2.denoising import ContrastiveDenoising, DynamicGroups

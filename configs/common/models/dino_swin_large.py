@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO with Swin-L and four scales (the paper's Tables 3 and 5)."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-Anchor-DETR with ResNet-50: noise that moves the points of Anchor DETR (DN-DETR section 4.7.1)."""
 
 from dino_d2.denoising import Denoising, FixedGroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-Deformable-DETR++ with ResNet-50: denoising on DAB-Deformable-DETR (DN-DETR sections 4.5 and 4.6)."""
 
 from dino_d2.denoising import Denoising, FixedGroups

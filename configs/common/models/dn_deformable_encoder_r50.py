@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-Deformable-DETR: denoising on DAB-DETR with a deformable encoder, ResNet-50 (DN-DETR sections 4.5, 4.6)."""
 
 from dino_d2.denoising import Denoising, FixedGroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-DETR with ResNet-50: denoising on DAB-DETR (DN-DETR section 4)."""
 
 from dino_d2.denoising import Denoising, FixedGroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DN-Vanilla-DETR with ResNet-50: noised boxes embedded where DETR has its queries (DN-DETR section 4.7.2)."""
 
 from dino_d2.denoising import Denoising, FixedGroups

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO Table 4, row 2: optimised DN-DETR, learned queries, plain denoising; 44.9 AP."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO Table 4, row 3, the strong baseline: pure selection, plain denoising; 46.5 AP."""
 
 from dino_d2.detectron2.config import LazyCall as L

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO Table 4, row 5: mixed selection and look forward twice, plain denoising; 47.4 AP."""
 
 from dino_d2.denoising import Denoising, DynamicGroups

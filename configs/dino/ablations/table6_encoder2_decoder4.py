@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO Table 6: 2 encoder and 4 decoder layers, plain denoising; 44.1 AP."""
 
 from .table4_row5_look_forward_twice import dataloader, lr_multiplier, model, optimizer, train

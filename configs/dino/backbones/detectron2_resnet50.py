@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO 4-scale, 12 epochs, with Detectron2's ResNet-50 in place of timm's: the same network from the same weights.
 
 Needs Detectron2 (docs/detectron2.md).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO 4-scale, 12 epochs, with Detectron2's Swin-B. Needs Detectron2 (docs/detectron2.md)."""
 
 from dino_d2.detectron2.config import LazyCall as L

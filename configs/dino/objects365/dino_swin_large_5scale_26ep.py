@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DINO, Swin-L, 5 scales, pre-trained on Objects365 for 26 epochs: 64 GPUs, one image each (appendix D.2)."""
 
 from dino_d2.data.objects365 import iterations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Objects365 model fine-tuned on COCO for 18 epochs at 1.5 times the size: 63.1 AP on val2017 (Table 3).
 
 16 GPUs, one image each (appendix D.2). The class heads go over by name first:

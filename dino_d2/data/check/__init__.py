@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a COCO detection dataset: what is wrong with a json and its image folder, and where.
 
     python -m dino_d2.data.check JSON IMAGES

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Examine a dataset before training: python -m dino_d2.data.check JSON IMAGES"""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every field of a COCO json that this project reads, checked and brought to one type.
 
 Training, evaluation, the dataset check and the tools all see the result of :func:`normalise`, so that none of them

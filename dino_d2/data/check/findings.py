@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that is worth knowing about a dataset before training on it, as a table."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training against validation: photographs that are in both make AP better than the model is."""
 
 import hashlib

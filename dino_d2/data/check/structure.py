@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The json as a file: read, its references resolved, and its images found on the disk."""
 
 import json as json_module

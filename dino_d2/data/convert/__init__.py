@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pascal VOC and YOLO folders to COCO json, which is what this project reads.
 
     python -m dino_d2.data.convert FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pascal VOC or YOLO to COCO json: python -m dino_d2.data.convert FOLDER"""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the readers return, and how it becomes COCO jsons."""
 
 import hashlib

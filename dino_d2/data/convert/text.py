@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label files, lists and data.yaml, read as text without guessing their encoding or running what they hold."""
 
 import codecs

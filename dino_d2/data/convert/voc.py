@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pascal VOC: one XML file an image.
 
 Boxes are pixels counted from 1, both ends included (VOC development kit), so that xmin 1 and xmax W is the full width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YOLO: one text file an image, one object a line: class number, centre, width, height, all as shares of the image."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded engine: Detectron2's names and behaviour for the parts that dino_d2 calls.
 
 Module layout, names, arguments, log messages' places, file formats and random-number use follow Detectron2

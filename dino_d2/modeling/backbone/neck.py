@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From backbone stages to feature levels of one width."""
 
 import torch

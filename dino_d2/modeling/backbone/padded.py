@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of any size for backbones that need whole patches, such as ViTDet."""
 
 import torch.nn.functional as F

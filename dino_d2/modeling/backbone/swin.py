@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swin blocks for images of any size, as detectors use them (Swin Transformer, arXiv 2103.14030, section 3.2)."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image features from any timm model, under Detectron2's stage names."""
 
 import difflib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .conditional import ConditionalDecoder
 from .deformable import DeformableDecoder
 from .dense import DenseDecoder

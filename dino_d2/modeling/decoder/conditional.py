@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditional DETR's decoder: queries with one reference point each (section 3)."""
 
 import torch

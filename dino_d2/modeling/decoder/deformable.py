@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deformable decoder with anchors that are refined layer by layer (DINO sections 3.1 and 3.5).
 
 Deformable DETR, DAB-Deformable-DETR and DINO differ in three of its parts: the position encodings of queries, the box

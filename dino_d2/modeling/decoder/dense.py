@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR's decoder: queries that are embeddings alone, attending to every pixel (DETR section 3.2)."""
 
 import torch

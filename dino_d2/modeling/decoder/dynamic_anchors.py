@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR's decoder: queries are boxes that are refined layer by layer (section 4)."""
 
 from torch import Tensor, nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR's decoder over several feature levels (DAB-DETR and DN-DETR "with deformable encoder only").
 
 Queries attend to every level separately and combine the results with learned level weights.

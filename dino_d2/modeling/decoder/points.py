@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR's decoder: boxes are offsets from points (section 3.1)."""
 
 from torch import Tensor

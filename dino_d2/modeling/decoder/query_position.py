@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position encodings of the deformable decoder's queries.
 
 Each class gets the anchors on the finest map [B, T, 4], the content [B, T, D] of the previous layer (None in the first

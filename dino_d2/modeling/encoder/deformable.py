@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deformable encoder (Deformable DETR section 4.1)."""
 
 from torch import Tensor, nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encoders in which every pixel attends to every pixel of its map (DETR section 3.2)."""
 
 from torch import Tensor, nn

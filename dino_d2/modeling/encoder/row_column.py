@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR's encoder with row-column decoupled attention (section 3.4)."""
 
 from torch import Tensor

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .class_loss import FocalClasses, SoftmaxClasses
 from .criterion import SetCriterion, mean_over_ranks
 from .matcher import HungarianMatcher

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class losses: the focal loss on sigmoids, and DETR's softmax with "no object".
 
 Each class has a cost, by which queries are matched to objects, and a loss for the matched pairs.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training losses: class, L1 and generalised IoU on every decoder layer, on the proposals and on denoising."""
 
 import torch

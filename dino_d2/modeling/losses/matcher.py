@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bipartite matching between predictions and ground truth (DETR section 3.1)."""
 
 import torch

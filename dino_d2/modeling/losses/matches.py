@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which query was assigned to which object."""
 
 from typing import NamedTuple

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses where the encoder proposes objects of no particular class (Deformable DETR's two-stage variant)."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from .anchor_boxes import AnchorBoxQueries, PatternBoxQueries
 from .base import AnchorQueries, BaseQueries, repeat_for_patterns, take
 from .content import IndicatedLabelEmbedding, LabelEmbedding, UnknownLabelEmbedding

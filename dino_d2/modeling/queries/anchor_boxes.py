@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR's queries: learned boxes with content that starts as zeros (DAB-DETR section 4.1)."""
 
 from torch import Tensor, nn

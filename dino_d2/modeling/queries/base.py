@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What most query sources share."""
 
 import torch

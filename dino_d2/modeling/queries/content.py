@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Initial content of queries: denoising queries embed class labels, matching queries bring their own.
 
 Each class embeds the (noised) labels of denoising queries and completes the content of matching queries, so that the

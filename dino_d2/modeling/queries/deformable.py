@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR's queries: learned points, or proposals of the encoder ("two-stage").
 
 Both have position encodings of their own, which stay the same in all decoder layers (``OwnPosition``).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR's queries: learned embeddings without a place in the image (DETR section 3.2)."""
 
 from torch import Tensor, nn

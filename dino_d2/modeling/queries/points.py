@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Anchor DETR's queries: points of the image, whose positions are encoded like those of pixels (section 3)."""
 
 import torch

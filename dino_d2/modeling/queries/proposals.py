@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The encoder's own detection head: every token proposes a box at its place ("two-stage")."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Static, pure and mixed query selection (DINO section 3.4, figure 5)."""
 
 from torch import Tensor, nn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything here holds the embedded engine against a real Detectron2, in one process."""
 
 from pathlib import Path

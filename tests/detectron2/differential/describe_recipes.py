@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints as JSON what every recipe of configs/ becomes under the engine of this process.
 
 `describe_recipes.py FOLDER` also leaves each recipe's config.yaml in FOLDER.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same module of both engines, for tests that compare them."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One config file under both engines, and config.yaml across them."""
 
 from pathlib import Path

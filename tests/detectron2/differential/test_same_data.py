@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dataset dicts, transforms, samplers and batches of both engines."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every recipe becomes under each engine, in processes of their own."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run of train_net.py under each engine, in processes of their own."""
 
 import json

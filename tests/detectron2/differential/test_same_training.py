@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules, events, training runs, checkpoints and AP of both engines."""
 
 import json

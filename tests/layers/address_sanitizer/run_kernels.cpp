@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs the CPU kernels on random sizes with buffers of exactly the sizes that the op allocates, for
 // tests/layers/test_ms_deform_attn_memory.py: built with -fsanitize=address, a read or write beside a buffer ends it.
 #include <stdio.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Just enough of CUDA to run the op's kernels on a CPU, one fiber per thread: it proves the index arithmetic, the use of
 // shared memory between synchronisation points and the sums over lanes on machines without a GPU. It proves nothing about
 // speed or about the compiler for the device.

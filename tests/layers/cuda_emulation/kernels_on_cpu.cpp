@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels behind C functions, for tests/layers/test_ms_deform_attn_cuda_kernels.py.
 #include "emulated_cuda.h"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Necks: which map each level comes from, and its size."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backbone that needs whole blocks of pixels, for images of any size."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Swin blocks that pad before they shift; the published detector's numbers are in tests/parity."""
 
 import timm

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """timm's models as backbones: stages, what is frozen, and what a wrong name is answered with."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoders with conditional attention: where their boxes start and what moves them."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Box updates: who learns from whose loss (DINO figure 6)."""
 
 import pytest

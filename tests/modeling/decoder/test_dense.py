@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR's decoder: which inputs reach a query, and what becomes of the last norm."""
 
 import torch

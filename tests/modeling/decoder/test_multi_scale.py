@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR's decoder over several levels: a softmax for each, mixed by weights of the query."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The deformable encoder: what its layers see, and what padding and recomputation change."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dense encoder: every pixel attends to every pixel that shows the image."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class losses against PyTorch's own, and what they cost in matching."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The batched losses against slow, obvious ones, layer by layer and image by image."""
 
 import pytest

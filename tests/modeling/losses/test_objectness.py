@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Proposals of no class: they learn objects against background, as class 0, and are matched for themselves."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DAB-DETR's queries: learned anchors, and patterns at each of them."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable DETR's queries, and what its decoder does with them."""
 
 import pytest

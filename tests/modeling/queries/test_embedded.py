@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DETR's queries: the same learned embeddings for every image."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saving and loading, as in `detectron2.checkpoint`."""
 # ruff: noqa: F401
 

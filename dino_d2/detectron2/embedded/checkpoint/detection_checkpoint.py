@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of detectors, as in `detectron2.checkpoint.detection_checkpoint`."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LazyConfig and the small part of the yacs config that `DefaultPredictor` needs, as in `detectron2.config`."""
 # ruff: noqa: F401
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The yacs config, as far as `DefaultPredictor` needs it, as in `detectron2.config.config`."""
 
 from typing import IO, Any

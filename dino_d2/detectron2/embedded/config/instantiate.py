@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build the objects that a lazy config describes, as in `detectron2.config.instantiate`."""
 
 import logging

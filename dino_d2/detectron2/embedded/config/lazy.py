@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Configs written as Python files, as in `detectron2.config.lazy`."""
 
 import ast

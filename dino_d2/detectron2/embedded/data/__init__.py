@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datasets, transforms and loaders, as in `detectron2.data`."""
 # ruff: noqa: F401
 

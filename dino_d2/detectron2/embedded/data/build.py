@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data loaders, as in `detectron2.data.build`."""
 
 import itertools

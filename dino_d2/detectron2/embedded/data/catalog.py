@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datasets by name, as in `detectron2.data.catalog`."""
 
 import types

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dataset wrappers, as in `detectron2.data.common`."""
 
 import copy

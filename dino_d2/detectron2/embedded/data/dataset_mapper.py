@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dataset dict to what a detector takes, as in `detectron2.data.dataset_mapper`, for boxes."""
 
 import copy

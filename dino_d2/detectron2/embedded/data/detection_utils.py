@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images and annotations, as in `detectron2.data.detection_utils`, for boxes."""
 
 from typing import Any

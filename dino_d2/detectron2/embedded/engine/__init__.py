@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training loops, hooks, launching and the standard command line, as in `detectron2.engine`."""
 # ruff: noqa: F401
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The usual beginning of a training script, and a predictor, as in `detectron2.engine.defaults`."""
 
 import argparse

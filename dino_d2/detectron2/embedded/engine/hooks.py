@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens beside the training steps, as in `detectron2.engine.hooks`."""
 
 import datetime

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process per GPU, as in `detectron2.engine.launch`."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop, as in `detectron2.engine.train_loop`."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO box AP, as in `detectron2.evaluation.coco_evaluation`; pycocotools is the judge."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a model over a dataset, as in `detectron2.evaluation.evaluator`."""
 
 import datetime

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results for people and for storages, as in `detectron2.evaluation.testing`."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry of meta-architectures, as in `detectron2.modeling`."""
 # ruff: noqa: F401
 

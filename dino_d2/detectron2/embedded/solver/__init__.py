@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameter groups and learning rates, as in `detectron2.solver`."""
 # ruff: noqa: F401
 

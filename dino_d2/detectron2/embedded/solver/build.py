@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which parameter gets which learning rate and weight decay, as in `detectron2.solver.build`."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Learning rates over iterations, as in `detectron2.solver.lr_scheduler`."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boxes and instances, as in `detectron2.structures`."""
 # ruff: noqa: F401
 

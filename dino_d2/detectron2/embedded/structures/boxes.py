@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Axis-aligned boxes, as in `detectron2.structures.boxes`."""
 
 from collections.abc import Iterator

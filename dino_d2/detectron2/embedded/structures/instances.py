@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The objects of one image, as in `detectron2.structures.instances`."""
 
 import itertools

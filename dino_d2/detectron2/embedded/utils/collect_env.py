@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a bug report needs to know, as in `detectron2.utils.collect_env`."""
 
 import sys

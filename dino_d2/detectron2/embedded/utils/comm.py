@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who am I among the processes, and what do the others have, as in `detectron2.utils.comm`."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random seeds, as in `detectron2.utils.env`."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers and pictures over iterations and where they are written, as in `detectron2.utils.events`."""
 
 import datetime

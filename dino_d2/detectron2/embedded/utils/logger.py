@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log lines in Detectron2's format and places, as in `detectron2.utils.logger`.
 
 All modules of this engine log under the name `detectron2.<module>`, so that one `setup_logger()` serves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From names to objects and back, as in `detectron2.utils.registry`."""
 
 import importlib

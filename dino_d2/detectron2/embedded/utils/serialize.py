@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closures across processes, as in `detectron2.utils.serialize`."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dataset formats and the names that are registered from the start, as in `detectron2.data.datasets`."""
 # ruff: noqa: F401
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO 2017 under Detectron2's names and folders, as in `detectron2.data.datasets.builtin`.
 
 `$DETECTRON2_DATASETS` (by default `datasets`) holds `coco/{train,val,test}2017` and `coco/annotations`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO json files, as in `detectron2.data.datasets.coco`."""
 
 import contextlib

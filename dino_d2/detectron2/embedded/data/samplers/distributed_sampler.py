@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which image goes to which rank, as in `detectron2.data.samplers.distributed_sampler`."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image transforms and augmentation, as in `detectron2.data.transforms`."""
 # ruff: noqa: F401
 

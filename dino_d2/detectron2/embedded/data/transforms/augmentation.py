@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random policies that choose transforms, as in `detectron2.data.transforms.augmentation`."""
 
 import inspect

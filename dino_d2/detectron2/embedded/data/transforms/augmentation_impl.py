@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The augmentations of the DETR family, as in `detectron2.data.transforms.augmentation_impl`.
 
 Every one draws from NumPy's global generator, in Detectron2's order, so that one seed gives one picture.

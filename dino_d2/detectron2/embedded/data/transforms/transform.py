@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resizing, as in `detectron2.data.transforms.transform`; the other transforms are fvcore's."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole models by name, as in `detectron2.modeling.meta_arch.build`."""
 
 import torch
