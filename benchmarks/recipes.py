@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dino_d2.detectron2.config import instantiate
-from dino_d2.engine.config import read_config
+from dino_d2.engine.config import disable_pretrained_weights, read_config
 from dino_d2.errors import UserError
 from dino_d2.speed.memory import keep_freed_memory
 
@@ -43,8 +43,7 @@ def load(config_file: str, overrides: list[str]):
         cfg = read_config(config_file, overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
-    if "pretrained" in cfg.model.detector.backbone:
-        cfg.model.detector.backbone.pretrained = False
+    disable_pretrained_weights(cfg)
     return cfg
 
 

@@ -36,7 +36,7 @@ from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Instances
 from dino_d2.detectron2.utils.file_io import PathManager
-from dino_d2.engine.config import read_config
+from dino_d2.engine.config import disable_pretrained_weights, read_config
 from dino_d2.errors import UserError
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
 from dino_d2.recipes import find_config
@@ -206,9 +206,7 @@ def _load(config_file: str, overrides: Sequence[str]) -> DictConfig:
                 f"{config_file} is not a recipe: it has no {key}. Give a file such as "
                 "configs/dino/dino_r50_4scale_12ep.py, or the config.yaml of a run"
             )
-    backbone = lazy.model.detector.backbone
-    if "pretrained" in backbone:  # timm's backbones; all weights come from the checkpoint
-        backbone.pretrained = False
+    disable_pretrained_weights(lazy)  # all weights come from the checkpoint
     return lazy
 
 

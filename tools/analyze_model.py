@@ -24,7 +24,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from dino_d2.detectron2.config import instantiate
-from dino_d2.engine.config import read_config
+from dino_d2.engine.config import disable_pretrained_weights, read_config
 from dino_d2.errors import UserError
 
 PARTS = ("backbone", "neck", "encoder", "queries", "decoder")
@@ -114,8 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = read_config(options.config_file, options.overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
-    if "pretrained" in config.model.detector.backbone:  # Detectron2's backbones do not download weights
-        config.model.detector.backbone.pretrained = False  # the counts do not depend on weights
+    disable_pretrained_weights(config)  # the counts do not depend on weights
     counted = analyze(instantiate(config.model).detector, *options.size)
     if options.json:
         print(json.dumps({"config": options.config_file, "size": list(options.size), "parts": counted}, indent=2))

@@ -65,9 +65,15 @@ def preserved(path: Path) -> Iterator[None]:
 
 
 def disable_pretrained_weights(cfg: DictConfig) -> None:
-    """Fetch no ImageNet weights for a backbone that a checkpoint fills; Detectron2's backbones fetch none anyway."""
-    if "pretrained" in cfg.model.detector.backbone:
-        cfg.model.detector.backbone.pretrained = False
+    """Download no ImageNet weights for a backbone that a checkpoint fills, also where a recipe leaves them at default.
+
+    Detectron2's backbones have no such setting and download nothing.
+    """
+    backbone = cfg.model.detector.backbone
+    target = backbone.get("_target_", "")
+    name = target if isinstance(target, str) else target.__name__
+    if "pretrained" in backbone or name.endswith("TimmBackbone"):
+        backbone.pretrained = False
 
 
 def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
