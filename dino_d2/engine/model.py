@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe's model and its weights, with words for what a config or a checkpoint can have wrong."""
+"""A recipe's model and its weights, with error messages for faults of a config or a checkpoint."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGUSR1, by which batch systems take a machine back: save and stop cleanly."""
+"""Save and stop cleanly on SIGTERM and SIGUSR1, the signals of batch systems that reclaim a machine."""
 
 import logging
 import multiprocessing
@@ -21,14 +21,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class TrainingStopped(BaseException):
-    """Training was asked to stop and has saved. Not an `Exception`: the trainer's log must not call it an error."""
+    """Training was asked to stop and has saved. Not an `Exception`, so that the trainer does not log it as an error."""
 
 
 class StopOnSignal(HookBase):
-    """After the iteration in which a rank was sent SIGTERM or SIGUSR1, all ranks save and stop.
+    """All ranks save and stop after the iteration in which any rank received SIGTERM or SIGUSR1.
 
-    It belongs after the hooks that step something and before evaluation, for which there may be no time. A
-    signal during the last iteration, or after it, lets training come to its end.
+    Register it after the hooks that step something and before evaluation, for which there may be no time. After a
+    signal during the last iteration, or later, training ends normally.
 
     Args:
         checkpointer: writes the checkpoint.
@@ -71,7 +71,7 @@ class StopOnSignal(HookBase):
 
 
 def forward_signals() -> None:
-    """In the process that starts the ranks of a machine and waits for them: hand the signals on to them."""
+    """Forward the signals to the ranks, in the process that starts them and waits for them."""
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         ranks = multiprocessing.active_children()

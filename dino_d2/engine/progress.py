@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A live line on a terminal; elsewhere the log lines say the same."""
+"""A live progress line on a terminal; elsewhere the log has the same figures."""
 
 import contextlib
 import logging
@@ -46,7 +46,7 @@ class LiveLine(HookBase):
 
 
 def peak_memory_mib() -> float:
-    """Most memory in use so far, in MiB: of the GPU where there is one, else of this process."""
+    """Peak memory so far in MiB: of the GPU where there is one, otherwise of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The random generators of a process: read, put back, kept as they are."""
+"""The RNG state of a process: read, restored, preserved."""
 
 import contextlib
 import logging
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def random_state() -> dict[str, Any]:
-    """States of the generators of Python, NumPy and torch, as tensors and plain values.
+    """RNG states of Python, NumPy and torch, as tensors and plain values.
 
-    "cuda" is that of this process's device; it is there only if CUDA is in use.
+    "cuda" is the state of this process's device, present only if CUDA is in use.
     """
     _, keys, *numbers = np.random.get_state()
     state = {
@@ -36,7 +36,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back to what :func:`random_state` gave."""
+    """Restore the RNG states that :func:`random_state` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, *numbers = state["numpy"]
@@ -48,7 +48,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """What is drawn inside changes nothing outside."""
+    """Random numbers drawn inside this context do not change the RNG state outside."""
     state = random_state()
     try:
         yield
@@ -57,10 +57,10 @@ def preserved_random_state() -> Iterator[None]:
 
 
 class RestoreRandomState(HookBase):
-    """Puts each rank's generators back, as the last thing before the first iteration; so it must be the last hook.
+    """Restores each rank's RNG state right before the first iteration, so it must be the last hook.
 
     Args:
-        states: one per rank, from a checkpoint; None if the checkpoint has none, as those of other programs.
+        states: one per rank, from a checkpoint; None for checkpoints of other programs, which have none.
     """
 
     def __init__(self, states: list[dict[str, Any]] | None):
