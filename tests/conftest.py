@@ -18,6 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; th
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# The suite runs models of many sizes: smaller caches of oneDNN than the project's own default save memory.
+for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(name, "16")
+
 #: Folders and files of the tests that every version of the matrix must pass (noxfile.py).
 CORE = ("layers", "modeling", "speed", "meta_arch", "parity", "data", "test_denoising.py", "engine/test_resume.py")
 
