@@ -36,5 +36,5 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F" and low >= 0 and high <= 1:
         values = (values * 255).round()
     elif low < 0 or high > 255:
-        values = ((values - low) * (255 / max(high - low, np.finfo(np.float64).tiny))).round()
+        values = ((values - low) * (255 / (high - low))).round() if high > low else np.zeros_like(values)
     return Image.fromarray(values.astype(np.uint8))
