@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: the suite fits a laptop. All its processes together stay below `LIMIT_MIB`, or the session fails.
+"""A pytest plugin: the suite fits a laptop. All its processes together should stay below `LIMIT_MIB`.
+
+More is reported at the end with the tests and processes of that moment; with DINO_D2_ENFORCE_MEMORY=1 it also fails the
+session. Which tests coincide depends on the machine, so the last word is a person's.
 
 Measured twice a second by the process that was started: the anonymous memory of that process and of all below it,
 where a page that several processes share counts once, and the files they have mapped, which are the same libraries
@@ -107,12 +110,13 @@ class MemoryLimit:
         self.ended.set()
         self.thread.join()
         self.measure()
-        if self.peak > LIMIT_MIB and session.exitstatus == pytest.ExitCode.OK:
+        enforced = os.environ.get("DINO_D2_ENFORCE_MEMORY") == "1"
+        if enforced and self.peak > LIMIT_MIB and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         line = f"peak memory of all processes: {self.peak:,.0f} MiB of {LIMIT_MIB:,}, in {self.during or 'no test'}"
-        terminalreporter.write_line(f"ERROR {line}\n{self.processes}" if self.peak > LIMIT_MIB else line)
+        terminalreporter.write_line(f"TOO MUCH MEMORY: {line}\n{self.processes}" if self.peak > LIMIT_MIB else line)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -35,13 +35,13 @@ def test_memory_of_descendants_counts():
 
 
 @pytest.mark.parametrize(("limit", "status"), [(1, 1), (10**6, 0)])
-def test_a_session_beyond_the_limit_fails(limit, status, tmp_path):
+def test_a_session_beyond_the_limit_says_so_and_fails_where_it_is_enforced(limit, status, tmp_path):
     (tmp_path / "test_nothing.py").write_text("def test_nothing(): pass")
     code = (
-        "import sys, pytest; from tests import memory_limit as plugin\n"
+        "import os, sys, pytest; os.environ['DINO_D2_ENFORCE_MEMORY'] = '1'; from tests import memory_limit as plugin\n"
         f"plugin.LIMIT_MIB = {limit}; sys.exit(pytest.main(['test_nothing.py'], [plugin]))"
     )
     run = run_python("-c", code, cwd=tmp_path)
     assert run.returncode == status, run.stdout
     assert "1 passed" in run.stdout
-    assert ("ERROR peak memory" in run.stdout) == (status == 1)
+    assert ("TOO MUCH MEMORY: peak memory" in run.stdout) == (status == 1)

@@ -39,6 +39,7 @@ for number, (height, width) in enumerate(sizes, start=1):
 
 
 @pytest.mark.slow
+@pytest.mark.large_memory
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_stays_level_over_300_picture_sizes(tmp_path):
     torch.save({"model": instantiate(LazyConfig.load(RECIPE).model).state_dict()}, tmp_path / "weights.pth")
