@@ -27,6 +27,9 @@ PROJECT := --no-build-isolation --editable ".[dev]"
 PIP := $(BIN)/python -m pip install --quiet
 NOT_LOCKED := echo "make install: the versions of $(LOCK) are not all to be had here; taking the newest that are allowed" \
 	"(pip's words: $(VENV)/lock.log)"
+# Where the locked PyTorch is not to be had, its own libraries follow the one that is; the rest of the lock still holds.
+CONSTRAINTS := $(VENV)/constraints.txt
+OF_TORCH := ^(torch|torchvision|triton|(nvidia|cuda)-[^=]*)==
 
 # Build isolation would download a second PyTorch only to compile the op, so PyTorch comes first.
 $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
@@ -36,8 +39,9 @@ ifeq ($(LOCK),none)
 	$(PIP) $(TORCH)
 	$(PIP) $(PROJECT)
 else
-	$(PIP) --constraint $(LOCK) $(TORCH) 2>$(VENV)/lock.log || { $(NOT_LOCKED); $(PIP) $(TORCH); }
-	$(PIP) --constraint $(LOCK) $(PROJECT) 2>>$(VENV)/lock.log || { $(NOT_LOCKED); $(PIP) $(PROJECT); }
+	$(PIP) --constraint $(LOCK) $(TORCH) 2>$(VENV)/lock.log && cp $(LOCK) $(CONSTRAINTS) || { $(NOT_LOCKED); \
+	grep -vE '$(OF_TORCH)' $(LOCK) > $(CONSTRAINTS); $(PIP) $(TORCH); }
+	$(PIP) --constraint $(CONSTRAINTS) $(PROJECT) 2>>$(VENV)/lock.log || { $(NOT_LOCKED); $(PIP) $(PROJECT); }
 endif
 	touch $@
 
@@ -49,7 +53,7 @@ test: $(INSTALLED)
 
 SESSIONS ?=
 test-matrix: $(INSTALLED)
-	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
+	$(BIN)/python -m nox $(if $(SESSIONS),--session '$(SESSIONS)')
 
 # setuptools is left out: each Python and each environment has its own.
 lock: $(INSTALLED)

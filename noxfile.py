@@ -2,9 +2,9 @@
 """The test matrix: the core of the suite on the oldest and newest versions that pyproject.toml promises.
 
     make test-matrix                          all sessions whose Python is on this machine
-    make test-matrix SESSIONS="core-2.11"     one of them
+    make test-matrix SESSIONS="core(2.11)"    one of them
 
-Sessions use the versions of requirements/ where they do not name another one.
+Sessions take the newest of what they do not name; requirements/lock.txt does not apply to them.
 """
 
 import shutil

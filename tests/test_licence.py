@@ -12,6 +12,7 @@ SOURCES = (
     "tools/*.py",
     "benchmarks/*.py",
     "demo/*.py",
+    "tests/**/*.py",
     "csrc/**/*.[ch]*",
 )
 FILES = sorted({path for pattern in SOURCES for path in ROOT.glob(pattern) if path.stat().st_size})
