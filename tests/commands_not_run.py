@@ -8,6 +8,10 @@ NOT_RUN = {
         "make train",
         "make test",
     ],
+    # hours of training
+    "ablations.md": [
+        "python tools/ablate.py",
+    ],
     # minutes of measuring
     "custom_data.md": [
         "python benchmarks/fine_tuning.py --json FILE",
