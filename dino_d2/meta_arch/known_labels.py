@@ -12,7 +12,7 @@ from .detr import DETR, matching_part
 
 
 class KnownLabelDETR(DETR):
-    """All matching queries are given one class that is known to be in the image, and find its objects.
+    """All matching queries search for the objects of one class that is known to be in the image.
 
     The label embedding puts the class into their content (``modeling/queries/content.py``). With an indicator, as in
     the paper, it replaces their content. DINO's queries keep their learned content, and the class is added
@@ -50,7 +50,7 @@ class KnownLabelDETR(DETR):
         return losses
 
     def predict(self, images: Tensor, batched_inputs: list[dict]) -> DetectorOutput:
-        """Predictions for each of the input's "known_labels", concatenated: N queries a label."""
+        """Predictions for each of the input's "known_labels", concatenated: N queries per label."""
         known = [x.get("known_labels") for x in batched_inputs]
         if all(x is None for x in known):
             return self.detector(images)
@@ -82,7 +82,7 @@ class KnownLabelDETR(DETR):
 
 
 def one_of(labels: Tensor, num_classes: int) -> Tensor:
-    """A class among an image's labels [n], any class of all where it has none: a scalar."""
+    """A random class among an image's labels [n], or among all classes if n is 0; a scalar."""
     if len(labels) == 0:
         return torch.randint(num_classes, (), device=labels.device)
     classes = labels.unique()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection given known objects (DN-DETR section 5.7.1).
 
-A denoising query is a label and a box, so a known object can enter the decoder as one that matching queries see.
+A denoising query consists of a label and a box, so a known object can enter the decoder as a denoising query that is
+visible to the matching queries.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +31,10 @@ class KnownClasses:
 
 
 class KnownAtRandom:
-    """A random share of an image's objects is known, from none to all, as in progressive inference."""
+    """A random subset of an image's objects is known, from none to all, as in progressive inference."""
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """[n] int64 -> [n] bool, True = known; the share is drawn uniformly for each image."""
+        """[n] int64 -> [n] bool, True = known; the fraction is drawn uniformly for each image."""
         return torch.rand(len(labels), device=labels.device) < torch.rand((), device=labels.device)
 
 
@@ -62,7 +63,7 @@ class VisibleQueries(DenoisingQueries):
 
 
 class KnownObjectDETR(DETR):
-    """Known objects enter as denoising queries that matching queries see; the matching queries find the others.
+    """Known objects are denoising queries visible to the matching queries, which detect the other objects.
 
     In training, ``known`` objects are noised and reconstructed as usual, but take no part in the matching. In
     evaluation an input may have "known_objects": ``Instances`` of the size of "image" with ``gt_boxes`` and
@@ -70,7 +71,7 @@ class KnownObjectDETR(DETR):
 
     Args:
         known: which objects are known in training, :class:`KnownClasses` or :class:`KnownAtRandom`.
-        kwargs: of :class:`DETR`; ``denoising`` is required, with one group so that each object is visible once.
+        kwargs: arguments of :class:`DETR`; ``denoising`` is required, with one group so that objects are visible once.
     """
 
     def __init__(self, known: Callable[[Tensor], Tensor], **kwargs: Any):

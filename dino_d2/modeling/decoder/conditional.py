@@ -62,8 +62,8 @@ class ConditionalDecoder(nn.Module):
     The embedding predicts the reference point; boxes are offsets from it, and it is not refined.
 
     Args:
-        class_head: of all layers.
-        box_head: of all layers; offsets [..., 4] in logit space.
+        class_head: shared by all layers.
+        box_head: shared by all layers; offsets [..., 4] in logit space.
         num_layers: 6 in the paper.
         embed_dim: D.
         feedforward_dim: hidden width of the feed-forward networks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DETR's decoder: queries that are embeddings alone, attending to every pixel (DETR section 3.2)."""
+"""DETR's decoder: queries without anchors that attend to every pixel (DETR section 3.2)."""
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,8 @@ class DenseDecoder(nn.Module):
     """Decoder layers that predict boxes directly, without anchors.
 
     Args:
-        class_head: of all layers, :class:`~dino_d2.modeling.heads.SoftmaxClassHead` in DETR.
-        box_head: of all layers; [..., D] -> [..., 4] logits of cxcywh.
+        class_head: shared by all layers, :class:`~dino_d2.modeling.heads.SoftmaxClassHead` in DETR.
+        box_head: shared by all layers; [..., D] -> [..., 4] logits of cxcywh.
         num_layers: 6 in DETR.
         embed_dim: D.
         feedforward_dim: hidden width of the feed-forward networks.

@@ -25,7 +25,7 @@ class MultiScaleDecoderLayer(ConditionalDecoderLayer):
         cross_attention: to the memory.
         num_levels: V.
         embed_dim: D.
-        others: of :class:`~dino_d2.modeling.decoder.conditional.ConditionalDecoderLayer`.
+        others: arguments of :class:`~dino_d2.modeling.decoder.conditional.ConditionalDecoderLayer`.
     """
 
     def __init__(

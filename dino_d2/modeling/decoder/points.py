@@ -31,7 +31,7 @@ class PointDecoder(DenseDecoder):
 class RowColumnDecoderLayer(DenseDecoderLayer):
     """Dense self-attention among queries, row-column attention to the memory (section 3.4).
 
-    Positions of queries are [B, T, 3 * D]: of the point, for self-attention, and of its x and its y.
+    Query positions are [B, T, 3 * D]: D of the point, for self-attention, then D of its x and D of its y.
     """
 
     attention_class = RowColumnAttention
@@ -45,6 +45,6 @@ class RowColumnDecoderLayer(DenseDecoderLayer):
 
 
 class RowColumnPointDecoder(PointDecoder):
-    """The same with row-column attention to the memory."""
+    """A point decoder with row-column attention to the memory."""
 
     layer_class = RowColumnDecoderLayer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anchor refinement from layer to layer, shared by the decoders that do it (DINO section 3.5, figure 6)."""
+"""Anchor refinement from layer to layer, shared by all decoders with refinement (DINO section 3.5, figure 6)."""
 
 from collections.abc import Callable
 

@@ -38,7 +38,7 @@ class PointQueries(nn.Module):
         return Queries(content.expand(memory.shape[0], -1, -1), points.expand(memory.shape[0], -1, -1), None)
 
     def query_positions(self, queries: Queries, anchors: Tensor, encoding: PointPositions) -> Tensor:
-        """Positions of all queries' points [B, T, 2], made by the weights that also encode the pixels' positions."""
+        """Positions of all queries' points [B, T, 2], encoded with the same weights as the pixels' positions."""
         return encoding.embed(anchors)
 
     def denoising_anchors(self, boxes: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class PointQueries(nn.Module):
 
 
 class GridPointQueries(PointQueries):
-    """The same with points on a fixed grid (section 4.3, table 4) of round(sqrt(num_points)) points a side."""
+    """Points on a fixed grid (section 4.3, table 4) with round(sqrt(num_points)) points per side."""
 
     def make_points(self, num_points: int) -> None:
         """Set ``points`` to a fixed embedding of xy [num_points, 2]."""
