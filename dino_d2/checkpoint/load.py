@@ -8,6 +8,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from dino_d2.errors import UserError
+from dino_d2.modeling import Detector
 
 from .classes import fit_classes, num_classes
 from .files import read_tensors
@@ -52,6 +53,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
     report.unused |= {names[name]: why for name, why in differing.items()}
     report.separate_heads = bool(differing)
     detector = model.get_submodule("detector") if prefix else model
+    assert isinstance(detector, Detector)
     report.settings = differing_settings(detector, checkpoint_format)
 
     found, wanted = num_classes(placed), num_classes(own)
@@ -111,9 +113,11 @@ def to_our_names(
         those that are not used.
     """
     if checkpoint_format is OWN:
-        renamed = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-        return renamed, {name.removeprefix(PREFIX): name for name in tensors}, {}
-    renamed, names, unused = {}, {}, {}
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        return own, {name.removeprefix(PREFIX): name for name in tensors}, {}
+    renamed: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    unused: dict[str, str] = {}
     for name, tensor in tensors.items():
         reasons = [why for pattern, why in checkpoint_format.not_needed.items() if re.fullmatch(pattern, name)]
         target = None if reasons else rename(name, checkpoint_format.rules)

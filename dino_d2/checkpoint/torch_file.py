@@ -12,7 +12,7 @@ import math
 import mmap
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -125,8 +125,9 @@ def check_legacy(path: str) -> None:
     Raises:
         Exception: of any kind; the file is damaged or claims more than it has.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        file_size = len(content)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        file_size = len(mapped)
+        content = cast("BinaryIO", mapped)  # which reads as a file does
         if parse_pickle(content).value != LEGACY_MAGIC:
             raise ValueError("no file of torch.save: the magic number is missing")
         for _ in ("version", "system"):

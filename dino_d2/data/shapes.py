@@ -107,7 +107,8 @@ def _is_there(root: Path, recipe: Recipe) -> bool:
 
 def _write_split(root: Path, split: str, recipe: Recipe) -> None:
     (root / split).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     # `disable=None`: a bar in a terminal, nothing in a log file.
     for number in tqdm(range(1, getattr(recipe, split) + 1), f"drawing shapes, {split}", disable=None):
         # A generator of its own for each image: the same image whatever else is drawn, and in any order.

@@ -71,7 +71,9 @@ class _DoorFinder(importlib.abc.MetaPathFinder):
     def __init__(self, engine: str) -> None:
         self.engine = engine
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None):
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if not fullname.startswith(f"{DOOR}."):
             return None
         rest = fullname[len(DOOR) + 1 :]

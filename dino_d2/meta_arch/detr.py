@@ -43,6 +43,9 @@ class DETR(nn.Module):
         ValueError: the detector cannot take denoising queries.
     """
 
+    pixel_mean: Tensor  # [3, 1, 1], as pixel_std
+    pixel_std: Tensor
+
     def __init__(
         self,
         detector: Detector,
@@ -58,7 +61,7 @@ class DETR(nn.Module):
             check_takes_denoising(detector)
         elif detector.label_embedding is not None and not detector.label_embedding.serves_matching:
             # It is not used then, and DistributedDataParallel waits for a gradient of every trained parameter.
-            detector.label_embedding.requires_grad_(False)
+            detector.get_submodule("label_embedding").requires_grad_(False)
         optimise_for_training(detector)
         self.detector = detector
         self.criterion = criterion

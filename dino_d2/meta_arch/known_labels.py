@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection given the classes that are in the image (DN-DETR section 5.7.1)."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 
 from dino_d2.modeling import DetectorOutput
+from dino_d2.modeling.contracts import LabelContent
 from dino_d2.modeling.detector import Encoded
 from dino_d2.modeling.losses import mean_over_ranks
 
 from .detr import DETR, matching_part
+
+
+@runtime_checkable
+class KnownLabelContent(LabelContent, Protocol):
+    """A label embedding that tells matching queries which class they search for."""
+
+    def known(self, labels: Tensor, content: Tensor) -> Tensor:
+        """Classes [B], -1 for any, and content [B, N, D] of matching queries -> [B, N, D]."""
+        ...
 
 
 class KnownLabelDETR(DETR):
@@ -77,7 +89,10 @@ class KnownLabelDETR(DETR):
 
     def with_known_labels(self, encoded: Encoded, labels: Tensor) -> Encoded:
         """The same images with matching queries that search for one label [B] each; -1: for any object."""
-        content = self.detector.label_embedding.known(labels, encoded.queries.content)
+        label_embedding = self.detector.label_embedding
+        if not isinstance(label_embedding, KnownLabelContent):
+            raise TypeError(f"model.detector.label_embedding has no content for known labels: {label_embedding}")
+        content = label_embedding.known(labels, encoded.queries.content)
         return encoded._replace(queries=encoded.queries._replace(content=content))
 
 

@@ -90,6 +90,7 @@ class KnownObjectDETR(DETR):
         unknown_boxes = [x[~k] for x, k in zip(boxes, known, strict=True)]
         known_labels = [x[k] for x, k in zip(labels, known, strict=True)]
         known_boxes = [x[k] for x, k in zip(boxes, known, strict=True)]
+        assert self.denoising is not None  # checked above
         denoising_queries = VisibleQueries(*self.denoising(known_labels, known_boxes))
         output = self.detector(images, padding_mask, denoising_queries)
         losses = self.criterion(matching_part(output, denoising_queries), unknown_labels, unknown_boxes)

@@ -47,7 +47,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
         a new RGB image.
     """
     scale = (longer_side or max(TILE, *image.size)) / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     canvas = image.convert("RGB")
     if size != image.size:
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
@@ -88,8 +88,8 @@ def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[
     """Segments of the line from start to end: the whole line, or every second segment if it is dashed."""
     if not dashed:
         return [[start, end]]
-    start, end = np.array(start), np.array(end)
-    marks = np.linspace(start, end, 2 * max(1, round(np.linalg.norm(end - start) / (2 * length))) + 1)
+    a, b = np.array(start), np.array(end)
+    marks = np.linspace(a, b, 2 * max(1, round(np.linalg.norm(b - a) / (2 * length))) + 1)
     return [[tuple(a), tuple(b)] for a, b in zip(marks[::2], marks[1::2], strict=False)]
 
 

@@ -18,6 +18,10 @@ from .transform import ResizeTransform
 class RandomFlip(Augmentation):
     """Mirror the image with probability `prob`, either left to right or top to bottom."""
 
+    prob: float
+    horizontal: bool
+    vertical: bool
+
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
         if horizontal == vertical:
             raise ValueError("RandomFlip flips in one direction: set either horizontal or vertical.")
@@ -32,6 +36,11 @@ class RandomFlip(Augmentation):
 
 class ResizeShortestEdge(Augmentation):
     """Resize so that the shorter edge gets a drawn length and the longer one at most `max_size`."""
+
+    short_edge_length: list[int] | tuple[int, ...]
+    max_size: int
+    sample_style: str
+    interp: int
 
     def __init__(
         self,
@@ -79,6 +88,9 @@ class ResizeShortestEdge(Augmentation):
 
 class RandomCrop(Augmentation):
     """Crop a random region of a drawn size."""
+
+    crop_type: str
+    crop_size: tuple[float, float]
 
     def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
         """
