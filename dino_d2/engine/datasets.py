@@ -2,6 +2,7 @@
 """The datasets of a run, looked over before anything expensive begins."""
 
 import difflib
+import itertools
 import logging
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
     images = {
         name: _check_dataset(name) for name in dict.fromkeys(name for of_split in names.values() for name in of_split)
     }
-    for train in filter(images.get, names.get("train", [])):
-        for test in filter(images.get, names.get("test", [])):
-            for finding in shared_names(*images[train], *images[test]):
+    for train, test in itertools.product(names.get("train", []), names.get("test", [])):
+        trained, tested = images[train], images[test]
+        if trained and tested:
+            for finding in shared_names(*trained, *tested):
                 logger.warning("%s and %s: %s", train, test, finding)
     classes = {name: class_list(name) for of_split in names.values() for name in of_split if class_list(name)}
     _check_same_classes(classes)

@@ -9,7 +9,7 @@ import logging
 import os
 import types
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ class LazyCall:
     def __call__(self, **kwargs: Any) -> DictConfig:
         # omegaconf would take a dataclass for a schema, so it goes in by name
         target = _convert_target_to_string(self._target) if is_dataclass(self._target) else self._target
-        return DictConfig(content={**kwargs, "_target_": target}, flags=_ALLOW_OBJECTS)
+        content: dict[Any, Any] = {**kwargs, "_target_": target}
+        return DictConfig(content=content, flags=_ALLOW_OBJECTS)
 
 
 def _to_config(value: Any) -> Any:
@@ -59,7 +60,13 @@ def _run_config_file(filename: str) -> dict[str, Any]:
     except SyntaxError as error:
         raise SyntaxError(f"Config file {filename} has a syntax error: {error}") from error
 
-    def import_(name, globals=None, locals=None, fromlist=(), level=0):
+    def import_(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> types.ModuleType:
         if level == 0:
             return builtins.__import__(name, globals, locals, fromlist, level)
         module = types.ModuleType(name)

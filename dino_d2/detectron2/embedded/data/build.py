@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
 from .catalog import DatasetCatalog, MetadataCatalog
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
+from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset, length
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, TrainingSampler
 
@@ -104,7 +104,7 @@ def build_detection_train_loader(
     batch_size = total_batch_size // world_size
     logger.info("Making batched data loader with batch_size=%d", batch_size)
     mapped = _mapped(dataset, mapper)
-    in_order = ToIterableDataset(mapped, sampler or TrainingSampler(len(mapped)), shard_chunk_size=batch_size)
+    in_order = ToIterableDataset(mapped, sampler or TrainingSampler(length(mapped)), shard_chunk_size=batch_size)
     kwargs |= {
         "num_workers": num_workers,
         "worker_init_fn": worker_init_reset_seed,
@@ -129,7 +129,7 @@ def build_detection_test_loader(
     return DataLoader(
         mapped,
         batch_size=batch_size,
-        sampler=sampler or InferenceSampler(len(mapped)),
+        sampler=sampler or InferenceSampler(length(mapped)),
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
     )

@@ -29,7 +29,7 @@ class _DatasetCatalog(_Catalog):
             raise AssertionError(f"A dataset called '{name}' is registered already.")
         self[name] = func
 
-    def get(self, name: str) -> list[dict]:
+    def get(self, name: str) -> list[dict]:  # type: ignore[override]  # as in Detectron2, no default
         """Load a dataset.
 
         Raises:
@@ -72,7 +72,7 @@ class Metadata(types.SimpleNamespace):
 class _MetadataCatalog(_Catalog):
     """From the name of a dataset to its metadata, which is empty at first."""
 
-    def get(self, name: str) -> Metadata:
+    def get(self, name: str) -> Metadata:  # type: ignore[override]  # as in Detectron2, no default
         if not name:
             raise AssertionError("A dataset must have a name.")
         return self.data.setdefault(name, Metadata(name=name))

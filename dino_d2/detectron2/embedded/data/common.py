@@ -17,6 +17,11 @@ from ..utils.serialize import PicklableWrapper
 logger = logging.getLogger("detectron2.data.common")
 
 
+def length(dataset: Dataset) -> int:
+    """The number of elements of a map-style dataset; PyTorch does not declare that there is one."""
+    return len(dataset)  # type: ignore[arg-type]
+
+
 class MapDataset(Dataset):
     """A dataset with a function applied to each element.
 
@@ -27,10 +32,10 @@ class MapDataset(Dataset):
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)
         self._rng = random.Random(42)
-        self._fallback_candidates = set(range(len(dataset)))
+        self._fallback_candidates = set(range(length(dataset)))
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return length(self._dataset)
 
     def __getitem__(self, idx: int) -> Any:
         retries, current = 0, int(idx)
@@ -58,7 +63,7 @@ class _SerializedList:
 
     def __getitem__(self, idx: int) -> Any:
         begin = 0 if idx == 0 else self._ends[idx - 1].item()
-        return pickle.loads(memoryview(self._bytes[begin : self._ends[idx].item()].numpy()))
+        return pickle.loads(self._bytes[begin : self._ends[idx].item()].numpy().data)
 
 
 class DatasetFromList(Dataset):
@@ -96,7 +101,7 @@ class ToIterableDataset(IterableDataset):
                 yield self.dataset[idx]
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.sampler)  # type: ignore[arg-type]  # PyTorch does not declare it, as for datasets
 
 
 class AspectRatioGroupedDataset(IterableDataset):

@@ -123,15 +123,16 @@ class LRScheduler(HookBase):
 
     @property
     def scheduler(self) -> _LRScheduler | ParamScheduler:
-        return self._scheduler or self.trainer.scheduler
+        return self._scheduler or self.trainer.scheduler  # type: ignore[attr-defined]  # of trainers that have one
 
     def before_train(self) -> None:
-        self._optimizer = self._optimizer or self.trainer.optimizer
+        optimizer = self._optimizer or self.trainer.optimizer  # type: ignore[attr-defined]  # of trainers that have one
+        self._optimizer = optimizer
         if isinstance(self.scheduler, ParamScheduler):
             self._scheduler = LRMultiplier(
-                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
+                optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
             )
-        self._best_param_group_id = self.get_best_param_group_id(self._optimizer)
+        self._best_param_group_id = self.get_best_param_group_id(optimizer)
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
@@ -143,6 +144,7 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common()[0][0])
 
     def after_step(self) -> None:
+        assert self._optimizer is not None  # since before_train
         rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
         self.scheduler.step()
@@ -175,7 +177,8 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
-            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
+            for name, number in numbers.items():
+                self.trainer.storage.put_scalar(name, number, smoothing_hint=False)
         comm.synchronize()  # ranks that had less to evaluate wait here, not inside the next iteration
 
     def after_step(self) -> None:
@@ -227,10 +230,10 @@ class BestCheckpointer(HookBase):
             logger.warning("There is no metric '%s', so no best checkpoint is kept.", self._val_metric)
             return
         metric, iteration = latest
-        first = self.best_metric is None
-        if not math.isfinite(metric) or not (first or self._better(metric, self.best_metric)):
+        best = self.best_metric
+        if not math.isfinite(metric) or not (best is None or self._better(metric, best)):
             logger.info("%s is %.5f: not better than %s @ iteration %s.",
-                        self._val_metric, metric, self.best_metric, self.best_iter)  # fmt: skip
+                        self._val_metric, metric, best, self.best_iter)  # fmt: skip
             return
         self.best_metric, self.best_iter = metric, iteration
         self._checkpointer.save(self._file_prefix, iteration=iteration)

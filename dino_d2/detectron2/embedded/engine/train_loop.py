@@ -4,7 +4,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ logger = logging.getLogger("detectron2.engine.train_loop")
 class HookBase:
     """Something that is done at fixed points of the training loop; `self.trainer` is the trainer."""
 
-    trainer: "TrainerBase" = None
+    trainer: "TrainerBase" = None  # type: ignore[assignment]  # until register_hooks
 
     def before_train(self) -> None:
         """Before the first iteration."""
@@ -124,7 +124,7 @@ class TrainerBase:
             if hook is None:
                 logger.warning("The checkpoint has the state of a hook '%s', and there is none.", name)
             else:
-                hook.load_state_dict(hook_state)
+                hook.load_state_dict(hook_state)  # type: ignore[attr-defined]  # a hook with a state has it
 
 
 class SimpleTrainer(TrainerBase):
@@ -153,10 +153,10 @@ class SimpleTrainer(TrainerBase):
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
-        self._data_loader_iter_obj = None
+        self._data_loader_iter_obj: Iterator[Any] | None = None
 
     @property
-    def _data_loader_iter(self):
+    def _data_loader_iter(self) -> Iterator[Any]:
         # made at first use, so that the workers start when training does
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)

@@ -68,7 +68,7 @@ def inference_on_dataset(
     logger.info("Start inference on %d batches", total)
     # A list in a config is instantiated to OmegaConf's kind of list.
     if evaluator is None or isinstance(evaluator, MutableSequence):
-        evaluator = DatasetEvaluators(evaluator or [])
+        evaluator = DatasetEvaluators(list(evaluator or []))
     evaluator.reset()
 
     warmup = min(5, total - 1)

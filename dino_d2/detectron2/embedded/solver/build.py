@@ -34,8 +34,8 @@ def get_default_optimizer_params(
     """
     if base_lr is None and lr_factor_func is not None:
         raise ValueError("lr_factor_func gives factors on base_lr, which is not given.")
-    defaults = {"lr": base_lr, "weight_decay": weight_decay}
-    defaults = {name: value for name, value in defaults.items() if value is not None}
+    given = {"lr": base_lr, "weight_decay": weight_decay}
+    defaults = {name: value for name, value in given.items() if value is not None}
 
     groups: dict[tuple, list] = {}
     seen = set()

@@ -38,6 +38,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(first, first + num_workers_per_machine))
         group = dist.new_group(ranks)
         if rank in ranks:
+            assert isinstance(group, dist.ProcessGroup)
             _local_group = group
 
 
@@ -73,7 +74,9 @@ def synchronize() -> None:
 @functools.lru_cache
 def _gloo_group() -> dist.ProcessGroup:
     """All ranks, connected through the CPU: Python objects must not cost GPU memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

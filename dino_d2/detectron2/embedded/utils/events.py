@@ -7,13 +7,16 @@ import logging
 import time
 from collections import defaultdict
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
 from .file_io import PathManager
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _storages: "list[EventStorage]" = []
 
@@ -152,7 +155,7 @@ class TensorboardXWriter(EventWriter):
         self._last_write = -1
 
     @cached_property
-    def _writer(self):
+    def _writer(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every process writes
 
         return SummaryWriter(**self._arguments)

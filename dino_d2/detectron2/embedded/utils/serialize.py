@@ -9,6 +9,8 @@ import cloudpickle
 class PicklableWrapper:
     """A callable that is pickled with cloudpickle, so that lambdas and closures reach worker processes."""
 
+    _obj: Any
+
     def __init__(self, obj: Any) -> None:
         self._obj = obj._obj if isinstance(obj, PicklableWrapper) else obj
 

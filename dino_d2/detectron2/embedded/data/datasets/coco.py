@@ -89,7 +89,7 @@ def load_coco_json(
 
 
 def _to_object(
-    annotation: dict[str, Any], keys: list[str], id_map: dict[int, int] | None, json_file: str
+    annotation: dict[str, Any], keys: list[str], id_map: dict[int, int] | None, json_file: str | os.PathLike
 ) -> dict[str, Any] | None:
     """One annotation in Detectron2's form, or None if its polygons are malformed."""
     where = f"Annotation {annotation['id']} of image {annotation['image_id']} in {json_file}"

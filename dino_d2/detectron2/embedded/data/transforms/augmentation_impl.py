@@ -47,7 +47,7 @@ class ResizeShortestEdge(Augmentation):
         short_edge_length: int | list[int] | tuple[int, ...],
         max_size: int = sys.maxsize,
         sample_style: str = "range",
-        interp: int = Image.BILINEAR,
+        interp: int = Image.Resampling.BILINEAR,
     ) -> None:
         """
         Args:
@@ -115,12 +115,14 @@ class RandomCrop(Augmentation):
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of a crop, in pixels."""
         if self.crop_type == "absolute":
-            return min(self.crop_size[0], image_size[0]), min(self.crop_size[1], image_size[1])
+            return int(min(self.crop_size[0], image_size[0])), int(min(self.crop_size[1], image_size[1]))
         if self.crop_type == "absolute_range":
             low, high = self.crop_size
-            return tuple(np.random.randint(min(side, low), min(side, high) + 1) for side in image_size)
-        fractions = self.crop_size
+            height, width = (np.random.randint(int(min(s, low)), int(min(s, high)) + 1) for s in image_size)
+            return height, width
+        fractions = np.asarray(self.crop_size)
         if self.crop_type == "relative_range":
             least = np.asarray(self.crop_size, dtype=np.float32)
             fractions = least + np.random.rand(2) * (1 - least)
-        return tuple(int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))
+        height, width = (int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))
+        return height, width
