@@ -4,11 +4,11 @@
 import logging
 import re
 from collections.abc import Collection
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 from dino_d2.errors import UserError
-from dino_d2.modeling import Detector
 
 from .classes import fit_classes, num_classes
 from .files import read_tensors
@@ -16,6 +16,9 @@ from .formats import FORMATS, REFUSED, Format
 from .layout import to_model
 from .report import LoadReport
 from .rules import rename
+
+if TYPE_CHECKING:
+    from dino_d2.modeling import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
     placed, differing = to_model(renamed, own)
     report.unused |= {names[name]: why for name, why in differing.items()}
     report.separate_heads = bool(differing)
-    detector = model.get_submodule("detector") if prefix else model
-    assert isinstance(detector, Detector)
+    detector = cast("Detector", model.get_submodule("detector") if prefix else model)
     report.settings = differing_settings(detector, checkpoint_format)
 
     found, wanted = num_classes(placed), num_classes(own)
