@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers."""
-# ruff: noqa: F401
 
 from .distributed_sampler import InferenceSampler, TrainingSampler
+
+__all__ = ["InferenceSampler", "TrainingSampler"]

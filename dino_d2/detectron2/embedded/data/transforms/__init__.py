@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image transforms and augmentation, as in `detectron2.data.transforms`."""
-# ruff: noqa: F401
 
 from fvcore.transforms.transform import (
     BlendTransform,
@@ -16,3 +15,21 @@ from fvcore.transforms.transform import (
 from .augmentation import AugInput, Augmentation, AugmentationList
 from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
 from .transform import ResizeTransform
+
+__all__ = [
+    "AugInput",
+    "Augmentation",
+    "AugmentationList",
+    "BlendTransform",
+    "CropTransform",
+    "HFlipTransform",
+    "NoOpTransform",
+    "PadTransform",
+    "RandomCrop",
+    "RandomFlip",
+    "ResizeShortestEdge",
+    "ResizeTransform",
+    "Transform",
+    "TransformList",
+    "VFlipTransform",
+]
