@@ -82,5 +82,5 @@ def test_a_users_program_has_types_and_its_mistakes_are_found(tmp_path):
     command = [sys.executable, "-m", "mypy", *options, "program.py", "wrong.py"]
     done = subprocess.run(command, cwd=tmp_path, env={"MYPYPATH": str(ROOT)}, capture_output=True, text=True)
     found = [(line.split(":")[0], line.rpartition("[")[2]) for line in done.stdout.splitlines() if ": error:" in line]
-    codes = ["attr-defined]", "arg-type]", "arg-type]", "arg-type]"]
-    assert found == [("wrong.py", code) for code in codes], done.stdout + done.stderr
+    codes = ["arg-type]"] * 3 + ["attr-defined]"]
+    assert sorted(found) == [("wrong.py", code) for code in codes], done.stdout + done.stderr
