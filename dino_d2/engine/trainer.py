@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,8 @@ class Trainer(SimpleTrainer):
             ``dino_d2.data.loader`` has, a resumed training goes on with the batch that would have come next.
         optimizer: of the model's parameters.
         clip_grad_norm: largest L2 norm of all gradients together (Table 8: 0.1).
-        accumulate: batches whose gradients are averaged before a step.
+        accumulate: batches whose gradients are averaged before a step. A model that :class:`KnowsItsStep` divides its
+            losses as for one batch of all their images.
         precision: dtype of autocast around the model; None computes in float32. Losses are float32 in any case.
         ema: running mean of the weights, updated after every step; None keeps none.
     """
@@ -65,14 +67,13 @@ class Trainer(SimpleTrainer):
             NonFiniteLossError: on every rank, before the weights are touched; for gradients too.
         """
         self.optimizer.zero_grad()
-        data_time = 0.0
+        start = time.perf_counter()
+        batches = [self.next_batch() for _ in range(self.accumulate)]
+        data_time = time.perf_counter() - start
         sums: dict[str, Tensor] = {}
-        for i in range(self.accumulate):
-            start = time.perf_counter()
-            batch = self.next_batch()
-            data_time += time.perf_counter() - start
+        for i, (batch, part) in enumerate(zip(batches, parts_of_step(self.model, batches), strict=True)):
             with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
-                losses = self.forward(batch)
+                losses = self.forward(batch, *part)
                 self.backward(losses)
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
@@ -86,11 +87,11 @@ class Trainer(SimpleTrainer):
         """What the data loader gives next."""
         return next(self._data_loader_iter)
 
-    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
-        """Losses of a batch, under autocast where a precision is set."""
+    def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
+        """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
         device_type = next(self.model.parameters()).device.type
         with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
-            return self.model(batch)
+            return self.model(batch, *part)
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Add the gradients of the losses' sum."""
@@ -137,6 +138,22 @@ class Trainer(SimpleTrainer):
         if hasattr(self.data_loader, "state_dict"):
             parts["data_loader"] = self.data_loader
         return parts
+
+
+@runtime_checkable
+class KnowsItsStep(Protocol):
+    """A model whose losses of a batch may depend on the other batches of the step, as on their number of objects."""
+
+    def parts_of_step(self, batches: list[list[dict]]) -> list[Any]:
+        """For each batch, what the model takes as its second argument."""
+
+
+def parts_of_step(model: nn.Module, batches: list[list[dict]]) -> list[tuple]:
+    """What the model takes after each batch: nothing where a step has one batch, or the model does not ask for it."""
+    model = unwrap(model)
+    if len(batches) == 1 or not isinstance(model, KnowsItsStep):
+        return [()] * len(batches)
+    return [(part,) for part in model.parts_of_step(batches)]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
