@@ -22,6 +22,7 @@ from .datasets import check_names
 from .overrides import apply_overrides, check_calls
 from .settings import check_settings
 from .trusted_targets import check_trust
+from .values import convert_values
 
 #: What a recipe may leave to be read in the dataset, so that nobody types it.
 CLASSES = ("data.classes", "model.detector.num_classes")
@@ -106,7 +107,9 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):
         raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
-    return apply_overrides(cfg, overrides)
+    cfg = apply_overrides(cfg, overrides)
+    convert_values(cfg)
+    return cfg
 
 
 def _place(path: str, error: BaseException) -> str:

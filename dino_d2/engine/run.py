@@ -23,6 +23,7 @@ from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
+from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, config_yaml, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets
@@ -32,6 +33,7 @@ from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume
+from .schedule import check_schedule
 from .trainer import Trainer, make_ema
 
 logger = logging.getLogger("dino_d2")
@@ -57,6 +59,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     resolve_calls(cfg, SCHEDULE)
     if resume or cfg.train.init_checkpoint:
         disable_pretrained_weights(cfg)
+    check_schedule(cfg)
     check_datasets(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
@@ -64,13 +67,13 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build(cfg, "optimizer")
     if cfg.train.compile:
         model.detector.compile(fullgraph=True)
     ddp_model = create_ddp_model(model, **cfg.train.ddp)
     trainer = Trainer(
         ddp_model,
-        instantiate(cfg.dataloader.train),
+        build(cfg, "dataloader.train"),
         optimizer,
         clip_grad_norm=cfg.train.clip_grad_norm,
         accumulate=cfg.train.accumulate,
@@ -90,7 +93,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
             hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
@@ -114,7 +117,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             picture_of_predictions(
                 evaluated,
                 test_set,
-                instantiate(cfg.dataloader.test.mapper),
+                build(cfg, "dataloader.test.mapper"),
                 picture_path(cfg),
                 cfg.train.num_pictures,
             )
@@ -145,7 +148,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     """
     model = for_inference(model, precision(cfg))
     with preserved_random_state():
-        loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+        loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:
             results = inference_on_dataset(model, loader, evaluator)
         except DatasetError as error:
@@ -157,7 +160,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
-    mapper = instantiate(cfg.dataloader.test.mapper)
+    mapper = build(cfg, "dataloader.test.mapper")
     return Panels(model, dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
 
 
