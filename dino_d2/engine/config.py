@@ -20,6 +20,7 @@ from dino_d2.recipes import find_config, load_config_file
 
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
+from .schedule import check_schedule
 from .settings import check_settings
 from .trusted_targets import check_trust
 from .values import convert_values
@@ -39,14 +40,23 @@ def load_config(args: Namespace) -> DictConfig:
     """
     args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # default_setup logs the file
     cfg = read_config(args.config_file, args.opts)
-    check_calls(cfg)
-    check_settings(cfg)
-    check_names(cfg)
+    check_config(cfg)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
     resolve_calls(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
     with preserved(config_yaml(cfg)) if comm.is_main_process() else contextlib.nullcontext():
         default_setup(cfg, args)
     return cfg
+
+
+def check_config(cfg: DictConfig) -> None:
+    """
+    Raises:
+        UserError: a call, a value or a dataset's name is wrong, or this machine lacks what the config asks for.
+    """
+    check_calls(cfg)
+    check_settings(cfg)
+    check_names(cfg)
+    check_schedule(cfg)
 
 
 def config_yaml(cfg: DictConfig) -> Path:

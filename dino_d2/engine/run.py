@@ -33,7 +33,6 @@ from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume
-from .schedule import check_schedule
 from .trainer import Trainer, make_ema
 
 logger = logging.getLogger("dino_d2")
@@ -59,7 +58,6 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     resolve_calls(cfg, SCHEDULE)
     if resume or cfg.train.init_checkpoint:
         disable_pretrained_weights(cfg)
-    check_schedule(cfg)
     check_datasets(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:

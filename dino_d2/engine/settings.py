@@ -10,6 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 
+from .kinds import SECTION
+from .values import refusal
+
 #: What every recipe has.
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -37,9 +40,7 @@ def check_settings(cfg: DictConfig) -> None:
         above, _, name = section.rpartition(".")
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
-            raise UserError(
-                f"{section}={'null' if node[name] is None else repr(node[name])}: must be a section, {{a: 1}}"
-            )
+            raise UserError(refusal(section, node[name], SECTION.words))
     batch, ranks = OmegaConf.select(cfg, "dataloader.train.total_batch_size"), comm.get_world_size()
     if batch is not None and batch % ranks:
         raise UserError(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dino_d2.detectron2.utils.registry import locate
 from dino_d2.errors import UserError
@@ -57,6 +58,7 @@ def convert_values(cfg: DictConfig) -> None:
     Raises:
         UserError: a value is of the wrong kind or out of range; the message names the key and what is allowed.
     """
+    _check_interpolations(cfg, "")
     for path, call in calls(cfg):
         for name in call:
             if name != "_target_":
@@ -76,11 +78,30 @@ def calls(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield from calls(node._get_node(name), f"{path}.{name}" if path else str(name))
 
 
+def _check_interpolations(cfg: DictConfig | ListConfig, path: str) -> None:
+    for name in range(len(cfg)) if isinstance(cfg, ListConfig) else list(cfg):
+        node = cfg._get_node(name)
+        key = f"{path}.{name}" if path else str(name)
+        if node._is_interpolation():
+            try:
+                cfg[name]
+            except (OmegaConfBaseException, RecursionError) as error:
+                raise UserError(f"{key}={node._value()}: cannot be resolved: {str(error).splitlines()[0]}") from error
+        elif isinstance(node, ListConfig | DictConfig) and not node._is_none() and not node._is_missing():
+            _check_interpolations(node, key)
+
+
 def _convert_argument(call: DictConfig, name: str, path: str) -> None:
     node = call._get_node(name)
     expected = expected_of_argument(call, name)
     own = is_own(call)
-    if expected is None or isinstance(node, DictConfig) or node._is_interpolation() or node._is_missing():
+    if expected is None or node._is_missing():
+        return
+    if node._is_interpolation():
+        node = node._maybe_dereference_node()
+    if isinstance(node, DictConfig) and not node._is_none():
+        if own and "_target_" not in node:
+            raise UserError(refusal(path, node, expected.kind.words))
         return
     if isinstance(node, ListConfig) and not node._is_none():
         if expected.item is None:
@@ -89,7 +110,7 @@ def _convert_argument(call: DictConfig, name: str, path: str) -> None:
             return
         for index in range(len(node)):
             entry = node._get_node(index)
-            if isinstance(entry, AnyNode) and not entry._is_interpolation():
+            if isinstance(entry, AnyNode) and not entry._is_interpolation() and not entry._is_missing():
                 _convert_node(node, index, f"{path}.{index}", Expected(expected.item), name if own else None, own)
         return
     _convert_node(call, name, path, expected, name if own else None, own)
@@ -98,7 +119,8 @@ def _convert_argument(call: DictConfig, name: str, path: str) -> None:
 def _convert_node(
     holder: Any, key: str | int, path: str, expected: Expected, bounded_as: str | None, strict: bool
 ) -> None:
-    value = holder._get_node(key)._value()
+    node = holder._get_node(key)
+    value = holder[key]
     if value is None and (expected.optional or not strict):
         return
     try:
@@ -111,7 +133,7 @@ def _convert_node(
         allowed, words = BOUNDS[bounded_as]
         if not allowed(converted):
             raise UserError(refusal(path, value, words))
-    if type(converted) is not type(value):
+    if type(converted) is not type(value) and not node._is_interpolation():
         holder[key] = converted
 
 
@@ -145,13 +167,13 @@ def _convert_setting(cfg: DictConfig, key: str, setting: Setting) -> None:
     if not isinstance(holder, DictConfig) or name not in holder:
         return
     node = holder._get_node(name)
-    if isinstance(node, DictConfig) and not node._is_none():
-        if "_target_" in node:
+    if node._is_missing():
+        raise UserError(f"{key} has no value: give one, {key}=...; it must be {setting.words}")
+    value = holder[name]
+    if isinstance(value, DictConfig):
+        if "_target_" in value:
             return  # computed when the run starts
-        raise UserError(refusal(key, node, setting.words))
-    if node._is_interpolation() or node._is_missing():
-        return
-    value = node if isinstance(node, ListConfig) and not node._is_none() else node._value()
+        raise UserError(refusal(key, value, setting.words))
     if value is None:
         if not setting.optional:
             raise UserError(refusal(key, None, setting.words))
@@ -163,5 +185,5 @@ def _convert_setting(cfg: DictConfig, key: str, setting: Setting) -> None:
         raise UserError(refusal(key, value, words)) from error
     if not setting.allowed(converted):
         raise UserError(refusal(key, value, setting.words))
-    if type(converted) is not type(value):
+    if type(converted) is not type(value) and not node._is_interpolation():
         holder[name] = converted
