@@ -13,8 +13,8 @@ from torch import nn
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories
-from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.detectron2.engine import default_writers, hooks
+from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.engine import hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
@@ -25,7 +25,7 @@ from dino_d2.visualize import picture_of_predictions
 
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
-from .config import SCHEDULE, config_yaml, disable_pretrained_weights, resolve_calls
+from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets
 from .model import build_model, check_whole, load_weights
 from .panels import Panels
@@ -33,7 +33,9 @@ from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume
+from .setup import config_yaml, save_config
 from .trainer import Trainer, make_ema
+from .writers import writers
 
 logger = logging.getLogger("dino_d2")
 
@@ -86,8 +88,6 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         check_resume(checkpointer.get_checkpoint_file(), evaluated, optimizer)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
-    if main_process:
-        LazyConfig.save(recipe, str(config_yaml(cfg)))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -96,7 +96,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             StopOnSignal(checkpointer),
             hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
-            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
+            hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
             else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
@@ -105,6 +105,8 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume:
         checkpoint = checkpointer.resume_or_load("", resume=True)
         trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
+    if main_process:
+        save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
     try:
         trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
     except TrainingStopped:
@@ -132,10 +134,13 @@ def evaluate(cfg: DictConfig) -> dict:
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
+    recipe = copy.deepcopy(cfg)
     disable_pretrained_weights(cfg)
     check_datasets(cfg, splits=("test",))
     model = build_model(cfg)
     check_whole(load_weights(model, cfg.train.init_checkpoint))
+    if comm.is_main_process() and not config_yaml(cfg).exists():
+        save_config(recipe)
     return test(cfg, model)
 
 
