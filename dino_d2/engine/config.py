@@ -92,6 +92,12 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = check_trust(path, overrides)
     try:
         cfg = load_config_file(path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"config file {path}, or a file that it imports, is not in the encoding {error.encoding!r} ({error}). Save "
+            "it in UTF-8. Detectron2 reads recipes in the encoding of the locale: set the environment variable "
+            "PYTHONUTF8=1"
+        ) from error
     except Exception as error:  # a recipe is a program, which can fail in every way
         raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):

@@ -36,7 +36,9 @@ def test_files_of_a_run_are_utf8_in_another_locale(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
-    command = [sys.executable, tmp_path / "program.py", RECIPE, tmp_path]
+    # Detectron2 reads recipes in the encoding of the locale, so the config here is a config.yaml.
+    (tmp_path / "recipe.yaml").write_text(to_yaml(read_config(RECIPE)), encoding="utf-8")
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "recipe.yaml", tmp_path]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.rstrip().endswith("True")
