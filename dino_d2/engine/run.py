@@ -26,15 +26,16 @@ from dino_d2.visualize import picture_of_predictions
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets
+from .datasets import check_datasets, dataset_names
 from .model import build_model, check_whole, load_weights
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
-from .resume import can_resume, check_resume
+from .resume import can_resume, check_resume, keep_seed
 from .setup import config_yaml, save_config
 from .trainer import Trainer, make_ema
+from .training_data import TrainingData
 from .writers import writers
 
 logger = logging.getLogger("dino_d2")
@@ -82,10 +83,14 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     )
     test_set = instantiate(cfg.dataloader.test.dataset.names)
     evaluated = model if ema is None else ema.module
-    checkpointer = AtomicCheckpointer(evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
+    data = TrainingData({split: dataset_names(cfg, split) for split in ("train", "test")})
+    checkpointer = AtomicCheckpointer(
+        evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer, data=data
+    )
     main_process = comm.is_main_process()
     if resume:
-        check_resume(checkpointer.get_checkpoint_file(), evaluated, optimizer)
+        path = checkpointer.get_checkpoint_file()
+        check_resume(path, evaluated, trainer, cfg.train.max_iter, checkpointer.categories, data)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
     trainer.register_hooks(
@@ -105,6 +110,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume:
         checkpoint = checkpointer.resume_or_load("", resume=True)
         trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
+        keep_seed(recipe, trainer)
     if main_process:
         save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
     try:
