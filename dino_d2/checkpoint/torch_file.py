@@ -120,6 +120,28 @@ def check_zip(path: str) -> None:
     check_calls(parsed, file_size)
 
 
+def check_sums(path: str) -> None:
+    """Compare the content of a zip archive with its checksums; the legacy format has none.
+
+    This reads the whole file, which ``read_torch`` does not.
+
+    Raises:
+        UserError: a bit of the file has changed since it was written.
+        OSError: it cannot be opened.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # as in `read_torch`
+        raise UserError(f"{path}: damaged, fetch or copy it again ({in_one_line(error)})") from error
+    if member is not None:
+        raise UserError(f"{path}: damaged: the checksum of its part {member} is wrong. Fetch or copy it again.")
+
+
 def check_legacy(path: str) -> None:
     """
     Raises:

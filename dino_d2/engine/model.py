@@ -15,6 +15,8 @@ from dino_d2.errors import UserError
 from dino_d2.modeling import TimmBackbone
 from dino_d2.modeling.backbone import BackboneError
 
+from .building import FAULTS, fault
+
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """``cfg.model`` on ``cfg.train.device``.
@@ -28,6 +30,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
         raise UserError(f"model.detector.backbone: {error}") from error
     except ValueError as error:
         raise UserError(f"model: {error}") from error
+    except FAULTS as error:
+        raise UserError(f"model: cannot be built: {fault(error)}") from error
     check_channels(cfg, model)
     return model.to(cfg.train.device)
 

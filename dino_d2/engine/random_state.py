@@ -75,7 +75,7 @@ class RestoreRandomState(HookBase):
             set_random_state(states[comm.get_rank()])
         else:
             logger.warning(
-                "The checkpoint has the random generators of %d ranks, and there are %d: they start anew, so the run "
+                "The checkpoint holds RNG state for %d ranks; this run has %d. The generators start anew, so the run "
                 "does not continue exactly where it stopped.",
                 written,
                 ranks,

@@ -299,6 +299,10 @@ REFUSED = {
     ),
     "no groups": (["optimizer.params.lr_factor_func.factors={}"], ["its optimizer has groups of"]),
     "more frozen": (["model.detector.backbone.freeze_stages=1"], ["its optimizer has groups of", "freeze_stages"]),
+    "another optimizer": (
+        ["optimizer={_target_: torch.optim.SGD, momentum: 0.9}", "optimizer.betas=null"],
+        ["its optimizer has no", "so it is no SGD"],
+    ),
 }
 
 
@@ -377,3 +381,51 @@ def test_the_end_of_a_run_without_boxes_says_no_scores():
     cfg = OmegaConf.create({"train": {"output_dir": "out"}})
     assert summary(cfg, {"total_loss": 1.0}, 60).startswith("finished in 1.0 minutes")
     assert summary(cfg, {"bbox/AP": 1.0, "bbox/AP50": 2.0}, 60).startswith("finished: AP 1.0, AP50 2.0 in 1.0 minutes")
+
+
+def test_a_resume_beyond_the_end_leaves_the_folder_as_it_was(shapes, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    tiny(folder, shapes, "--resume", iterations=3)
+    before = contents(folder)
+    with pytest.raises(SystemExit, match=r"has done 3 iterations already, more than train\.max_iter=2.*=3"):
+        tiny(folder, shapes, "--resume", iterations=2)
+    assert contents(folder) == before
+
+
+def test_a_run_that_fails_at_its_start_leaves_the_config_of_the_run_before(shapes, run, monkeypatch):
+    before = (run / "config.yaml").read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("dino_d2.engine.run.writers", fail)
+    with pytest.raises(OSError, match="No space"):
+        tiny(run, shapes, "train.seed=7")
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_the_seed_of_the_beginning_is_kept_said_and_recorded(shapes, run):
+    tiny(run, shapes, "--resume", "train.seed=7")
+    assert "train.seed=7 is not used: the run keeps the seed that it began with, 42" in (run / "log.txt").read_text()
+    assert LazyConfig.load(str(run / "config.yaml")).train.seed == 42
+    assert checkpoint(run, "model_final.pth")["trainer"]["data_loader"]["seed"] == 42
+
+
+def test_other_boxes_are_said(shapes, run, tmp_path):
+    root = Path(
+        next(value for value in shapes if value.startswith("dataloader.train.dataset.names.root=")).split("=")[1]
+    )
+    shutil.copytree(root, tmp_path / "shapes")
+    file = next((tmp_path / "shapes").rglob("*train*.json"))
+    coco = json.loads(file.read_text())
+    coco["annotations"][0]["bbox"][2] /= 2
+    file.write_text(json.dumps(coco))
+    tiny(
+        run,
+        shapes,
+        "--resume",
+        *(f"dataloader.{split}.dataset.names.root={tmp_path}/shapes" for split in ("train", "test")),
+    )
+    log = (run / "log.txt").read_text()
+    assert "The annotation files of the train set are not those of the checkpoint" in log
+    assert "The annotation files of the test set" not in log

@@ -53,8 +53,8 @@ def _run_config_file(filename: str) -> dict[str, Any]:
     each time (so that editing an imported config has no effect elsewhere) and give `DictConfig`s for dicts.
     Only the file's own namespace sees this kind of import.
     """
-    with PathManager.open(filename) as file:
-        content = file.read()
+    with PathManager.open(filename, "rb") as file:
+        content = file.read().decode("utf-8-sig")
     try:
         code = compile(ast.parse(content, filename), filename, "exec")
     except SyntaxError as error:
@@ -136,7 +136,7 @@ class LazyConfig:
         if suffix == ".py":
             content: Any = _run_config_file(filename)
         else:
-            with PathManager.open(filename) as file:
+            with PathManager.open(filename, "rb") as file:
                 content = OmegaConf.create(yaml.unsafe_load(file), flags=_ALLOW_OBJECTS)
 
         if isinstance(keys, str):
@@ -162,7 +162,7 @@ class LazyConfig:
             content = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
             text = yaml.dump(content, default_flow_style=None, allow_unicode=True, width=9999)
             text = text.replace("dino_d2.detectron2.embedded.", "dino_d2.detectron2.")  # for either engine
-            with PathManager.open(filename, "w") as file:
+            with PathManager.open(filename, "w", encoding="utf-8") as file:
                 file.write(text)
             yaml.unsafe_load(text)
         except Exception as error:  # any object may sit in a config, and fail in its own way

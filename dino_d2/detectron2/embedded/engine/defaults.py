@@ -96,8 +96,8 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
     if getattr(args, "config_file", ""):
-        with PathManager.open(args.config_file) as file:
-            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read())
+        with PathManager.open(args.config_file, "rb") as file:
+            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read().decode("utf-8"))
     if comm.is_main_process() and output_dir:
         path = os.path.join(output_dir, "config.yaml")
         LazyConfig.save(cfg, path)

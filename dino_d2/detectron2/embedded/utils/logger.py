@@ -77,7 +77,7 @@ def setup_logger(
 
 @functools.cache  # several loggers write to one file
 def _open_once(path: str) -> IO[str]:
-    stream = PathManager.open(path, "a")
+    stream = PathManager.open(path, "a", encoding="utf-8")
     atexit.register(stream.close)
     return stream
 
