@@ -18,6 +18,7 @@ from dino_d2.checkpoint.files import read_torch
 from dino_d2.checkpoint.torch_file import check_sums
 from dino_d2.errors import UserError
 
+from .ending import check_iterations
 from .resume_state import loader_faults, optimizer_faults, random_state_faults, scaler_faults
 from .trainer import Trainer, unwrap
 from .training_data import TrainingData
@@ -68,11 +69,7 @@ def check_resume(
         ) from error
     _refuse_damaged(path, _structure_faults(saved))
     iteration = state["iteration"]
-    if iteration + 1 > max_iter:
-        raise UserError(
-            f"--resume: {path} has done {iteration + 1} iterations already, more than train.max_iter={max_iter}. "
-            f"Give at least train.max_iter={iteration + 1}, or begin a new run with another train.output_dir=FOLDER"
-        )
+    check_iterations(path, iteration + 1, max_iter)
     found = list(differences(tensors, model.state_dict())) or list(group_differences(groups, states, optimizer))
     if not found and trainer.ema is not None and state.get("trained_weights"):
         found = list(differences(state["trained_weights"], unwrap(trainer.model).state_dict()))

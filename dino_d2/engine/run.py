@@ -27,7 +27,10 @@ from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, dataset_names
+from .ending import is_finished, write_final
+from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
+from .optim import ClosedSchedule
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
@@ -96,10 +99,10 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=build(cfg, "lr_multiplier")),
+            hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
-            hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
             hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
@@ -107,14 +110,21 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
+    start_iter = 0
     if resume:
+        path = checkpointer.get_checkpoint_file()
         checkpoint = checkpointer.resume_or_load("", resume=True)
         trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
+        start_iter = trainer.iter + 1
+        if is_finished(path, start_iter, cfg.train.max_iter):
+            return {}
         keep_seed(recipe, trainer)
     if main_process:
         save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
+    if resume and start_iter == cfg.train.max_iter:
+        write_final(checkpointer, path)
     try:
-        trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
+        trainer.train(start_iter, cfg.train.max_iter)
     except TrainingStopped:
         return {}
     if main_process:

@@ -13,18 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dino_d2.detectron2.engine import SimpleTrainer
-
 from .collective import any_rank
+from .loop import NonFiniteLossError, TrainingLoop
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(FloatingPointError):
-    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
-
-
-class Trainer(SimpleTrainer):
+class Trainer(TrainingLoop):
     """Detectron2's trainer with what DETR-like detectors need in a step.
 
     Args:
@@ -82,10 +77,6 @@ class Trainer(SimpleTrainer):
         norm = self.update_weights()
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
-
-    def next_batch(self) -> list[dict]:
-        """What the data loader gives next."""
-        return next(self._data_loader_iter)
 
     def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
         """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
