@@ -4,10 +4,14 @@
 import importlib
 from typing import Any
 
-from fvcore.common.registry import Registry  # noqa: F401 it is found here in Detectron2
+from fvcore.common.registry import Registry
+
+from ..._refusal import EMBEDDED, needs_detectron2
+
+__all__ = ["Registry", "locate"]
 
 _DOOR = "dino_d2.detectron2."
-_EMBEDDED = f"{_DOOR}embedded."
+_EMBEDDED = f"{EMBEDDED}."
 
 
 def _to_embedded(name: str) -> str:
@@ -36,7 +40,7 @@ def locate(name: str) -> Any:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            if error.name is not None and f"{module_name}.".startswith(f"{_to_embedded(error.name)}."):
                 continue  # the last part is no module; it may be a class in the module before it
             raise
         try:
@@ -45,13 +49,9 @@ def locate(name: str) -> Any:
         except AttributeError:
             break
         return found
-    raise ImportError(f"Cannot locate '{name}': no such object in an installed package.{_hint(name)}")
-
-
-def _hint(name: str) -> str:
-    if not _to_embedded(name).startswith(_EMBEDDED):
-        return ""
-    return " The embedded engine holds only what dino_d2 calls; for the rest of Detectron2 install it."
+    if _to_embedded(name).startswith(_EMBEDDED):
+        raise ImportError(needs_detectron2(f"'{name}'"))
+    raise ImportError(f"Cannot locate '{name}': no such object in an installed package.")
 
 
 def _convert_target_to_string(target: Any) -> str:
