@@ -9,7 +9,7 @@ is an error that names what to install:
 
 | form | answered by |
 |---|---|
-| `import dino_d2.detectron2.projects`, `from dino_d2.detectron2 import model_zoo` | the hook, which finds no such module |
+| `import dino_d2.detectron2.projects`, `from dino_d2.detectron2 import model_zoo` | the hook finds no module |
 | `from dino_d2.detectron2.engine.hooks import X` | the same: Python looks for a submodule X, given a `__path__` |
 | `T.X` | the module's `__getattr__` |
 """

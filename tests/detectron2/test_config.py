@@ -67,7 +67,6 @@ def test_load_by_key(recipe):
     assert LazyConfig.load(recipe, "train").rate == 0.2
     model, number = LazyConfig.load(recipe, ("model", "a_number"))
     assert (model.in_features, number) == (5, 3)
-    assert LazyConfig.load_rel(recipe, "a_number") == 3
 
 
 def test_imported_configs_are_not_shared(recipe):
