@@ -130,6 +130,7 @@ LACKED = {
     "from dino_d2.detectron2.utils.analysis import flop_count_operators": "detectron2.utils.analysis",
     "from dino_d2.detectron2.data import transforms as T; T.RandomFoo": "detectron2.data.transforms.RandomFoo",
     "import dino_d2.detectron2.engine.hooks as h; h.TorchProfiler": "detectron2.engine.hooks.TorchProfiler",
+    "from dino_d2.detectron2.config import LazyConfig; LazyConfig.to_py": "detectron2.config.LazyConfig.to_py",
     "import dino_d2.detectron2 as d; d.model_zoo": "detectron2.model_zoo",
     "from dino_d2.detectron2.utils.registry import locate; locate('detectron2.model_zoo.get')":
         "detectron2.model_zoo.get",

@@ -4,6 +4,7 @@
 import json
 import math
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,6 +203,36 @@ def test_set_up(tmp_path):
     assert numbers[0][2] == "5"
     assert LazyConfig.load(str(tmp_path / "out/config.yaml")).train.seed == 5
     assert "Command line arguments" in (tmp_path / "out/log.txt").read_text()
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 sets up with either config")
+def test_set_up_with_a_yacs_config_says_what_it_needs(tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    with pytest.raises(TypeError, match=r"default_setup.*yacs.*Detectron2 itself"):
+        default_setup(cfg, SimpleNamespace())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 loads them")
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+        "detectron2://ImageNetPretrained/mae.pth?matching_heuristics=True",
+        "{folder}/plain.pth?matching_heuristics=True",
+        "{folder}/marked.pth",
+        "{folder}/zoo.pkl",
+    ],
+)
+def test_weights_for_detectron2_alone_say_what_they_are(weights, tmp_path):
+    torch.save({"model": Toy().state_dict()}, tmp_path / "plain.pth")
+    torch.save({"model": Toy().state_dict(), "matching_heuristics": True}, tmp_path / "marked.pth")
+    (tmp_path / "zoo.pkl").write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model zoo|similar names") as caught:
+        DetectionCheckpointer(Toy()).load(weights.format(folder=tmp_path))
+    assert "needs Detectron2 itself" in str(caught.value)
+    assert Path(weights).name.partition("?")[0] in str(caught.value)
 
 
 @META_ARCH_REGISTRY.register()

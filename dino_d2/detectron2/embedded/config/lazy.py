@@ -10,13 +10,14 @@ import types
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
+from ..._refusal import needs_detectron2
 from ..utils.file_io import PathManager
 from ..utils.registry import _convert_target_to_string
 
@@ -100,7 +101,12 @@ def _name_the_targets(cfg: Any) -> None:
             _name_the_targets(cfg._get_node(index))
 
 
-class LazyConfig:
+class _RefusesOtherNames(type):
+    def __getattr__(cls, name: str) -> NoReturn:
+        raise AttributeError(needs_detectron2(f"'detectron2.config.{cls.__name__}.{name}'"), name=name, obj=cls)
+
+
+class LazyConfig(metaclass=_RefusesOtherNames):
     """Load, edit and save configs."""
 
     @staticmethod
