@@ -200,13 +200,23 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
     mapper = instantiate(lazy.dataloader.test.mapper)
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = LazyConfigModel.__name__
-    cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(find_config(config_file)), "OVERRIDES": list(overrides)})
+    cfg.MODEL.LAZY_CONFIG = RecipeNode(
+        {"FILE": os.path.abspath(find_config(config_file)), "OVERRIDES": list(overrides)}
+    )
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.DATASETS.TEST = _names_with_metadata(lazy)
     cfg.INPUT.FORMAT = mapper.image_format
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = _test_size(mapper)
     return cfg
+
+
+class RecipeNode(CfgNode):
+    """The part of the yacs config that names the recipe.
+
+    A process that unpickles it, such as the worker of an ``AsyncPredictor``, imports this module for its class, which
+    registers the model.
+    """
 
 
 @META_ARCH_REGISTRY.register()

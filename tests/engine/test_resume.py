@@ -21,7 +21,7 @@ from torch import nn
 
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig
-from dino_d2.detectron2.engine import SimpleTrainer, hooks
+from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
 from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from dino_d2.engine.preemption import StopOnSignal, TrainingStopped
@@ -152,10 +152,13 @@ def small_run(folder: Path, iterations: int, resume: bool = False, signal_at: in
     model.forward = lambda batch: {"loss": nn.functional.linear(batch, model.weight).sum()}
     trainer = SimpleTrainer(model, [torch.ones(1)] * iterations, torch.optim.SGD(model.parameters(), lr=0.1))
     checkpointer = AtomicCheckpointer(model, str(folder), trainer=trainer)
-    send = hooks.CallbackHook(
-        before_step=lambda trainer: os.kill(os.getpid(), signal.SIGUSR1) if trainer.iter == signal_at else None
-    )
-    trainer.register_hooks([send, PeriodicCheckpointer(checkpointer, **periodic), StopOnSignal(checkpointer)])
+
+    class SendSignal(HookBase):
+        def before_step(self):
+            if self.trainer.iter == signal_at:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    trainer.register_hooks([SendSignal(), PeriodicCheckpointer(checkpointer, **periodic), StopOnSignal(checkpointer)])
     checkpointer.resume_or_load("", resume=resume)
     trainer.train(trainer.iter + 1 if resume else 0, iterations)
     return sorted(path.name for path in folder.iterdir())

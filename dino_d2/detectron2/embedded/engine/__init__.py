@@ -3,23 +3,12 @@
 
 from . import hooks
 from .defaults import DefaultPredictor, create_ddp_model, default_argument_parser, default_setup, default_writers
-from .hooks import (
-    BestCheckpointer,
-    CallbackHook,
-    EvalHook,
-    IterationTimer,
-    LRScheduler,
-    PeriodicCheckpointer,
-    PeriodicWriter,
-)
+from .hooks import EvalHook, IterationTimer, LRScheduler, PeriodicCheckpointer, PeriodicWriter
 from .launch import DEFAULT_TIMEOUT, launch
-from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from .train_loop import HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
     "DEFAULT_TIMEOUT",
-    "AMPTrainer",
-    "BestCheckpointer",
-    "CallbackHook",
     "DefaultPredictor",
     "EvalHook",
     "HookBase",

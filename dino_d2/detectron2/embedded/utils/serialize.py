@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closures across processes, as in `detectron2.utils.serialize`."""
+"""Sending closures to other processes, as in `detectron2.utils.serialize`."""
 
 from typing import Any
 
