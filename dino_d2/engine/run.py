@@ -25,7 +25,7 @@ from dino_d2.visualize import picture_of_predictions
 
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, config_yaml, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets
+from .datasets import check_datasets, check_evaluator
 from .model import build_model, check_whole, load_weights
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
@@ -58,6 +58,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume or cfg.train.init_checkpoint:
         disable_pretrained_weights(cfg)
     check_datasets(cfg)
+    check_evaluator(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)

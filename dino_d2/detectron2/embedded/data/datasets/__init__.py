@@ -3,4 +3,4 @@
 # ruff: noqa: F401
 
 from . import builtin
-from .coco import load_coco_json, register_coco_instances
+from .coco import convert_to_coco_json, load_coco_json, register_coco_instances
