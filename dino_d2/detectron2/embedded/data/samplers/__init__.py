@@ -2,4 +2,4 @@
 """Samplers."""
 # ruff: noqa: F401
 
-from .distributed_sampler import InferenceSampler, TrainingSampler
+from .distributed_sampler import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler

@@ -13,6 +13,17 @@ from fvcore.transforms.transform import (
     VFlipTransform,
 )
 
-from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
-from .transform import ResizeTransform
+from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
+from .augmentation import apply_augmentations as apply_transform_gens
+from .augmentation_impl import (
+    RandomApply,
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomSaturation,
+    Resize,
+    ResizeShortestEdge,
+)
+from .transform import ResizeTransform, RotationTransform
