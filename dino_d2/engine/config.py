@@ -6,12 +6,13 @@ import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.detectron2.config import instantiate
 from dino_d2.errors import UserError
-from dino_d2.recipes import find_config, load_config_file
+from dino_d2.recipes import configs_folder, find_config, load_config_file
 
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
@@ -102,9 +103,25 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):
         raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
+    fill_train_section(cfg)
     cfg = apply_overrides(cfg, overrides)
     convert_values(cfg)
     return cfg
+
+
+def fill_train_section(cfg: DictConfig) -> None:
+    """Add what ``cfg.train`` lacks from configs/common/train.py: Detectron2's own has fewer keys."""
+    if OmegaConf.is_dict(OmegaConf.select(cfg, "train")):
+        defaults = load_config_file(str(configs_folder() / "common" / "train.py")).train
+        _fill(cfg.train, OmegaConf.to_container(defaults))
+
+
+def _fill(section: DictConfig, defaults: dict[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key not in section:
+            section[key] = value
+        elif isinstance(value, dict) and OmegaConf.is_dict(section[key]) and "_target_" not in section[key]:
+            _fill(section[key], value)
 
 
 def _place(path: str, error: BaseException) -> str:

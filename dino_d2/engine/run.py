@@ -26,7 +26,7 @@ from dino_d2.visualize import picture_of_predictions
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets, dataset_names
+from .datasets import check_datasets, check_evaluator, dataset_names
 from .ending import is_finished, write_final
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
@@ -65,6 +65,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume or cfg.train.init_checkpoint:
         disable_pretrained_weights(cfg)
     check_datasets(cfg)
+    check_evaluator(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)

@@ -23,15 +23,21 @@ class LabelledBox:
         class_index: decides the colour.
         label: text at the box; "" for none.
         dashed: draw a dashed line.
+        colour: instead of that of the class.
+        outlined: draw the box; otherwise it is only the place of the label.
     """
 
     box: tuple[float, float, float, float]
     class_index: int
     label: str
     dashed: bool = False
+    colour: Colour | None = None
+    outlined: bool = True
 
 
-def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: int | None = None) -> Image.Image:
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[LabelledBox], longer_side: int | None = None, letter_scale: float = 1
+) -> Image.Image:
     """Draw boxes and their labels on an image; line width and font size grow with the image.
 
     Labels are placed in the order of the boxes. A label is left out if there is no free place for it, or if it would
@@ -42,6 +48,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
         boxes: in pixels of `image`.
         longer_side: length of the longer side of the result, in pixels. By default the size of the image, or 480 for
             images smaller than that.
+        letter_scale: of the labels, relative to what suits the size of the image.
 
     Returns:
         a new RGB image.
@@ -51,10 +58,15 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
     canvas = image.convert("RGB")
     if size != image.size:
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-    pen, width, letters = ImageDraw.Draw(canvas), line_width(size), font(letter_height(size))
+    pen, width, letters = (
+        ImageDraw.Draw(canvas),
+        line_width(size),
+        font(max(1, round(letter_scale * letter_height(size)))),
+    )
     scaled = [(box, tuple(scale * value for value in box.box)) for box in boxes]
     for box, corners in sorted(scaled, key=lambda pair: -_area(pair[1])):  # small ones on top
-        draw_rectangle(pen, corners, colour_of(box.class_index), box.dashed, width)
+        if box.outlined:
+            draw_rectangle(pen, corners, _colour(box), box.dashed, width)
     taken: list[tuple] = []
     for box, corners in scaled:
         if not box.label:
@@ -64,7 +76,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
             continue
         place = _free_place(corners, label_size, size, taken)
         if place is not None:
-            _draw_label(pen, place, box.label, colour_of(box.class_index), letters)
+            _draw_label(pen, place, box.label, _colour(box), letters)
             taken.append(place)
     return canvas
 
@@ -78,6 +90,10 @@ def draw_rectangle(pen: ImageDraw.ImageDraw, corners: tuple, colour: Colour, das
         pen.line(piece, fill=(0, 0, 0), width=width + 2 * max(1, width // 4))
     for piece in pieces:
         pen.line(piece, fill=colour, width=width)
+
+
+def _colour(box: LabelledBox) -> Colour:
+    return colour_of(box.class_index) if box.colour is None else box.colour
 
 
 def _area(corners: tuple) -> float:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dataset dicts, transforms, samplers and batches of both engines."""
 
+import copy
 import itertools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +75,39 @@ def test_dataset_dicts_of_real_photographs():
         content = json.loads(path.read_text())
         if isinstance(content, dict) and "annotations" in content:
             same_dicts(path, path.parent, f"door_{path.stem}")
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_conversion_to_coco(coco_file, with_ids):
+    """A dataset of dicts with polygons, RLE, keypoints, crowds, array and xyxy boxes; with and without dataset ids."""
+    converted = []
+    for engine in ENGINES:
+        data, coco, structures = (module(engine, name) for name in ("data", "data.datasets.coco", "structures"))
+        records = copy.deepcopy(dicts(engine, coco_file, coco_file.parent, "door_differential"))
+        for number, record in enumerate(records):
+            if not with_ids:
+                del record["image_id"]
+            if number % 2:
+                for a in record["annotations"]:
+                    x, y, w, h = a["bbox"]
+                    a |= {"bbox": np.array([x, y, x + w, y + h]), "bbox_mode": structures.BoxMode.XYXY_ABS}
+        name = f"of_a_function_{with_ids}"
+        data.DatasetCatalog.register(name, lambda records=records: copy.deepcopy(records))
+        data.MetadataCatalog.get(name).thing_classes = ["a", "b", "c"]
+        if with_ids:
+            data.MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {3: 0, 5: 1, 8: 2}
+        result = coco.convert_to_coco_dict(name)
+        path = str(coco_file.parent / f"{engine}_{with_ids}.json")
+        for _ in range(2):  # the second time the file is there
+            module(engine, "data.datasets").convert_to_coco_json(name, path)
+        written = json.loads(Path(path).read_text())
+        assert written.pop("info").keys() == result.pop("info").keys()
+        assert written == result
+        converted.append(result)
+        data.DatasetCatalog.remove(name)
+        data.MetadataCatalog.remove(name)
+    assert converted[0] == converted[1]
+    assert any("keypoints" in a for a in converted[0]["annotations"])
 
 
 def test_builtin_coco():

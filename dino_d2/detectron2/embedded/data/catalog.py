@@ -68,6 +68,10 @@ class Metadata(types.SimpleNamespace):
     def get(self, key: str, default: Any = None) -> Any:
         return self.__dict__.get(key, default)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All that is known, as a new dict."""
+        return dict(self.__dict__)
+
 
 class _MetadataCatalog(_Catalog):
     """From the name of a dataset to its metadata, which is empty at first."""

@@ -5,7 +5,7 @@ import copy
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,19 @@ def length(dataset: Dataset) -> int:
 
 
 class MapDataset(Dataset):
-    """A dataset with a function applied to each element.
+    """A dataset with a function applied to each element; of an `IterableDataset` again an `IterableDataset`.
 
-    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed.
+    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed; an
+    `IterableDataset` goes on to its next element.
     """
+
+    def __new__(cls, dataset: Dataset, map_func: Callable) -> Dataset:
+        if isinstance(dataset, IterableDataset):
+            return _MapIterableDataset(dataset, map_func)
+        return super().__new__(cls)
+
+    def __getnewargs__(self) -> tuple:
+        return self._dataset, self._map_func
 
     def __init__(self, dataset: Dataset, map_func: Callable) -> None:
         self._dataset = dataset
@@ -49,6 +58,18 @@ class MapDataset(Dataset):
         return item
 
 
+class _MapIterableDataset(IterableDataset):
+    def __init__(self, dataset: IterableDataset, map_func: Callable) -> None:
+        self._dataset = dataset
+        self._map_func = PicklableWrapper(map_func)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (item for item in map(self._map_func, self._dataset) if item is not None)
+
+
 class _SerializedList:
     """A list as two tensors of bytes, which worker processes share instead of copying."""
 
@@ -69,8 +90,17 @@ class _SerializedList:
 class DatasetFromList(Dataset):
     """The elements of a list; each access gives a new copy, unless both arguments are False."""
 
-    def __init__(self, lst: list, copy: bool = True, serialize: bool = True) -> None:
-        self._lst = _SerializedList(lst) if serialize else lst
+    def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence[Any]] = True) -> None:
+        """
+        Args:
+            copy: give out copies of the elements of a list that is not serialized.
+            serialize: keep the elements as bytes; or a function that makes a sequence of the list to keep instead.
+        """
+        if not isinstance(serialize, bool) and not callable(serialize):
+            raise TypeError(f"serialize must be True, False or a function, not {serialize!r}.")
+        if serialize:
+            lst = serialize(lst) if callable(serialize) else _SerializedList(lst)
+        self._lst = lst
         self._copy = copy and not serialize  # what comes out of the bytes is a copy already
 
     def __len__(self) -> int:
@@ -88,14 +118,26 @@ class ToIterableDataset(IterableDataset):
     batch k comes from worker k modulo `num_workers` and batches are the same for any number of workers.
     """
 
-    def __init__(self, dataset: Dataset, sampler: Sampler, shard_chunk_size: int = 1) -> None:
+    def __init__(
+        self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1
+    ) -> None:
+        """
+        Args:
+            shard_sampler: False if the sampler itself gives each worker indices of its own.
+        """
+        if isinstance(dataset, IterableDataset) or not isinstance(sampler, Sampler):
+            raise AssertionError(
+                f"ToIterableDataset takes a map-style dataset and a Sampler, not {type(dataset).__name__} and "
+                f"{type(sampler).__name__}."
+            )
         self.dataset = dataset
         self.sampler = sampler
+        self.shard_sampler = shard_sampler
         self.shard_chunk_size = shard_chunk_size
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        number, workers = (0, 1) if worker is None or not self.shard_sampler else (worker.id, worker.num_workers)
         for position, idx in enumerate(self.sampler):
             if position // self.shard_chunk_size % workers == number:
                 yield self.dataset[idx]

@@ -12,9 +12,20 @@ from fvcore.transforms.transform import (
     VFlipTransform,
 )
 
-from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
-from .transform import ResizeTransform
+from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
+from .augmentation import apply_augmentations as apply_transform_gens
+from .augmentation_impl import (
+    RandomApply,
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomSaturation,
+    Resize,
+    ResizeShortestEdge,
+)
+from .transform import ResizeTransform, RotationTransform
 
 __all__ = [
     "AugInput",
@@ -25,11 +36,20 @@ __all__ = [
     "HFlipTransform",
     "NoOpTransform",
     "PadTransform",
+    "RandomApply",
+    "RandomBrightness",
+    "RandomContrast",
     "RandomCrop",
     "RandomFlip",
+    "RandomRotation",
+    "RandomSaturation",
+    "Resize",
     "ResizeShortestEdge",
     "ResizeTransform",
+    "RotationTransform",
     "Transform",
     "TransformList",
     "VFlipTransform",
+    "apply_augmentations",
+    "apply_transform_gens",
 ]

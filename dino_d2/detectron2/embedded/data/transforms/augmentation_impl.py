@@ -8,11 +8,36 @@ Every one draws from NumPy's global generator, in Detectron2's order, so that on
 import sys
 
 import numpy as np
-from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, VFlipTransform
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    VFlipTransform,
+)
 from PIL import Image
 
-from .augmentation import Augmentation
-from .transform import ResizeTransform
+from .augmentation import AugInput, Augmentation, to_augmentation
+from .transform import ResizeTransform, RotationTransform
+
+_SAMPLE_STYLES = ("range", "choice")
+
+
+class RandomApply(Augmentation):
+    """Apply an augmentation or a transform with probability `prob`."""
+
+    def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
+        self.aug = to_augmentation(tfm_or_aug)
+        if not 0 <= prob <= 1:
+            raise AssertionError(f"prob={prob} must be in [0, 1].")
+        self.prob = prob
+
+    def get_transform(self, *args: np.ndarray) -> Transform:
+        return self.aug.get_transform(*args) if self._rand_range() < self.prob else NoOpTransform()
+
+    def __call__(self, aug_input: AugInput) -> Transform:
+        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
 
 
 class RandomFlip(Augmentation):
@@ -32,6 +57,17 @@ class RandomFlip(Augmentation):
         if self._rand_range() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
+
+
+class Resize(Augmentation):
+    """Resize to (height, width) `shape`, or to a square with sides `shape`."""
+
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.BILINEAR) -> None:
+        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -54,17 +90,16 @@ class ResizeShortestEdge(Augmentation):
             short_edge_length: for "range" the smallest and the largest length, for "choice" all lengths.
             sample_style: "range" or "choice".
         """
-        if sample_style not in ("range", "choice"):
-            raise AssertionError(f"sample_style must be 'range' or 'choice', not {sample_style!r}.")
+        self.is_range = _is_range(sample_style)
         if isinstance(short_edge_length, int):
             short_edge_length = (short_edge_length, short_edge_length)
-        if sample_style == "range" and len(short_edge_length) != 2:
+        if self.is_range and len(short_edge_length) != 2:
             raise AssertionError(f"sample_style 'range' takes two lengths, not {short_edge_length}.")
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
-        if self.sample_style == "range":
+        if self.is_range:
             size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
         else:
             size = np.random.choice(self.short_edge_length)
@@ -118,6 +153,8 @@ class RandomCrop(Augmentation):
             return int(min(self.crop_size[0], image_size[0])), int(min(self.crop_size[1], image_size[1]))
         if self.crop_type == "absolute_range":
             low, high = self.crop_size
+            if low > high:
+                raise AssertionError(f"crop_size={self.crop_size}: the first must not be larger than the second.")
             height, width = (np.random.randint(int(min(s, low)), int(min(s, high)) + 1) for s in image_size)
             return height, width
         fractions = np.asarray(self.crop_size)
@@ -126,3 +163,92 @@ class RandomCrop(Augmentation):
             fractions = least + np.random.rand(2) * (1 - least)
         height, width = (int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))
         return height, width
+
+
+class RandomRotation(Augmentation):
+    """Rotate counterclockwise by a drawn angle, around a drawn centre; see `RotationTransform`."""
+
+    def __init__(
+        self,
+        angle: float | list[float] | tuple[float, ...],
+        expand: bool = True,
+        center: tuple | list | None = None,
+        sample_style: str = "range",
+        interp: int | None = None,
+    ) -> None:
+        """
+        Args:
+            angle: for "range" the smallest and the largest angle in degrees, for "choice" all angles.
+            expand, interp: see `RotationTransform`.
+            center: for "range" the smallest and the largest (x, y), for "choice" all of them, as parts of the image's
+                width and height. By default the middle.
+            sample_style: "range" or "choice".
+        """
+        self.is_range = _is_range(sample_style)
+        if isinstance(angle, float | int):
+            angle = (angle, angle)
+        if center is not None and isinstance(center[0], float | int):
+            center = (center, center)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        angle = np.random.uniform(*self.angle[:2]) if self.is_range else np.random.choice(self.angle)
+        center = self._draw_center()
+        if angle % 360 == 0:
+            return NoOpTransform()
+        if center is not None:
+            center = (width * center[0], height * center[1])
+        return RotationTransform(height, width, angle, expand=self.expand, center=center, interp=self.interp)
+
+    def _draw_center(self) -> tuple[float, float] | None:
+        if self.center is None:
+            return None
+        if not self.is_range:
+            return self.center[np.random.randint(len(self.center))]
+        low, high = self.center[:2]
+        return np.random.uniform(low[0], high[0]), np.random.uniform(low[1], high[1])
+
+
+class RandomContrast(Augmentation):
+    """Multiply the distance of each value from the image's mean by a drawn intensity; 1 changes nothing."""
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return _blend(image.mean(), self.intensity_min, self.intensity_max)
+
+
+class RandomBrightness(Augmentation):
+    """Multiply all values by a drawn intensity; 1 changes nothing."""
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return _blend(0, self.intensity_min, self.intensity_max)
+
+
+class RandomSaturation(Augmentation):
+    """Multiply the distance of each pixel from its grey by a drawn intensity; 1 changes nothing. Images are RGB."""
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        if image.shape[-1] != 3:
+            raise AssertionError(f"RandomSaturation takes RGB images, not images of shape {image.shape}.")
+        grey = image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
+        return _blend(grey, self.intensity_min, self.intensity_max)
+
+
+def _blend(source: float | np.ndarray, low: float, high: float) -> Transform:
+    weight = np.random.uniform(low, high)
+    return BlendTransform(src_image=source, src_weight=1 - weight, dst_weight=weight)
+
+
+def _is_range(sample_style: str) -> bool:
+    if sample_style not in _SAMPLE_STYLES:
+        raise AssertionError(f"sample_style must be one of {_SAMPLE_STYLES}, not {sample_style!r}.")
+    return sample_style == "range"
