@@ -21,6 +21,7 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -133,11 +134,14 @@ class _AliasLoader(importlib.abc.Loader):
 
 
 class _EmbeddedFinder(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname: str, path: object = None, target: object = None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if not fullname.startswith(f"{EMBEDDED}."):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is not None:
+            assert isinstance(spec.loader, importlib.abc.FileLoader)
             spec.loader = _EmbeddedLoader(spec.loader.name, spec.loader.path)
             return spec
         parent, _, name = fullname.rpartition(".")
@@ -149,7 +153,7 @@ class _EmbeddedFinder(importlib.abc.MetaPathFinder):
 
 class _EmbeddedLoader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
-        module.__getattr__ = functools.partial(refuse_attribute, module)
+        vars(module)["__getattr__"] = functools.partial(refuse_attribute, module)
         if "__path__" not in vars(module):
             module.__path__ = []  # so that Python asks the finder for names that the module lacks
         super().exec_module(module)

@@ -112,8 +112,9 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
 def fill_train_section(cfg: DictConfig) -> None:
     """Add what ``cfg.train`` lacks from configs/common/train.py: Detectron2's own has fewer keys."""
     if OmegaConf.is_dict(OmegaConf.select(cfg, "train")):
-        defaults = load_config_file(str(configs_folder() / "common" / "train.py")).train
-        _fill(cfg.train, OmegaConf.to_container(defaults))
+        section = load_config_file(str(configs_folder() / "common" / "train.py")).train
+        defaults: Any = OmegaConf.to_container(section)
+        _fill(cfg.train, defaults)
 
 
 def _fill(section: DictConfig, defaults: dict[str, Any]) -> None:

@@ -23,16 +23,16 @@ class Kind(NamedTuple):
     convert: Callable[[Any], Any]  # to the value that is used; raises UnfitError
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+def _whole(value: Any) -> Any:
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
         return value
     if isinstance(value, float) and value.is_integer():  # 1e3
         return int(value)
     raise UnfitError
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value):
+def _number(value: Any) -> Any:
+    if not isinstance(value, bool) and isinstance(value, numbers.Real) and not math.isnan(value):
         return value
     raise UnfitError
 

@@ -79,7 +79,7 @@ class TrainingLoop(SimpleTrainer):
                 first = error
             elif error is not None:
                 logger.error("%s failed as well: %s: %s", type(hook).__name__, type(error).__name__, error)
-        if first is not propagating:
+        if first is not None and first is not propagating:
             raise first
 
     def next_batch(self) -> list[dict]:

@@ -53,7 +53,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def _not_understood(text: str, error: Exception) -> str:
+def _not_understood(text: str, error: Exception | str) -> str:
     if text.startswith("-"):
         return f"{text} stands behind the first key=value; flags go before all of them"
     if "=" not in text:
@@ -148,15 +148,16 @@ def check_calls(cfg: Any, path: str = "") -> None:
         return
     if "_target_" in cfg:
         takes = arguments(cfg, path)
-        for name in cfg if takes is not None else ():
-            if name != "_target_" and name not in takes:
-                near = difflib.get_close_matches(str(name), takes, n=1)
-                raise UserError(
-                    f"{path}.{name}: {_name(cfg._target_)} takes no such argument. "
-                    + (f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(takes)}.")
-                )
+        unknown = [] if takes is None else [str(name) for name in cfg if name != "_target_" and name not in takes]
+        if takes is not None and unknown:
+            near = difflib.get_close_matches(unknown[0], takes, n=1)
+            raise UserError(
+                f"{path}.{unknown[0]}: {_name(cfg._target_)} takes no such argument. "
+                + (f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(takes)}.")
+            )
     for name in cfg:
-        check_calls(cfg._get_node(name), f"{path}.{name}" if path else str(name))
+        key = str(name)
+        check_calls(cfg._get_node(name), f"{path}.{key}" if path else key)
 
 
 def arguments(call: DictConfig, path: str = "") -> list[str] | None:

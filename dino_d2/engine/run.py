@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from omegaconf import DictConfig
@@ -41,6 +42,9 @@ from .trainer import Trainer, make_ema
 from .training_data import TrainingData
 from .writers import writers
 
+if TYPE_CHECKING:
+    from dino_d2.meta_arch import DETR
+
 logger = logging.getLogger("dino_d2")
 
 
@@ -74,7 +78,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     cfg.optimizer.params.model = model
     optimizer = build(cfg, "optimizer")
     if cfg.train.compile:
-        model.detector.compile(fullgraph=True)
+        model.get_submodule("detector").compile(fullgraph=True)
     ddp_model = create_ddp_model(model, **cfg.train.ddp)
     trainer = Trainer(
         ddp_model,
@@ -181,7 +185,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = build(cfg, "dataloader.test.mapper")
-    return Panels(model, dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
+    return Panels(cast("DETR", model), dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
 
 
 def precision(cfg: DictConfig) -> torch.dtype | None:

@@ -18,7 +18,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.collect_env import collect_env_info
 from dino_d2.detectron2.utils.env import seed_all_rng
 from dino_d2.detectron2.utils.logger import setup_logger
-from dino_d2.detectron2.utils.registry import _convert_target_to_string
+from dino_d2.detectron2.utils.registry import _convert_target_to_string  # type: ignore[attr-defined]  # private
 from dino_d2.files import write_atomically
 
 #: Names of the loggers that write to the output folder.

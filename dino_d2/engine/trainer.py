@@ -4,9 +4,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -86,7 +86,8 @@ class Trainer(TrainingLoop):
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Add the gradients of the losses' sum."""
-        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+        total = cast("Tensor", sum(losses.values()))
+        self.grad_scaler.scale(total / self.accumulate).backward()
 
     def update_weights(self) -> float:
         """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
@@ -110,7 +111,7 @@ class Trainer(TrainingLoop):
         own = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         return super().state_dict() | own
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; a warning names what it lacks, as that of another trainer may."""
         super().load_state_dict(state_dict)
         for name, part in self._stateful_parts().items():
@@ -192,14 +193,14 @@ def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -
     """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
     bad = [name for name, value in losses.items() if not value.isfinite()]
     report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
-    reports = [report]
+    reports: list[str | None] = [report]
     # One number a step; the words travel only when there is something to say.
     if any_rank(bool(bad)) and dist.is_initialized():
         reports = [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
-    reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
-    if reports:
+    of_ranks = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
+    if of_ranks:
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(reports)}.\n"
+            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(of_ranks)}.\n"
             "Look at these images and their boxes, lower the learning rate, or switch train.amp off."
         )

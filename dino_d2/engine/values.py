@@ -60,9 +60,9 @@ def convert_values(cfg: DictConfig) -> None:
     """
     _check_interpolations(cfg, "")
     for path, call in calls(cfg):
-        for name in call:
+        for name in map(str, call):
             if name != "_target_":
-                _convert_argument(call, str(name), f"{path}.{name}" if path else str(name))
+                _convert_argument(call, name, f"{path}.{name}" if path else name)
     for key, setting in SETTINGS.items():
         _convert_setting(cfg, key, setting)
 
@@ -75,12 +75,13 @@ def calls(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         if isinstance(node, DictConfig) and "_target_" in node:
             yield path, node
         for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
-            yield from calls(node._get_node(name), f"{path}.{name}" if path else str(name))
+            key = str(name)
+            yield from calls(node._get_node(name), f"{path}.{key}" if path else key)
 
 
 def _check_interpolations(cfg: DictConfig | ListConfig, path: str) -> None:
     for name in range(len(cfg)) if isinstance(cfg, ListConfig) else list(cfg):
-        node = cfg._get_node(name)
+        node: Any = cfg._get_node(name)
         key = f"{path}.{name}" if path else str(name)
         if node._is_interpolation():
             try:
@@ -92,7 +93,7 @@ def _check_interpolations(cfg: DictConfig | ListConfig, path: str) -> None:
 
 
 def _convert_argument(call: DictConfig, name: str, path: str) -> None:
-    node = call._get_node(name)
+    node: Any = call._get_node(name)
     expected = expected_of_argument(call, name)
     own = is_own(call)
     if expected is None or node._is_missing():
@@ -166,7 +167,7 @@ def _convert_setting(cfg: DictConfig, key: str, setting: Setting) -> None:
     holder = OmegaConf.select(cfg, section, throw_on_missing=False)
     if not isinstance(holder, DictConfig) or name not in holder:
         return
-    node = holder._get_node(name)
+    node: Any = holder._get_node(name)
     if node._is_missing():
         raise UserError(f"{key} has no value: give one, {key}=...; it must be {setting.words}")
     value = holder[name]

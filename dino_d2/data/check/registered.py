@@ -21,7 +21,7 @@ def check_registered(name: str, evaluated: bool) -> None:
     Raises:
         DatasetError: the dataset cannot be used for this; the message names the image, the annotation and the key.
     """
-    dataset_dicts = DatasetCatalog.get(name)
+    dataset_dicts: Any = DatasetCatalog.get(name)
     if not isinstance(dataset_dicts, list):
         return  # a torch dataset, whose elements may be costly
     if not dataset_dicts:

@@ -20,6 +20,7 @@ __all__ = [
     "Metadata",
     "MetadataCatalog",
     "ToIterableDataset",
+    "build_batch_data_loader",
     "build_detection_test_loader",
     "build_detection_train_loader",
     "datasets",

@@ -72,7 +72,7 @@ def get_detection_dataset_dicts(
     if min_keypoints > 0 or proposal_files is not None:
         raise NeedsDetectron2("get_detection_dataset_dicts with min_keypoints or proposal_files")
     names = [names] if isinstance(names, str) else list(names)
-    per_dataset = [DatasetCatalog.get(name) for name in names]
+    per_dataset: list[Any] = [DatasetCatalog.get(name) for name in names]
     if isinstance(per_dataset[0], Dataset):
         return per_dataset[0] if len(per_dataset) == 1 else ConcatDataset(per_dataset)
     for name, dicts in zip(names, per_dataset, strict=True):
@@ -122,6 +122,7 @@ def build_batch_data_loader(
     batch_size = _batch_size_of_rank(total_batch_size, single_gpu_batch_size)
     logger.info("Making batched data loader with batch_size=%d", batch_size)
     if not isinstance(dataset, IterableDataset):
+        assert sampler is not None
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     elif sampler is not None:
         raise AssertionError("An IterableDataset has no sampler.")

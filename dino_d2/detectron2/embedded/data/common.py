@@ -29,7 +29,7 @@ class MapDataset(Dataset):
     `IterableDataset` goes on to its next element.
     """
 
-    def __new__(cls, dataset: Dataset, map_func: Callable) -> Dataset:
+    def __new__(cls, dataset: Dataset, map_func: Callable) -> Dataset:  # type: ignore[misc]  # as in Detectron2
         if isinstance(dataset, IterableDataset):
             return _MapIterableDataset(dataset, map_func)
         return super().__new__(cls)
@@ -64,7 +64,7 @@ class _MapIterableDataset(IterableDataset):
         self._map_func = PicklableWrapper(map_func)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return length(self._dataset)
 
     def __iter__(self) -> Iterator[Any]:
         return (item for item in map(self._map_func, self._dataset) if item is not None)
@@ -98,9 +98,9 @@ class DatasetFromList(Dataset):
         """
         if not isinstance(serialize, bool) and not callable(serialize):
             raise TypeError(f"serialize must be True, False or a function, not {serialize!r}.")
+        self._lst: Sequence[Any] | _SerializedList = lst
         if serialize:
-            lst = serialize(lst) if callable(serialize) else _SerializedList(lst)
-        self._lst = lst
+            self._lst = serialize(lst) if callable(serialize) else _SerializedList(lst)
         self._copy = copy and not serialize  # what comes out of the bytes is a copy already
 
     def __len__(self) -> int:

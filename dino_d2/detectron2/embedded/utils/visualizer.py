@@ -46,8 +46,8 @@ class VisImage:
 
     def reset_image(self, img: np.ndarray) -> None:
         """Begin again, on another image of the same size."""
-        size = tuple(max(1, int(side * self.scale + 1e-2)) for side in (self.width, self.height))
-        self.canvas = Image.fromarray(img.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        width, height = (max(1, int(side * self.scale + 1e-2)) for side in (self.width, self.height))
+        self.canvas = Image.fromarray(img.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
 
     def get_image(self) -> np.ndarray:
         """The picture as RGB, uint8 `[H·scale, W·scale, 3]`."""
@@ -113,7 +113,9 @@ class Visualizer:
         if colors is not None:
             alpha = 0.8
         if self._instance_mode is ColorMode.IMAGE_BW:
-            self.output.reset_image(self._grey_outside(None if masks is None else np.asarray(masks).any(axis=0)))
+            self.output.reset_image(
+                self._grey_outside(None if masks is None else np.logical_or.reduce(np.asarray(masks), axis=0))
+            )
             alpha = 0.3
         return self.overlay_instances(boxes=boxes, labels=labels, masks=masks, assigned_colors=colors, alpha=alpha)
 
@@ -178,12 +180,15 @@ class Visualizer:
             return self.output
         colors = [colour_of(index) for index in range(count)]
         if assigned_colors is not None:
-            colors = [tuple(round(255 * channel) for channel in to_rgb(color)) for color in assigned_colors]
-        for index in sorted(range(count), key=lambda index: -bitmaps[index].sum()) if bitmaps else ():
-            self.output.canvas = draw_mask(self.output.canvas, bitmaps[index], colors[index], alpha)
+            colors = [
+                (round(255 * red), round(255 * green), round(255 * blue))
+                for red, green, blue in map(to_rgb, assigned_colors)
+            ]
+        for bitmap, color in sorted(zip(bitmaps or [], colors, strict=False), key=lambda pair: -pair[0].sum()):
+            self.output.canvas = draw_mask(self.output.canvas, bitmap, color, alpha)
 
         texts = labels or [""] * count
-        places = [_extent(bitmap) for bitmap in bitmaps] if corners is None else corners.tolist()
+        places = [_extent(bitmap) for bitmap in bitmaps or []] if corners is None else corners.tolist()
         labelled = [
             LabelledBox(
                 tuple(self.output.scale * side for side in place), 0, text, colour=color, outlined=corners is not None
@@ -219,7 +224,7 @@ class Visualizer:
             )
             if polygons == []:
                 return np.zeros((height, width), dtype=bool)
-            is_compressed = polygons is None and not isinstance(mask["counts"], list)
+            is_compressed = isinstance(mask, dict) and not isinstance(mask["counts"], list)
             rle = mask if is_compressed else mask_util.frPyObjects(polygons or mask, height, width)
             mask = mask_util.decode(mask_util.merge(rle) if polygons else rle)
         bitmap = np.asarray(mask) > 0

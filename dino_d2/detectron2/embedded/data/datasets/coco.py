@@ -187,7 +187,7 @@ def _to_coco_annotation(obj: dict[str, Any], dataset_ids: dict[int, int]) -> dic
     if len(box) != 4:
         raise NeedsDetectron2(f"A bbox of {len(box)} numbers")
     box = BoxMode.convert(box, obj["bbox_mode"], BoxMode.XYWH_ABS)
-    annotation = {
+    annotation: dict[str, Any] = {
         "bbox": [round(float(number), 3) for number in box],
         "area": Boxes([BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)]).area().item(),
         "iscrowd": int(obj.get("iscrowd", 0)),

@@ -103,7 +103,7 @@ class Augmentation:
     def __repr__(self) -> str:
         """The constructor's call, without arguments at their defaults."""
         arguments = []
-        for name, parameter in inspect.signature(self.__init__).parameters.items():
+        for name, parameter in inspect.signature(type(self)).parameters.items():
             is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if is_variadic or not hasattr(self, name):
                 return super().__repr__()

@@ -62,12 +62,15 @@ class RandomFlip(Augmentation):
 class Resize(Augmentation):
     """Resize to (height, width) `shape`, or to a square with sides `shape`."""
 
-    def __init__(self, shape: int | tuple[int, int], interp: int = Image.BILINEAR) -> None:
-        shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+    shape: tuple[int, int]
+    interp: int
+
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR) -> None:
+        shape = (shape, shape) if isinstance(shape, int) else (shape[0], shape[1])
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        return ResizeTransform(image.shape[0], image.shape[1], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -168,6 +171,11 @@ class RandomCrop(Augmentation):
 class RandomRotation(Augmentation):
     """Rotate counterclockwise by a drawn angle, around a drawn centre; see `RotationTransform`."""
 
+    angle: list[float] | tuple[float, ...]
+    expand: bool
+    center: tuple | list | None
+    interp: int | None
+
     def __init__(
         self,
         angle: float | list[float] | tuple[float, ...],
@@ -213,6 +221,9 @@ class RandomRotation(Augmentation):
 class RandomContrast(Augmentation):
     """Multiply the distance of each value from the image's mean by a drawn intensity; 1 changes nothing."""
 
+    intensity_min: float
+    intensity_max: float
+
     def __init__(self, intensity_min: float, intensity_max: float) -> None:
         self._init(locals())
 
@@ -223,6 +234,9 @@ class RandomContrast(Augmentation):
 class RandomBrightness(Augmentation):
     """Multiply all values by a drawn intensity; 1 changes nothing."""
 
+    intensity_min: float
+    intensity_max: float
+
     def __init__(self, intensity_min: float, intensity_max: float) -> None:
         self._init(locals())
 
@@ -232,6 +246,9 @@ class RandomBrightness(Augmentation):
 
 class RandomSaturation(Augmentation):
     """Multiply the distance of each pixel from its grey by a drawn intensity; 1 changes nothing. Images are RGB."""
+
+    intensity_min: float
+    intensity_max: float
 
     def __init__(self, intensity_min: float, intensity_max: float) -> None:
         self._init(locals())

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resizing and rotation, as in `detectron2.data.transforms.transform`; the other transforms are fvcore's."""
 
+from types import ModuleType
+
 import numpy as np
 import torch
 from fvcore.transforms.transform import CropTransform, Transform, TransformList
@@ -9,7 +11,11 @@ from PIL import Image
 from dino_d2.errors import UserError
 
 #: Pillow's interpolation methods that PyTorch has, for images that are not uint8.
-_TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
+_TORCH_MODES: dict[int, str] = {
+    Image.Resampling.NEAREST: "nearest",
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+}
 
 
 class ResizeTransform(Transform):
@@ -133,7 +139,7 @@ class RotationTransform(Transform):
         return TransformList([back, CropTransform(x, y, self.w, self.h)])
 
 
-def _opencv():
+def _opencv() -> ModuleType:
     try:
         import cv2
     except ImportError as error:

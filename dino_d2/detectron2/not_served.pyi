@@ -1,1 +1,0 @@
-from dino_d2.detectron2.embedded.not_served import *
