@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .collective import any_rank
 from .loop import NonFiniteLossError, TrainingLoop
+from .random_state import preserved_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,10 @@ class Trainer(TrainingLoop):
         batches = [self.next_batch() for _ in range(self.accumulate)]
         data_time = time.perf_counter() - start
         sums: dict[str, Tensor] = {}
-        for i, (batch, part) in enumerate(zip(batches, parts_of_step(self.model, batches), strict=True)):
+        parts = parts_of_step(self.model, batches)
+        if self.accumulate > 1 and self.iter == self.start_iter:
+            self.record_static_graph(batches[0], parts[0])
+        for i, (batch, part) in enumerate(zip(batches, parts, strict=True)):
             with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
                 losses = self.forward(batch, *part)
                 self.backward(losses)
@@ -77,6 +81,16 @@ class Trainer(TrainingLoop):
         norm = self.update_weights()
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
+
+    def record_static_graph(self, batch: list[dict], part: tuple) -> None:
+        """Let ``DistributedDataParallel(static_graph=True)`` see one backward pass, and drop its gradients.
+
+        It records its graph in the first backward pass, which fails where that pass keeps its gradients local.
+        """
+        if isinstance(self.model, nn.parallel.DistributedDataParallel) and self.model.static_graph:
+            with preserved_random_state():
+                self.backward(self.forward(batch, *part))
+            self.optimizer.zero_grad()
 
     def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
         """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
