@@ -70,8 +70,9 @@ def check_resume(
     iteration = state["iteration"]
     if iteration + 1 > max_iter:
         raise UserError(
-            f"--resume: {path} has done {iteration + 1} iterations already, more than train.max_iter={max_iter}. "
-            f"Give at least train.max_iter={iteration + 1}, or begin a new run with another train.output_dir=FOLDER"
+            f"--resume: {path} was saved after {iteration + 1} iterations, but train.max_iter={max_iter}. Give "
+            f"train.max_iter={iteration + 1} or more to continue; to use the weights as they are, evaluate them with "
+            f"--eval-only train.init_checkpoint={path}"
         )
     found = list(differences(tensors, model.state_dict())) or list(group_differences(groups, states, optimizer))
     if not found and trainer.ema is not None and state.get("trained_weights"):

@@ -387,7 +387,7 @@ def test_a_resume_beyond_the_end_leaves_the_folder_as_it_was(shapes, stopped, tm
     folder = Path(shutil.copytree(stopped, tmp_path / "run"))
     tiny(folder, shapes, "--resume", iterations=3)
     before = contents(folder)
-    with pytest.raises(SystemExit, match=r"has done 3 iterations already, more than train\.max_iter=2.*=3"):
+    with pytest.raises(SystemExit, match=r"was saved after 3 iterations, but train\.max_iter=2.*=3"):
         tiny(folder, shapes, "--resume", iterations=2)
     assert contents(folder) == before
 

@@ -180,7 +180,7 @@ def test_settings_that_an_older_pytorch_did_not_save_are_filled_in(content, tmp_
 
 def test_fewer_iterations_than_done_are_refused(content, tmp_path):
     check(content, tmp_path, max_iter=2)
-    with pytest.raises(UserError, match=r"has done 2 iterations already, more than train\.max_iter=1"):
+    with pytest.raises(UserError, match=r"was saved after 2 iterations, but train\.max_iter=1"):
         check(content, tmp_path, max_iter=1)
 
 
