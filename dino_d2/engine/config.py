@@ -2,6 +2,8 @@
 """The config of a run, from a file, the command line and the dataset."""
 
 import difflib
+import re
+import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
@@ -100,7 +102,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
             "PYTHONUTF8=1"
         ) from error
     except Exception as error:  # a recipe is a program, which can fail in every way
-        raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
+        raise UserError(f"config file {path} cannot be executed: {_place(error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):
         raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
     fill_train_section(cfg)
@@ -125,12 +127,17 @@ def _fill(section: DictConfig, defaults: dict[str, Any]) -> None:
             _fill(section[key], value)
 
 
-def _place(path: str, error: BaseException) -> str:
+def _place(error: BaseException) -> str:
     """What went wrong, and in which line of which config file."""
-    if isinstance(error, SyntaxError) and error.__cause__:
-        error = error.__cause__  # Python's own words, with the line
-    files = [frame for frame in traceback.extract_tb(error.__traceback__) if "/configs/" in frame.filename]
-    files += [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
+        cause = error.__cause__  # with the line; Detectron2 puts the file's name into the outer error alone
+        named = re.search(r"\S+\.py", str(error))
+        file = named[0] if named and cause.filename in (None, "<unknown>") else cause.filename
+        return f"SyntaxError: {cause.msg} ({file}, line {cause.lineno}). Correct it there"
+    imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    frames = traceback.extract_tb(error.__traceback__)
+    # Config files are executed, not imported.
+    files = [frame for frame in frames if frame.filename not in imported and Path(frame.filename).is_file()]
     where = f" ({files[-1].filename}, line {files[-1].lineno})" if files else ""
     return f"{type(error).__name__}: {error}{where}. Correct it there"
 

@@ -167,7 +167,7 @@ def changes(
     """What has changed since the checkpoint and does not prevent the run from continuing, in whole sentences."""
     state = saved["trainer"]["optimizer"]
     if kept := list(kept_settings(state["param_groups"], optimizer)):
-        yield f"The optimizer keeps the settings that it began with: {'; '.join(kept)}"
+        yield f"The optimizer continues with the settings it began with: {'; '.join(kept)}"
     if not state["state"] and _keeps_state(optimizer):
         yield "The checkpoint has no state of the optimizer, which starts anew: this is not an exact continuation."
     if renamed := list(renamed_classes(saved.get("categories"), categories)):

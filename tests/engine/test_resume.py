@@ -303,7 +303,7 @@ REFUSED = {
     "no groups": (["optimizer.params.lr_factor_func.factors={}"], ["its optimizer has groups of"]),
     "more frozen": (["model.detector.backbone.freeze_stages=1"], ["its optimizer has groups of", "freeze_stages"]),
     "another optimizer": (
-        ["optimizer={_target_: torch.optim.SGD, momentum: 0.9}", "optimizer.betas=null"],
+        ["optimizer={_target_: torch.optim.SGD, momentum: 0.9}"],
         ["its optimizer has no", "so it is no SGD"],
     ),
 }
