@@ -125,10 +125,14 @@ def test_all_hooks_end_and_the_first_error_is_raised(caplog):
     assert "Recorder failed as well: OSError: after_train of b" in caplog.text
 
 
+class FailsInTheLastIteration(HookBase):
+    def after_step(self):
+        1 / (self.trainer.max_iter - 1 - self.trainer.iter)
+
+
 def test_an_error_in_the_last_iteration_is_not_followed_by_an_evaluation():
     trainer, evaluations = make_trainer(), []
-    fail = hooks.CallbackHook(after_step=lambda trainer: 1 / (trainer.max_iter - 1 - trainer.iter))
-    trainer.register_hooks([fail, EvalHook(0, lambda: evaluations.append(1))])
+    trainer.register_hooks([FailsInTheLastIteration(), EvalHook(0, lambda: evaluations.append(1))])
     with pytest.raises(ZeroDivisionError):
         trainer.train(0, 2)
     assert evaluations == []
