@@ -16,7 +16,7 @@ from ..not_served import NeedsDetectron2, refuse_yacs_config
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
 from .catalog import DatasetCatalog, MetadataCatalog
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset, length
+from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset, _length
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, TrainingSampler
 
@@ -174,7 +174,7 @@ def build_detection_train_loader(
     """
     mapped = _mapped(dataset, mapper)
     if sampler is None and not isinstance(mapped, IterableDataset):
-        sampler = TrainingSampler(length(mapped))
+        sampler = TrainingSampler(_length(mapped))
     return build_batch_data_loader(
         mapped,
         sampler,
@@ -204,7 +204,7 @@ def build_detection_test_loader(
     """
     mapped = _mapped(dataset, mapper)
     if not isinstance(mapped, IterableDataset):
-        sampler = sampler or InferenceSampler(length(mapped))
+        sampler = sampler or InferenceSampler(_length(mapped))
     elif sampler is not None:
         raise AssertionError("An IterableDataset has no sampler.")
     return DataLoader(

@@ -17,7 +17,7 @@ from ..utils.serialize import PicklableWrapper
 logger = logging.getLogger("detectron2.data.common")
 
 
-def length(dataset: Dataset) -> int:
+def _length(dataset: Dataset) -> int:
     """The number of elements of a map-style dataset; PyTorch does not declare that there is one."""
     return len(dataset)  # type: ignore[arg-type]
 
@@ -41,10 +41,10 @@ class MapDataset(Dataset):
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)
         self._rng = random.Random(42)
-        self._fallback_candidates = set(range(length(dataset)))
+        self._fallback_candidates = set(range(_length(dataset)))
 
     def __len__(self) -> int:
-        return length(self._dataset)
+        return _length(self._dataset)
 
     def __getitem__(self, idx: int) -> Any:
         retries, current = 0, int(idx)
@@ -64,7 +64,7 @@ class _MapIterableDataset(IterableDataset):
         self._map_func = PicklableWrapper(map_func)
 
     def __len__(self) -> int:
-        return length(self._dataset)
+        return _length(self._dataset)
 
     def __iter__(self) -> Iterator[Any]:
         return (item for item in map(self._map_func, self._dataset) if item is not None)

@@ -21,12 +21,10 @@ class AugInput:
     def __init__(
         self, image: np.ndarray, *, boxes: np.ndarray | None = None, sem_seg: np.ndarray | None = None
     ) -> None:
-        if not isinstance(image, np.ndarray):
-            raise AssertionError(f"An augmentation takes an array, not a {type(image).__name__}.")
-        if (np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8) or image.ndim not in (2, 3):
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
             raise AssertionError(
-                f"An augmentation takes images [H, W] or [H, W, C] of uint8 or floating point, not {image.dtype} of "
-                f"shape {list(image.shape)}."
+                "An augmentation takes an image as an array [H, W] or [H, W, C], not "
+                + (f"of shape {list(image.shape)}." if isinstance(image, np.ndarray) else f"{type(image).__name__}.")
             )
         self.image = image
         self.boxes = boxes

@@ -45,7 +45,8 @@ class ResizeTransform(Transform):
 
     def _resize_with_torch(self, img: np.ndarray, mode: str) -> np.ndarray:
         others = img.shape[2:]
-        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(self.h, self.w, 1, -1).permute(2, 3, 0, 1)
+        four_axes = (self.h, self.w, *[1] * (2 - len(others)), *others)
+        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(four_axes).permute(2, 3, 0, 1)
         align_corners = None if mode == "nearest" else False
         size = (self.new_h, self.new_w)
         resized = torch.nn.functional.interpolate(planes, size, mode=mode, align_corners=align_corners)
