@@ -19,16 +19,21 @@ from dino_d2.detectron2 import embedded
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "detectron2.md"
 BEGIN, END = "<!-- table of served names: tools/list_served_names.py -->\n", "<!-- end of table -->\n"
 
+#: What the embedded engine's modules share between them, which Detectron2 does not have.
+OWN = {"not_served", "to_augmentation"}
+
 
 def served_names() -> dict[str, list[str]]:
     """From a module, by its name in Detectron2, to the names it serves."""
     prefix = f"{embedded.__name__}."
     found = {module.name: importlib.import_module(module.name)
-             for module in pkgutil.walk_packages(embedded.__path__, prefix)}  # fmt: skip
+             for module in pkgutil.walk_packages(embedded.__path__, prefix)
+             if module.name.removeprefix(prefix) not in OWN}  # fmt: skip
     served: dict[str, list[str]] = {}
     listed: set[tuple[str, int]] = set()  # names with the identity of what they stand for
     for name in sorted(found, key=lambda name: (name.count("."), name)):
-        new = [public for public in public_names(found[name]) if (public, id(vars(found[name])[public])) not in listed]
+        public_here = [public for public in public_names(found[name]) if public not in OWN]
+        new = [public for public in public_here if (public, id(vars(found[name])[public])) not in listed]
         listed |= {(public, id(vars(found[name])[public])) for public in new}
         if new:
             served[f"detectron2.{name.removeprefix(prefix)}"] = sorted(new, key=str.casefold)
@@ -37,7 +42,7 @@ def served_names() -> dict[str, list[str]]:
 
 def public_names(module: ModuleType) -> list[str]:
     if hasattr(module, "__all__"):
-        return list(module.__all__)
+        return [name for name in module.__all__ if not isinstance(getattr(module, name), ModuleType)]
     public = {name: value for name, value in vars(module).items()
               if not name.startswith("_") and not isinstance(value, ModuleType)}  # fmt: skip
     if module.__spec__.submodule_search_locations is not None:

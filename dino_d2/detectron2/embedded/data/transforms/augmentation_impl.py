@@ -65,7 +65,7 @@ class Resize(Augmentation):
     shape: tuple[int, int]
     interp: int
 
-    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR) -> None:
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR.value) -> None:
         shape = (shape, shape) if isinstance(shape, int) else (shape[0], shape[1])
         self._init(locals())
 
@@ -86,7 +86,7 @@ class ResizeShortestEdge(Augmentation):
         short_edge_length: int | list[int] | tuple[int, ...],
         max_size: int = sys.maxsize,
         sample_style: str = "range",
-        interp: int = Image.Resampling.BILINEAR,
+        interp: int = Image.Resampling.BILINEAR.value,
     ) -> None:
         """
         Args:

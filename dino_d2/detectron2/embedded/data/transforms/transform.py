@@ -12,9 +12,9 @@ from dino_d2.errors import UserError
 
 #: Pillow's interpolation methods that PyTorch has, for images that are not uint8.
 _TORCH_MODES: dict[int, str] = {
-    Image.Resampling.NEAREST: "nearest",
-    Image.Resampling.BILINEAR: "bilinear",
-    Image.Resampling.BICUBIC: "bicubic",
+    Image.Resampling.NEAREST.value: "nearest",
+    Image.Resampling.BILINEAR.value: "bilinear",
+    Image.Resampling.BICUBIC.value: "bicubic",
 }
 
 
@@ -30,7 +30,7 @@ class ResizeTransform(Transform):
         """
         super().__init__()
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.interp = Image.Resampling.BILINEAR if interp is None else interp
+        self.interp = Image.Resampling.BILINEAR.value if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         if img.shape[:2] != (self.h, self.w) or img.ndim > 4:
@@ -58,7 +58,7 @@ class ResizeTransform(Transform):
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
+        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST.value)
 
     def inverse(self) -> "ResizeTransform":
         return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
