@@ -15,15 +15,41 @@ they are background in DINO and nothing in DN-DETR, as in the authors' codes.
 
 The number of slots is limited: of an image with very many objects, a random part is denoised (``max_queries``).
 
+Where the gradients of several batches are accumulated for one step of the optimizer, each batch is given as a
+:class:`BatchOfStep`. Its slots are then laid out as in one batch of all images of the step.
+
 Shapes: B images, Q denoising queries (slots), N matching queries, T = Q + N, C classes, G groups, M objects of the
 fullest image.
 """
 
+import sys
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
+
+class BatchOfStep(NamedTuple):
+    """A batch as one of several whose gradients are accumulated for one step of the optimizer, on this rank."""
+
+    counts: list[int]  # objects of each image of the step, batch after batch
+    first: int  # position in ``counts`` of the batch's first image
+    num_batches: int  # batches of the step
+
+
+def batches_of_step(counts: list[list[int]]) -> list[BatchOfStep]:
+    """The batches of a step from the object counts of each batch's images."""
+    of_step = [count for batch in counts for count in batch]
+    firsts = [sum(map(len, counts[:i])) for i in range(len(counts))]
+    return [BatchOfStep(of_step, first, len(counts)) for first in firsts]
+
+
+class SlotsOfStep(NamedTuple):
+    """Slots of a batch, averaged over the batches of a step on this rank."""
+
+    positive: float  # slots that reconstruct an object
+    scored: float  # slots that the class loss counts
 
 
 class DenoisingQueries(NamedTuple):
@@ -36,6 +62,7 @@ class DenoisingQueries(NamedTuple):
     group: Tensor  # [Q], or [B, Q] where images differ, int64: slots see their own group only
     num_positives: int  # positive slots of the batch, as a host value
     scored: Tensor | None = None  # [B, Q] bool: slots that the class loss counts; None: all
+    of_step: SlotsOfStep | None = None  # set for one of several batches of a step
 
     def attention_mask(self, num_matching: int) -> Tensor:
         """Self-attention mask over Q denoising and ``num_matching`` matching queries, in this order.
@@ -172,7 +199,11 @@ class Denoising(nn.Module):
     copies = 1
 
     def forward(
-        self, labels: list[Tensor], boxes: list[Tensor], generator: Generator | None = None
+        self,
+        labels: list[Tensor],
+        boxes: list[Tensor],
+        generator: Generator | None = None,
+        part: BatchOfStep | None = None,
     ) -> DenoisingQueries:
         """Noised queries for a batch.
 
@@ -180,32 +211,35 @@ class Denoising(nn.Module):
             labels: B tensors [n_i] int64 in 0 .. C - 1; n_i may be 0, for every image of the batch too.
             boxes: B tensors [n_i, 4] cxcywh in [0, 1].
             generator: of the tensors' device; the same state gives the same queries.
+            part: the batch as one of several of a step; None: it is the only one.
 
         Raises:
             ValueError: labels and boxes of an image differ in number.
         """
         check_targets(labels, boxes)
-        counts = [len(image_labels) for image_labels in labels]
+        own_counts = [len(image_labels) for image_labels in labels]
+        counts = own_counts if part is None else part.counts
+        rows = slice(None) if part is None else slice(part.first, part.first + len(labels))
         groups = self.groups(counts)
         device = boxes[0].device
-        chosen = self.choose_objects(counts, groups, device, generator)
+        limits = self.most_objects(groups)
+        chosen = choose_objects(own_counts, limits[rows], device, generator)
         if chosen is not None:
             labels = [of_image[index] for of_image, index in zip(labels, chosen, strict=True)]
             boxes = [of_image[index] for of_image, index in zip(boxes, chosen, strict=True)]
-            counts = [len(index) for index in chosen]
-        layout = SlotLayout(
-            # Counts are known on the host, so the layout is computed there, without waiting for the device.
-            *(t.to(device, non_blocking=True) for t in lay_out(counts, groups, self.copies))
-        )
+        counts = [min(count, limit) for count, limit in zip(counts, limits, strict=True)]
+        # Counts are known on the host, so the layout is computed there, without waiting for the device.
+        of_step = lay_out(counts, groups, self.copies)
+        layout = of_step.rows(rows).to(device)
         draws = self.draw(layout.target.shape, device, generator)
         object_of_slot = layout.target.clamp(min=0)  # [B, Q]
         padding = layout.target < 0
-        if max(counts) > 0:
+        if max(own_counts) > 0:
             clean_labels = pad_sequence(labels, batch_first=True).gather(1, object_of_slot)
             index = object_of_slot[..., None].expand(-1, -1, 4)
             clean_boxes = pad_sequence(boxes, batch_first=True).gather(1, index)  # [B, M, 4] -> [B, Q, 4]
         else:
-            clean_labels = object_of_slot  # [B, 0]: without objects there are no slots; the graph stays the same
+            clean_labels = object_of_slot  # without objects all slots are padding, if any; the graph stays the same
             clean_boxes = boxes[0].new_zeros(*object_of_slot.shape, 4)
         noised_labels = torch.where(draws.flip < self.label_flip_probability, draws.label, clean_labels)
         noised_boxes = self.noise_boxes(clean_boxes, layout.positive, draws)
@@ -215,25 +249,23 @@ class Denoising(nn.Module):
             target=layout.target if chosen is None else original_targets(layout.target, chosen),
             positive=layout.positive & ~padding,
             group=layout.group,
-            num_positives=sum(n * g for n, g in zip(counts, groups, strict=True)),
+            num_positives=sum(n * g for n, g in zip(counts[rows], groups[rows], strict=True)),
             scored=self.scored_slots(padding),
+            of_step=None if part is None else self.mean_slots(of_step.target < 0, counts, groups, part.num_batches),
         )
 
-    def choose_objects(
-        self, counts: list[int], groups: list[int], device: torch.device, generator: Generator | None
-    ) -> list[Tensor] | None:
-        """Indices of the objects of each image that get slots, in ascending order; None where all objects fit."""
+    def most_objects(self, groups: list[int]) -> list[int]:
+        """The largest number of objects of each image that get slots."""
         if self.max_queries is None:
-            return None
-        limits = [max(ALWAYS_DENOISED, self.max_queries // (self.copies * g)) for g in groups]
-        if all(count <= limit for count, limit in zip(counts, limits, strict=True)):
-            return None
-        return [
-            torch.randperm(count, device=device, generator=generator)[:limit].sort().values
-            if count > limit
-            else torch.arange(count, device=device)
-            for count, limit in zip(counts, limits, strict=True)
-        ]
+            return [sys.maxsize] * len(groups)
+        return [max(ALWAYS_DENOISED, self.max_queries // (self.copies * g)) for g in groups]
+
+    def mean_slots(self, padding: Tensor, counts: list[int], groups: list[int], num_batches: int) -> SlotsOfStep:
+        """Means over the batches of a step, from its padding slots, denoised objects and groups; all on the host."""
+        scored = self.scored_slots(padding)
+        num_scored = padding.numel() if scored is None else int(scored.sum())
+        positives = sum(n * g for n, g in zip(counts, groups, strict=True))
+        return SlotsOfStep(positives / num_batches, num_scored / num_batches)
 
     def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
         """Random numbers for slots of shape [B, Q]. A drawn class may be the true one, as in the authors' code."""
@@ -309,6 +341,15 @@ class SlotLayout(NamedTuple):
     positive: Tensor
     group: Tensor
 
+    def rows(self, rows: slice) -> "SlotLayout":
+        """The layout of some of the images."""
+        return SlotLayout(
+            self.target[rows], self.positive[rows], self.group[rows] if self.group.dim() > 1 else self.group
+        )
+
+    def to(self, device: torch.device) -> "SlotLayout":
+        return SlotLayout(*(t.to(device, non_blocking=True) for t in self))
+
 
 def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
     """Assign objects to slots.
@@ -331,6 +372,20 @@ def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
         positive=slot // width % copies == 0,
         group=group[0] if shared else group,
     )
+
+
+def choose_objects(
+    counts: list[int], limits: list[int], device: torch.device, generator: Generator | None
+) -> list[Tensor] | None:
+    """Indices of the objects of each image that get slots, in ascending order; None where all objects fit."""
+    if all(count <= limit for count, limit in zip(counts, limits, strict=True)):
+        return None
+    return [
+        torch.randperm(count, device=device, generator=generator)[:limit].sort().values
+        if count > limit
+        else torch.arange(count, device=device)
+        for count, limit in zip(counts, limits, strict=True)
+    ]
 
 
 def original_targets(target: Tensor, chosen: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from dino_d2.denoising import (
     DynamicGroups,
     DynamicGroupsPerImage,
     FixedGroups,
+    batches_of_step,
     shift_centre_and_size,
     shift_corners,
 )
@@ -252,3 +253,27 @@ def test_up_to_100_objects_are_always_denoised_in_full():
     queries = ContrastiveDenoising(7, FixedGroups(40))(labels, boxes)
     assert queries.labels.shape == (2, 8000)
     assert queries.num_positives == 40 * 104
+
+
+@pytest.mark.parametrize("groups", [FixedGroups(3), DynamicGroups(40), DynamicGroupsPerImage(40)])
+@pytest.mark.parametrize("kind", [Denoising, ContrastiveDenoising])
+def test_the_slots_of_a_step_are_those_of_one_batch_of_all_its_images(kind, groups):
+    """Objects above the limit are drawn anew for each batch; their number stays."""
+    counts = [[1, 7], [0, 0], [250, 3]]
+    labels, boxes = ground_truth(*(n for batch in counts for n in batch))
+    denoising = kind(7, groups, max_queries=240)
+    whole = denoising(labels, boxes)
+    parts = [
+        denoising(labels[2 * i :][:2], boxes[2 * i :][:2], part=part) for i, part in enumerate(batches_of_step(counts))
+    ]
+    assert torch.equal(torch.cat([part.target >= 0 for part in parts]), whole.target >= 0)
+    assert torch.equal(torch.cat([part.positive for part in parts]), whole.positive)
+    assert all(torch.equal(part.target, whole.target[2 * i :][:2]) for i, part in enumerate(parts[:2]))
+    if whole.group.dim() > 1:
+        assert torch.equal(torch.cat([part.group for part in parts]), whole.group)
+    else:
+        assert all(torch.equal(part.group, whole.group) for part in parts)
+    assert sum(part.num_positives for part in parts) == whole.num_positives
+    scored = whole.labels.numel() if whole.scored is None else int(whole.scored.sum())
+    assert all(part.of_step == pytest.approx((whole.num_positives / 3, scored / 3)) for part in parts)
+    assert whole.of_step is None

@@ -64,7 +64,7 @@ RUN = {
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.max_iter=1000 optimizer.lr=5e-4": _SHAPES,
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py --eval-only "
     "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth "
-    "+dataloader.evaluator.output_dir=found": _SHAPES,
+    "dataloader.evaluator.output_dir=found": _SHAPES,
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output found": ["--opts", *_SHAPES],
     "python tools/plot_precision_recall.py found/coco_instances_results.json "

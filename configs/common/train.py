@@ -14,7 +14,7 @@ train = OmegaConf.create(
         amp=dict(enabled=False, dtype="bfloat16"),  # "float16" scales the loss
         compile=False,  # torch.compile of the detector; the first iteration of each image size takes minutes
         clip_grad_norm=0.1,  # Table 8, clip_max_norm
-        accumulate=1,  # batches whose gradients are averaged before a step
+        accumulate=1,  # batches of a step; their gradients are those of one batch with all images
         ema=dict(enabled=False, decay=0.9997),  # evaluate and save a running mean of the weights
         ddp=dict(
             broadcast_buffers=False,

@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ _ATTEMPTS = 100  # if the mapper returns None for this many images in a row, loa
 class Draw(NamedTuple):
     """One image of the sequence that all ranks share: `index` in the dataset, `position` in the sequence."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     position: int
 
 
@@ -144,7 +144,7 @@ class MappedSamples(Dataset):
         seed: together with a sample's position, the seed of Python's, NumPy's and torch's generators for the mapper.
     """
 
-    def __init__(self, dicts: Dataset, mapper: Callable[[dict], Any], seed: int):
+    def __init__(self, dicts: Sequence[dict] | DatasetFromList, mapper: Callable[[dict], Any], seed: int):
         self.dicts, self.mapper, self.seed = dicts, mapper, seed
 
     def __len__(self) -> int:

@@ -107,7 +107,8 @@ def _is_there(root: Path, recipe: Recipe) -> bool:
 
 def _write_split(root: Path, split: str, recipe: Recipe) -> None:
     (root / split).mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     # `disable=None` shows the bar only in a terminal.
     for number in tqdm(range(1, getattr(recipe, split) + 1), f"drawing shapes, {split}", disable=None):
         # Each image has its own generator, so it does not depend on the other images or their order.

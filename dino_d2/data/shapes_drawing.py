@@ -44,12 +44,13 @@ def draw_image(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[Sh
         the image, uint8 [size, size, 3] in RGB, and its annotations (none for some images).
     """
     canvas = _Canvas(rng, size)
-    shapes = []
+    shapes: list[Shape | None] = []
     if rng.random() >= _EMPTY:
         if rng.random() < _CROWD:
             shapes.append(_draw_crowd(rng, canvas))
         # Large shapes are drawn first, because they would hide most of a small one.
-        radii = size * np.exp(rng.uniform(*np.log(_RADIUS), size=rng.integers(1, _MAX_OBJECTS + 1)))
+        low, high = np.log(_RADIUS)
+        radii = size * np.exp(rng.uniform(low, high, size=int(rng.integers(1, _MAX_OBJECTS + 1))))
         shapes += [_draw_object(rng, canvas, radius) for radius in sorted(radii, reverse=True)]
     noisy = canvas.pixels + rng.normal(0, _NOISE, canvas.pixels.shape)
     return noisy.clip(0, 255).round().astype(np.uint8), [shape for shape in shapes if shape is not None]
@@ -130,7 +131,7 @@ def _outline(class_index: int) -> list[np.ndarray]:
             return [around(3)]
         case "star":
             return [around(10, np.tile([1.0, 0.45], 5))]
-        case "ring":
+        case _:  # the ring
             return [around(96), around(96, 0.55)]
 
 

@@ -4,26 +4,23 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dino_d2.detectron2.engine import SimpleTrainer
-
 from .collective import any_rank
+from .loop import NonFiniteLossError, TrainingLoop
+from .random_state import preserved_random_state
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(FloatingPointError):
-    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
-
-
-class Trainer(SimpleTrainer):
+class Trainer(TrainingLoop):
     """Detectron2's trainer with what DETR-like detectors need in a step.
 
     Args:
@@ -32,7 +29,8 @@ class Trainer(SimpleTrainer):
             ``dino_d2.data.loader`` has, a resumed training goes on with the batch that would have come next.
         optimizer: of the model's parameters.
         clip_grad_norm: largest L2 norm of all gradients together (Table 8: 0.1).
-        accumulate: batches whose gradients are averaged before a step.
+        accumulate: batches whose gradients are averaged before a step. A model that :class:`KnowsItsStep` divides its
+            losses as for one batch of all their images.
         precision: dtype of autocast around the model; None computes in float32. Losses are float32 in any case.
         ema: running mean of the weights, updated after every step; None keeps none.
     """
@@ -65,14 +63,16 @@ class Trainer(SimpleTrainer):
             NonFiniteLossError: on every rank, before the weights are touched; for gradients too.
         """
         self.optimizer.zero_grad()
-        data_time = 0.0
+        start = time.perf_counter()
+        batches = [self.next_batch() for _ in range(self.accumulate)]
+        data_time = time.perf_counter() - start
         sums: dict[str, Tensor] = {}
-        for i in range(self.accumulate):
-            start = time.perf_counter()
-            batch = self.next_batch()
-            data_time += time.perf_counter() - start
+        parts = parts_of_step(self.model, batches)
+        if self.accumulate > 1 and self.iter == self.start_iter:
+            self.record_static_graph(batches[0], parts[0])
+        for i, (batch, part) in enumerate(zip(batches, parts, strict=True)):
             with gradients_stay_local(self.model) if i < self.accumulate - 1 else nullcontext():
-                losses = self.forward(batch)
+                losses = self.forward(batch, *part)
                 self.backward(losses)
             losses = to_host(losses)
             check_finite(losses, batch, self.iter)
@@ -82,19 +82,26 @@ class Trainer(SimpleTrainer):
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
 
-    def next_batch(self) -> list[dict]:
-        """What the data loader gives next."""
-        return next(self._data_loader_iter)
+    def record_static_graph(self, batch: list[dict], part: tuple) -> None:
+        """Let ``DistributedDataParallel(static_graph=True)`` see one backward pass, and drop its gradients.
 
-    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
-        """Losses of a batch, under autocast where a precision is set."""
+        It records its graph in the first backward pass, which fails where that pass keeps its gradients local.
+        """
+        if isinstance(self.model, nn.parallel.DistributedDataParallel) and self.model.static_graph:
+            with preserved_random_state():
+                self.backward(self.forward(batch, *part))
+            self.optimizer.zero_grad()
+
+    def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
+        """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
         device_type = next(self.model.parameters()).device.type
         with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
-            return self.model(batch)
+            return self.model(batch, *part)
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Add the gradients of the losses' sum."""
-        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+        total = cast("Tensor", sum(losses.values()))
+        self.grad_scaler.scale(total / self.accumulate).backward()
 
     def update_weights(self) -> float:
         """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
@@ -118,7 +125,7 @@ class Trainer(SimpleTrainer):
         own = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         return super().state_dict() | own
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; a warning names what it lacks, as that of another trainer may."""
         super().load_state_dict(state_dict)
         for name, part in self._stateful_parts().items():
@@ -137,6 +144,22 @@ class Trainer(SimpleTrainer):
         if hasattr(self.data_loader, "state_dict"):
             parts["data_loader"] = self.data_loader
         return parts
+
+
+@runtime_checkable
+class KnowsItsStep(Protocol):
+    """A model whose losses of a batch may depend on the other batches of the step, as on their number of objects."""
+
+    def parts_of_step(self, batches: list[list[dict]]) -> list[Any]:
+        """For each batch, what the model takes as its second argument."""
+
+
+def parts_of_step(model: nn.Module, batches: list[list[dict]]) -> list[tuple]:
+    """What the model takes after each batch: nothing where a step has one batch, or the model does not ask for it."""
+    model = unwrap(model)
+    if len(batches) == 1 or not isinstance(model, KnowsItsStep):
+        return [()] * len(batches)
+    return [(part,) for part in model.parts_of_step(batches)]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -184,14 +207,14 @@ def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -
     """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
     bad = [name for name, value in losses.items() if not value.isfinite()]
     report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
-    reports = [report]
+    reports: list[str | None] = [report]
     # One number a step; the words travel only when there is something to say.
     if any_rank(bool(bad)) and dist.is_initialized():
         reports = [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
-    reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
-    if reports:
+    of_ranks = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
+    if of_ranks:
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(reports)}.\n"
+            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(of_ranks)}.\n"
             "Look at these images and their boxes, lower the learning rate, or switch train.amp off."
         )

@@ -38,11 +38,11 @@ def count_boxes(
     if len(labels) and confident.any():
         found = Boxes(detections.pred_boxes.tensor[confident])
         iou, target = pairwise_iou(found, boxes).max(dim=1)  # [K]
-        assigned = zip(target.tolist(), detections.pred_classes[confident].tolist(), iou.tolist(), strict=True)
-        assigned = [(index, label) for index, label, overlap in assigned if overlap >= iou_threshold]
-        labels = labels.tolist()
+        rows = zip(target.tolist(), detections.pred_classes[confident].tolist(), iou.tolist(), strict=True)
+        assigned = [(index, label) for index, label, overlap in rows if overlap >= iou_threshold]
+        true_labels = labels.tolist()
         for index, label in assigned:
-            same_class[index] += label == labels[index]
+            same_class[index] += label == true_labels[index]
         for index, _ in set(assigned):
             classes[index] += 1
     return BoxesOnObjects(same_class, classes)

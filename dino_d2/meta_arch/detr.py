@@ -4,12 +4,12 @@
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dino_d2.denoising import Denoising, DenoisingQueries
+from dino_d2.denoising import Denoising, DenoisingQueries, batches_of_step
 from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import xyxy_to_cxcywh
@@ -43,6 +43,9 @@ class DETR(nn.Module):
         ValueError: the detector does not support denoising queries.
     """
 
+    pixel_mean: Tensor  # [3, 1, 1], as pixel_std
+    pixel_std: Tensor
+
     def __init__(
         self,
         detector: Detector,
@@ -58,7 +61,7 @@ class DETR(nn.Module):
             check_takes_denoising(detector)
         elif detector.label_embedding is not None and not detector.label_embedding.serves_matching:
             # It is unused then, but DistributedDataParallel expects a gradient for every trained parameter.
-            detector.label_embedding.requires_grad_(False)
+            detector.get_submodule("label_embedding").requires_grad_(False)
         optimise_for_training(detector)
         self.detector = detector
         self.criterion = criterion
@@ -73,13 +76,15 @@ class DETR(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(self, batched_inputs: list[dict], part: Any = None) -> dict[str, Tensor] | list[dict]:
         """Train or detect.
 
         Args:
             batched_inputs: one dict per image with "image" (uint8 [3, H, W]); in training "instances" with
                 ``gt_boxes`` and ``gt_classes``; in evaluation "height" and "width" of the output, by default the
                 image's own.
+            part: in training, the batch as one of several of a step, from :meth:`parts_of_step`; None: it is the only
+                one.
 
         Returns:
             in training the weighted losses by name; otherwise one {"instances": Instances} per image, in the same
@@ -87,18 +92,29 @@ class DETR(nn.Module):
             they come from as :class:`QueryPredictions`.
         """
         if self.training:
-            return self.losses(batched_inputs)
+            return self.losses(batched_inputs, part)
         if self.inference is None:
             return self.detect(batched_inputs)
         return self.inference(self.detect, batched_inputs)
 
-    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def parts_of_step(self, batches: list[list[dict]]) -> list[Any]:
+        """What :meth:`forward` takes beside each batch where their gradients are accumulated for one step.
+
+        The mean of the batches' losses is then the loss of one batch of all images; docs/distributed.md lists the
+        exceptions.
+
+        Returns:
+            for each batch a :class:`~dino_d2.denoising.BatchOfStep`; subclasses have types of their own.
+        """
+        return batches_of_step([[len(x["instances"].gt_classes) for x in batch] for batch in batches])
+
+    def losses(self, batched_inputs: list[dict], part: Any = None) -> dict[str, Tensor]:
         """Losses of one batch; see :class:`SetCriterion` for their names."""
         images, padding_mask = self.prepare_images(batched_inputs)
         labels, boxes = self.ground_truth(batched_inputs)
-        denoising_queries = None if self.denoising is None else self.denoising(labels, boxes)
+        denoising_queries = None if self.denoising is None else self.denoising(labels, boxes, part=part)
         output = self.detector(images, padding_mask, denoising_queries)
-        return self.criterion(output, labels, boxes, denoising_queries)
+        return self.criterion(output, labels, boxes, denoising_queries, part)
 
     def prepare_images(self, batched_inputs: list[dict]) -> tuple[Tensor, Tensor | None]:
         """Normalised and padded images [B, 3, H, W] and their padding mask, see :meth:`pad`."""

@@ -1,14 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection given the classes that are in the image (DN-DETR section 5.7.1)."""
 
+from typing import NamedTuple, Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 
+from dino_d2.denoising import BatchOfStep, batches_of_step
 from dino_d2.modeling import DetectorOutput
+from dino_d2.modeling.contracts import LabelContent
 from dino_d2.modeling.detector import Encoded
-from dino_d2.modeling.losses import mean_over_ranks
 
 from .detr import DETR, matching_part
+
+
+@runtime_checkable
+class KnownLabelContent(LabelContent, Protocol):
+    """A label embedding that tells matching queries which class they search for."""
+
+    def known(self, labels: Tensor, content: Tensor) -> Tensor:
+        """Classes [B], -1 for any, and content [B, N, D] of matching queries -> [B, N, D]."""
+        ...
+
+
+class LabelPart(NamedTuple):
+    """A batch of a step: the class chosen for each image, and the counts of its objects and of all in the step."""
+
+    asked: Tensor  # [B] int64
+    of_chosen: BatchOfStep
+    of_all: BatchOfStep
 
 
 class KnownLabelDETR(DETR):
@@ -23,30 +43,49 @@ class KnownLabelDETR(DETR):
     processed as by any other model. The paper fine-tunes a trained DN-DETR this way for 1 or 10 epochs (Table 4).
     """
 
-    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def parts_of_step(self, batches: list[list[dict]]) -> list[LabelPart]:
+        labels = [self.ground_truth(batch)[0] for batch in batches]
+        asked = [self.choose_labels(batch) for batch in labels]
+        chosen = [
+            [int((x == c).sum()) for x, c in zip(batch, of_batch, strict=True)]
+            for batch, of_batch in zip(labels, asked, strict=True)
+        ]
+        of_all = super().parts_of_step(batches)
+        return [LabelPart(*part) for part in zip(asked, batches_of_step(chosen), of_all, strict=True)]
+
+    def choose_labels(self, labels: list[Tensor]) -> Tensor:
+        """A class [B] for each image of a batch, drawn from its labels."""
+        return torch.stack([one_of(x, self.detector.num_classes) for x in labels])
+
+    def losses(self, batched_inputs: list[dict], part: LabelPart | None = None) -> dict[str, Tensor]:
         """Matching losses of the objects of the chosen class, reconstruction losses of all objects."""
         images, padding_mask = self.prepare_images(batched_inputs)
         labels, boxes = self.ground_truth(batched_inputs)
-        asked = torch.stack([one_of(x, self.detector.num_classes) for x in labels])
+        if part is None:
+            asked, of_chosen, of_all = self.choose_labels(labels), None, None
+        else:
+            asked, of_chosen, of_all = part
         chosen = [x == c for x, c in zip(labels, asked, strict=True)]
         encoded = self.detector.encode(images, padding_mask)
-        denoising_queries = None if self.denoising is None else self.denoising(labels, boxes)
+        denoising_queries = None if self.denoising is None else self.denoising(labels, boxes, part=of_all)
         output = self.detector.decode(self.with_known_labels(encoded, asked), denoising_queries)
         matching = output if denoising_queries is None else matching_part(output, denoising_queries)
         chosen_boxes = [x[c] for x, c in zip(boxes, chosen, strict=True)]
         # Proposals do not depend on the chosen class, so they are trained on all objects.
         losses = self.criterion(
-            matching._replace(proposals=None), [x[c] for x, c in zip(labels, chosen, strict=True)], chosen_boxes
+            matching._replace(proposals=None),
+            [x[c] for x, c in zip(labels, chosen, strict=True)],
+            chosen_boxes,
+            part=of_chosen,
         )
         if output.proposals is not None:
             proposals = DetectorOutput(
                 output.proposals.logits[None], output.proposals.boxes[None], matching.anchors, proposals=None
             )
-            of_proposals = self.criterion(proposals, labels, boxes)
+            of_proposals = self.criterion(proposals, labels, boxes, part=of_all)
             losses |= {f"{name}_enc": value * self.criterion.proposal_weight for name, value in of_proposals.items()}
         if denoising_queries is not None:
-            num_boxes = mean_over_ranks(sum(map(len, labels)), self.device)
-            losses |= self.criterion.reconstruction_losses(output, labels, boxes, denoising_queries, num_boxes)
+            losses |= self.criterion.reconstruction_losses(output, labels, boxes, denoising_queries, of_all)
         return losses
 
     def predict(self, images: Tensor, batched_inputs: list[dict]) -> DetectorOutput:
@@ -77,7 +116,10 @@ class KnownLabelDETR(DETR):
 
     def with_known_labels(self, encoded: Encoded, labels: Tensor) -> Encoded:
         """The same images with matching queries that search for one label [B] each; -1: for any object."""
-        content = self.detector.label_embedding.known(labels, encoded.queries.content)
+        label_embedding = self.detector.label_embedding
+        if not isinstance(label_embedding, KnownLabelContent):
+            raise TypeError(f"model.detector.label_embedding has no content for known labels: {label_embedding}")
+        content = label_embedding.known(labels, encoded.queries.content)
         return encoded._replace(queries=encoded.queries._replace(content=content))
 
 

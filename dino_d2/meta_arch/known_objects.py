@@ -6,15 +6,14 @@ visible to the matching queries.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dino_d2.denoising import Denoising, DenoisingQueries, FixedGroups
+from dino_d2.denoising import BatchOfStep, Denoising, DenoisingQueries, FixedGroups, batches_of_step
 from dino_d2.modeling import DetectorOutput
-from dino_d2.modeling.losses import mean_over_ranks
 
 from .detr import DETR, matching_part, normalised_boxes
 
@@ -62,6 +61,14 @@ class VisibleQueries(DenoisingQueries):
         return blocked
 
 
+class KnownPart(NamedTuple):
+    """A batch of a step: which of its objects are known, and the counts of known and unknown objects of the step."""
+
+    known: list[Tensor]  # of each image, [n] bool
+    of_known: BatchOfStep
+    of_unknown: BatchOfStep
+
+
 class KnownObjectDETR(DETR):
     """Known objects are denoising queries visible to the matching queries, which detect the other objects.
 
@@ -82,22 +89,31 @@ class KnownObjectDETR(DETR):
         # Known objects are given without noise.
         self.exact = Denoising(self.detector.num_classes, FixedGroups(1), 0, 0, 0, max_queries=None)
 
-    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def parts_of_step(self, batches: list[list[dict]]) -> list[KnownPart]:
+        known = [[self.known(labels) for labels in self.ground_truth(batch)[0]] for batch in batches]
+        of_known = batches_of_step([[int(x.sum()) for x in batch] for batch in known])
+        of_unknown = batches_of_step([[int((~x).sum()) for x in batch] for batch in known])
+        return [KnownPart(*part) for part in zip(known, of_known, of_unknown, strict=True)]
+
+    def losses(self, batched_inputs: list[dict], part: KnownPart | None = None) -> dict[str, Tensor]:
         """Matching losses of unknown objects and reconstruction losses of known ones, with the usual names."""
         images, padding_mask = self.prepare_images(batched_inputs)
         labels, boxes = self.ground_truth(batched_inputs)
-        known = [self.known(x) for x in labels]
+        if part is None:
+            known, of_known, of_unknown = [self.known(x) for x in labels], None, None
+        else:
+            known, of_known, of_unknown = part
         unknown_labels = [x[~k] for x, k in zip(labels, known, strict=True)]
         unknown_boxes = [x[~k] for x, k in zip(boxes, known, strict=True)]
         known_labels = [x[k] for x, k in zip(labels, known, strict=True)]
         known_boxes = [x[k] for x, k in zip(boxes, known, strict=True)]
-        denoising_queries = VisibleQueries(*self.denoising(known_labels, known_boxes))
+        assert self.denoising is not None  # checked above
+        denoising_queries = VisibleQueries(*self.denoising(known_labels, known_boxes, part=of_known))
         output = self.detector(images, padding_mask, denoising_queries)
-        losses = self.criterion(matching_part(output, denoising_queries), unknown_labels, unknown_boxes)
-        num_boxes = mean_over_ranks(sum(map(len, known_labels)), self.device)
-        return losses | self.criterion.reconstruction_losses(
-            output, known_labels, known_boxes, denoising_queries, num_boxes
-        )
+        matching = matching_part(output, denoising_queries)
+        return self.criterion(
+            matching, unknown_labels, unknown_boxes, part=of_unknown
+        ) | self.criterion.reconstruction_losses(output, known_labels, known_boxes, denoising_queries, of_known)
 
     def predict(self, images: Tensor, batched_inputs: list[dict]) -> DetectorOutput:
         """Predictions of the matching queries, which attend to each input's "known_objects"."""

@@ -17,7 +17,7 @@ class Proposals(NamedTuple):
     DINO supervises the K selected tokens (rows = K), Deformable DETR all of them (rows = S).
     """
 
-    index: Tensor  # [B, K] int64 token numbers, best first
+    index: Tensor  # type: ignore[assignment]  # [B, K] int64 token numbers, best first; hides tuple.index
     features: Tensor  # [B, K, D]
     logits: Tensor  # [B, rows, C]
     anchors: Tensor  # [B, K, 4] cxcywh before the encoder's correction

@@ -103,6 +103,7 @@ class Detector(nn.Module):
         queries = encoded.queries
         content, anchors, mask = queries.content, queries.anchors, None
         if denoising_queries is not None:
+            assert self.label_embedding is not None  # DETR checks it when it is made
             content = torch.cat([self.label_embedding.denoising(denoising_queries.labels), content], dim=1)
             anchors = torch.cat([self.queries.denoising_anchors(denoising_queries.boxes), anchors], dim=1)
             mask = denoising_queries.attention_mask(queries.content.shape[1])

@@ -41,16 +41,20 @@ class BoxHead(MLP):
 
     def __init__(self, embed_dim: int, size: float = 0.0):
         super().__init__(embed_dim, embed_dim, 4, num_layers=3)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        nn.init.constant_(self.layers[-1].bias[2:], size)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], size)
 
     def forward(self, x: Tensor) -> Tensor:
         if not autocast_is_on(x.device.type):
             return super().forward(x)
         # bfloat16 has eight significant bits, so rounding a correction could move a box by pixels.
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.layers[0].weight.dtype))
+            weight = self.layers[0].weight
+            assert isinstance(weight, Tensor)
+            return super().forward(x.to(weight.dtype))
 
 
 class PerLayer(nn.ModuleList):

@@ -69,6 +69,7 @@ class PredictionWriter:
             (self.folder / RESULTS).write_text(json.dumps(self.results))
 
     def picture(self, one: Input, image_id: int) -> None:
+        assert one.path is not None  # only a webcam has none, and that is a video
         try:
             image = Image.fromarray(pixels(one.path, "RGB", "RGB"))
         except UserError as error:  # one broken file must not stop the others
@@ -87,6 +88,7 @@ class PredictionWriter:
             frames = tqdm(reader, one.name, total=reader.length, disable=None, unit="frame", leave=False)
             for number, frame in enumerate(frames):
                 instances = self.predictor(frame, colour_order="BGR")
+                assert isinstance(instances, Instances)  # of one frame
                 drawn = self.draw(Image.fromarray(frame[:, :, ::-1]), instances)
                 writer.write(np.ascontiguousarray(np.asarray(drawn)[:, :, ::-1]))
                 self.collect(instances, next(numbers), {"file_name": one.name, "frame": number})

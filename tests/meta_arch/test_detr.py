@@ -52,7 +52,7 @@ def test_detections_come_in_output_pixels_best_first(make_model, make_input):
 def test_ground_truth_is_normalised_by_the_image_without_padding(make_model, make_input):
     model = make_model().train()
     seen = {}
-    model.criterion.forward = lambda output, labels, boxes, denoising: seen.update(boxes=boxes) or {}
+    model.criterion.forward = lambda output, labels, boxes, *others: seen.update(boxes=boxes) or {}
     image = make_input(64, 96, objects=1)
     model([image, make_input(128, 128)])
     x0, y0, x1, y1 = image["instances"].gt_boxes.tensor[0].tolist()

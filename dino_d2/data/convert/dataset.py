@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the readers return, and how it becomes COCO jsons."""
 
+import functools
 import hashlib
 import json
 import math
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.check.fields import is_text
@@ -125,9 +127,9 @@ def hold_out(dataset: Dataset, share: float) -> None:
                 "validation. Add others, or take it for training alone with --val 0."
             )
         if not held_out:
-            held_out.add(min(fractions, key=fractions.get))
+            held_out.add(min(fractions, key=lambda name: fractions[name]))
         elif len(held_out) == len(fractions):
-            held_out.remove(max(fractions, key=fractions.get))
+            held_out.remove(max(fractions, key=lambda name: fractions[name]))
     for image in images:
         split = "val" if source_name(image.file.name) in held_out else "train"
         dataset.splits.setdefault(split, []).append(image)
@@ -168,18 +170,22 @@ def write(dataset: Dataset, root: Path, folder: Path) -> dict[str, Path]:
     Raises:
         DatasetError: a file is there already, or the folder cannot be written to.
     """
-    files = {split: folder / f"instances_{split}.json" for split in dataset.splits}
+    files = {split: folder / f"instances_{split}.json" for split in dataset.splits if split is not None}
     for file in files.values():
         if file.exists():
             raise DatasetError(f"{file} is there already. Delete it, or give another folder with --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for split, file in files.items():
-            text = json.dumps(to_coco(dataset.splits[split], dataset.classes, root))
-            write_atomically(file, lambda part, text=text: part.write(text.encode()))
+            content = json.dumps(to_coco(dataset.splits[split], dataset.classes, root)).encode()
+            write_atomically(file, functools.partial(_write_to, content))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be written to: {error}. Give another folder with --output.") from error
     return files
+
+
+def _write_to(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def to_coco(images: list[AnnotatedImage], classes: list[str], root: Path) -> dict:

@@ -117,7 +117,7 @@ def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         text = thing.findtext(f"bndbox/{corner}")
         try:
-            corners.append(finite(text))
+            corners.append(finite(text or ""))
         except (TypeError, ValueError):
             said = "is missing" if text is None else f"is {text[:80]!r}, not a number"
             raise DatasetError(f"{where} ({name}): <{corner}> in its <bndbox> {said}. Correct it.") from None

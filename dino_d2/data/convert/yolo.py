@@ -173,5 +173,5 @@ def _box(row: Row, names: list[str], width: int, height: int, long_rows: str, le
         left, top = min(shares[::2]), min(shares[1::2])
         w, h = max(shares[::2]) - left, max(shares[1::2]) - top
     # Shares have six digits as a rule; a hundredth of a pixel is finer than that in any image below 10,000 pixels.
-    box = (left * width, top * height, w * width, h * height)
-    return Box(names[int(number)], tuple(round(value, 2) for value in box))
+    left, top, w, h = (round(value, 2) for value in (left * width, top * height, w * width, h * height))
+    return Box(names[int(number)], (left, top, w, h))

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers import CrossAttention, FeedForward, SelfAttention, recomputed
+from dino_d2.layers import CrossAttention, FeedForward, RowColumnAttention, SelfAttention, recomputed
 from dino_d2.modeling.contracts import DecoderInputs, LayerPredictions
 from dino_d2.modeling.levels import Levels
 
@@ -12,7 +12,7 @@ from dino_d2.modeling.levels import Levels
 class DenseDecoderLayer(nn.Module):
     """Self-attention among queries, attention to the memory, feed-forward; normalised after each (DETR figure 10)."""
 
-    attention_class = CrossAttention
+    attention_class: type[CrossAttention | RowColumnAttention] = CrossAttention
 
     def __init__(self, embed_dim: int = 256, feedforward_dim: int = 2048, num_heads: int = 8, dropout: float = 0.0):
         super().__init__()
@@ -60,7 +60,7 @@ class DenseDecoder(nn.Module):
         activation_checkpointing: as in the deformable decoder.
     """
 
-    layer_class = DenseDecoderLayer
+    layer_class: type[DenseDecoderLayer] = DenseDecoderLayer
 
     def __init__(
         self,

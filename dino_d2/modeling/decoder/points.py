@@ -23,6 +23,7 @@ class PointDecoder(DenseDecoder):
         Args:
             inputs: with anchors that are points [B, T, 2], and query positions.
         """
+        assert inputs.query_positions is not None  # point queries make them
         states = self.run_layers(inputs, inputs.query_positions)
         boxes = (self.box_head(states) + anchor_logits(inputs.anchors, eps=1e-5)).sigmoid()
         return LayerPredictions(self.class_head(states), boxes)

@@ -7,20 +7,19 @@ layer) and the positions [B, T, D] of the query source (or None), and returns po
 
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP, anchor_embedding
+from dino_d2.layers import MLP, LinearStack, anchor_embedding
 
 
-class AnchorPosition(MLP):
+class AnchorPosition(LinearStack):
     """Computed from the sine features of the anchors (DAB-DETR section 4), as in DINO."""
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
         self.sine_dim = embed_dim // 2
-        for linear in self.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        self.initialise_xavier()
 
     def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
-        return super().forward(anchor_embedding(anchors, self.sine_dim))
+        return self.run_layers(anchor_embedding(anchors, self.sine_dim))
 
 
 class ScaledAnchorPosition(AnchorPosition):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from .class_loss import FocalClasses, SoftmaxClasses
-from .criterion import SetCriterion, mean_over_ranks
+from .criterion import SetCriterion
 from .matcher import HungarianMatcher
 from .matches import Matches
 from .objectness import ObjectnessCriterion
@@ -12,5 +12,4 @@ __all__ = [
     "ObjectnessCriterion",
     "SetCriterion",
     "SoftmaxClasses",
-    "mean_over_ranks",
 ]

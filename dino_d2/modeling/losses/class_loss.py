@@ -4,11 +4,20 @@
 Each class has a cost, by which queries are matched to objects, and a loss for the matched pairs.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .matches import Matches
+
+
+class QueryCounts(NamedTuple):
+    """Queries of a batch that the class loss counts, averaged over the batches of a step on this rank."""
+
+    matched: float
+    unmatched: float
 
 
 class FocalClasses:
@@ -30,7 +39,13 @@ class FocalClasses:
         return positive - negative
 
     def loss(
-        self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor, scored: Tensor | None = None
+        self,
+        logits: Tensor,
+        matches: Matches,
+        labels: Tensor,
+        num_boxes: Tensor,
+        scored: Tensor | None = None,
+        counts: QueryCounts | None = None,
     ) -> Tensor:
         """Sum over all queries and classes, divided by the number of objects: [L].
 
@@ -40,6 +55,7 @@ class FocalClasses:
             labels: [B, M] padded.
             num_boxes: objects, a scalar.
             scored: [B, N] bool, queries that count; None: all.
+            counts: not used: the sum is divided by objects.
         """
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
         matched_logits = logits[layer, matches.image, matches.query].float()  # [L, P, C]
@@ -77,7 +93,13 @@ class SoftmaxClasses:
         return -of_labels(logits.float().softmax(-1), labels)
 
     def loss(
-        self, logits: Tensor, matches: Matches, labels: Tensor, num_boxes: Tensor, scored: Tensor | None = None
+        self,
+        logits: Tensor,
+        matches: Matches,
+        labels: Tensor,
+        num_boxes: Tensor,
+        scored: Tensor | None = None,
+        counts: QueryCounts | None = None,
     ) -> Tensor:
         """Weighted mean of the cross-entropy over all queries: [L].
 
@@ -87,6 +109,7 @@ class SoftmaxClasses:
             labels: [B, M] padded.
             num_boxes: not used: the mean is over queries.
             scored: [B, N] bool, queries that count; None: all.
+            counts: by which the sum is divided where the batch is one of several of a step; None: by its own.
         """
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
         no_object = logits.shape[-1] - 1
@@ -96,7 +119,11 @@ class SoftmaxClasses:
         weight = torch.where(target == no_object, self.no_object_weight, 1.0)
         if scored is not None:
             weight = weight * scored
-        total = weight.flatten(1).sum(1).clamp(min=1e-6)  # without any query to count: zero, not NaN
+        if counts is None:
+            total = weight.flatten(1).sum(1)
+        else:
+            total = weight.new_full((len(logits),), counts.matched + self.no_object_weight * counts.unmatched)
+        total = total.clamp(min=1e-6)  # without any query to count: zero, not NaN
         return -(weight * log_probability).flatten(1).sum(1) / total
 
 

@@ -6,11 +6,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dino_d2.denoising import DenoisingQueries
+from dino_d2.denoising import BatchOfStep, DenoisingQueries
 from dino_d2.layers import cxcywh_to_xyxy, generalized_iou
 from dino_d2.modeling.contracts import DetectorOutput
 
-from .class_loss import FocalClasses, SoftmaxClasses
+from .class_loss import FocalClasses, QueryCounts, SoftmaxClasses
 from .matcher import HungarianMatcher
 from .matches import Matches
 
@@ -20,6 +20,9 @@ class SetCriterion(nn.Module):
 
     Matching queries and proposals are matched to the ground truth; denoising queries know their objects by
     construction. All layers are computed together.
+
+    Losses are divided by the number of objects. Where the gradients of several batches are accumulated, that is the
+    mean number of the step's batches, so that the mean of the batches' losses is the loss of one batch of all images.
 
     Args:
         matcher: assigns predictions to objects.
@@ -52,6 +55,7 @@ class SetCriterion(nn.Module):
         labels: list[Tensor],
         boxes: list[Tensor],
         denoising_queries: DenoisingQueries | None = None,
+        part: BatchOfStep | None = None,
     ) -> dict[str, Tensor]:
         """Weighted losses by name, ready to be summed.
 
@@ -63,6 +67,7 @@ class SetCriterion(nn.Module):
             labels: B tensors [n_i] int64 in 0 .. C - 1.
             boxes: B tensors [n_i, 4] cxcywh in [0, 1].
             denoising_queries: those to which the first Q predictions of ``output`` belong.
+            part: the batch as one of several of a step; None: it is the only one.
         """
         num_slots = 0 if denoising_queries is None else denoising_queries.target.shape[1]
         logits, predicted = output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:]
@@ -72,14 +77,15 @@ class SetCriterion(nn.Module):
             predicted = torch.cat([predicted, output.proposals.boxes[None]])
             layer_names.append("_enc")
         matches = self.matcher(logits, predicted, labels, boxes)
-        num_boxes = mean_over_ranks(sum(map(len, labels)), logits.device)
+        num_boxes = mean_objects(labels, part, logits.device)
         padded_labels = pad_sequence(labels, batch_first=True)  # [B, M]
         padded_boxes = pad_sequence(boxes, batch_first=True)  # [B, M, 4]
 
-        losses = self.part_losses(logits, predicted, matches, padded_labels, padded_boxes, num_boxes)
+        counts = None if part is None else query_counts(part, num_queries=logits.shape[2])
+        losses = self.part_losses(logits, predicted, matches, padded_labels, padded_boxes, num_boxes, counts=counts)
         named = self.name_losses(losses, layer_names)
         if denoising_queries is not None:
-            named |= self.reconstruction_losses(output, labels, boxes, denoising_queries, num_boxes)
+            named |= self.reconstruction_losses(output, labels, boxes, denoising_queries, part)
         return named
 
     def reconstruction_losses(
@@ -88,12 +94,21 @@ class SetCriterion(nn.Module):
         labels: list[Tensor],
         boxes: list[Tensor],
         denoising_queries: DenoisingQueries,
-        num_boxes: Tensor,
+        part: BatchOfStep | None = None,
     ) -> dict[str, Tensor]:
-        """The losses ``_dn`` of the denoising part alone; ``num_boxes`` is the number of objects per rank."""
+        """The losses ``_dn`` of the denoising part alone; arguments as of :meth:`forward`."""
         num_slots = denoising_queries.target.shape[1]
+        num_boxes = mean_objects(labels, part, output.logits.device)
+        positives: float = denoising_queries.num_positives
+        objects: float = sum(map(len, labels))
+        counts = None
+        if part is not None:
+            of_step = denoising_queries.of_step
+            assert of_step is not None  # the queries of a part of a step have it
+            positives, objects = of_step.positive, sum(part.counts) / part.num_batches
+            counts = QueryCounts(matched=of_step.positive, unmatched=of_step.scored - of_step.positive)
         # Every object is reconstructed once in each group; the loss is the mean over groups.
-        repeats = max(1.0, denoising_queries.num_positives / max(1, sum(map(len, labels))))
+        repeats = positives / objects if positives else 1.0
         losses = self.part_losses(
             output.logits[:, :, :num_slots],
             output.boxes[:, :, :num_slots],
@@ -102,6 +117,7 @@ class SetCriterion(nn.Module):
             pad_sequence(boxes, batch_first=True),
             num_boxes * repeats,
             denoising_queries.scored,
+            counts,
         )
         return self.name_losses(losses, [f"_dn{suffix}" for suffix in layer_suffixes(len(output.logits))])
 
@@ -114,6 +130,7 @@ class SetCriterion(nn.Module):
         boxes: Tensor,
         num_boxes: Tensor,
         scored: Tensor | None = None,
+        counts: QueryCounts | None = None,
     ) -> dict[str, Tensor]:
         """Unweighted losses of each layer, [L]: logits [L, B, T, C], boxes [L, B, T, 4], padded ground truth."""
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
@@ -122,7 +139,7 @@ class SetCriterion(nn.Module):
         l1 = (matched - truth).abs().sum((1, 2))
         giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(truth), self.giou_eps)
         return {
-            "class": self.classes.loss(logits, matches, labels, num_boxes, scored),
+            "class": self.classes.loss(logits, matches, labels, num_boxes, scored, counts),
             "bbox": l1 / num_boxes,
             "giou": (1 - giou).sum(1) / num_boxes,
         }
@@ -148,6 +165,19 @@ def denoising_matches(queries: DenoisingQueries, num_layers: int) -> Matches:
     image, slot = torch.nonzero_static(queries.positive, size=queries.num_positives).unbind(1)
     target = queries.target[image, slot]
     return Matches(image, slot.expand(num_layers, -1), target.expand(num_layers, -1))
+
+
+def query_counts(part: BatchOfStep, num_queries: int) -> QueryCounts:
+    """Matched and unmatched queries of a batch, averaged over the batches of the step."""
+    matched = sum(min(num_queries, count) for count in part.counts)
+    return QueryCounts(matched / part.num_batches, (num_queries * len(part.counts) - matched) / part.num_batches)
+
+
+def mean_objects(labels: list[Tensor], part: BatchOfStep | None, device: torch.device) -> Tensor:
+    """Mean number of objects per rank and batch of the step; at least 1 per rank in the whole step."""
+    if part is None:
+        return mean_over_ranks(sum(map(len, labels)), device)
+    return mean_over_ranks(sum(part.counts), device) / part.num_batches
 
 
 def mean_over_ranks(count: int, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from dino_d2.denoising import DenoisingQueries
+from dino_d2.denoising import BatchOfStep, DenoisingQueries
 from dino_d2.modeling.contracts import DetectorOutput
 
 from .criterion import SetCriterion
@@ -22,10 +22,12 @@ class ObjectnessCriterion(SetCriterion):
         labels: list[Tensor],
         boxes: list[Tensor],
         denoising_queries: DenoisingQueries | None = None,
+        part: BatchOfStep | None = None,
     ) -> dict[str, Tensor]:
         """As in :class:`SetCriterion`; the proposals' losses have the suffix ``_enc`` there too."""
         proposals = output.proposals
-        named = super().forward(output._replace(proposals=None), labels, boxes, denoising_queries)
+        assert proposals is not None  # the query source of a two-stage detector makes them
+        named = super().forward(output._replace(proposals=None), labels, boxes, denoising_queries, part)
         tokens = DetectorOutput(proposals.logits[None], proposals.boxes[None], output.anchors, proposals=None)
-        losses = super().forward(tokens, [torch.zeros_like(x) for x in labels], boxes)
+        losses = super().forward(tokens, [torch.zeros_like(x) for x in labels], boxes, part=part)
         return named | {f"{name}_enc": value * self.proposal_weight for name, value in losses.items()}

@@ -124,3 +124,14 @@ def test_a_prediction_that_is_not_a_number_shows_in_the_loss(problem):
     losses = SetCriterion(HungarianMatcher())(output._replace(logits=logits), labels, boxes, denoising)
     assert losses["loss_class"].isnan()
     assert losses["loss_class_0"].isfinite()
+
+
+def test_denoising_losses_of_a_crowded_image_are_the_mean_over_the_objects_that_have_slots():
+    labels, boxes = [torch.zeros(300, dtype=torch.int64)], [torch.full((300, 4), 0.5)]
+    denoising = ContrastiveDenoising(CLASSES, FixedGroups(2), max_queries=400)(labels, boxes)  # 100 of the objects
+    assert denoising.num_positives == 200
+    slots = denoising.target.shape[1]
+    logits = torch.zeros(1, 1, slots + QUERIES, CLASSES)
+    predicted = torch.full((1, 1, slots + QUERIES, 4), 0.5) + torch.tensor([0.1, 0, 0, 0])
+    losses = SetCriterion(HungarianMatcher())(DetectorOutput(logits, predicted, None, None), labels, boxes, denoising)
+    assert losses["loss_bbox_dn"].item() == pytest.approx(5 * 0.1, rel=1e-5)
