@@ -257,7 +257,8 @@ def _let_trainer_handle_signals(trainer_pid: int, worker_id: int) -> None:
 
     SIGTERM from the trainer itself still ends a worker: that is how Python leaves no worker behind at its exit.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # A handler is not told who sent the signal; a thread that waits for it is.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_with, args=(trainer_pid,), daemon=True).start()
