@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import Denoising, DenoisingQueries
-from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import xyxy_to_cxcywh
 from dino_d2.modeling import Detector, DetectorOutput, SetCriterion, TopPairs
 from dino_d2.modeling.postprocess import Detections
 from dino_d2.speed import optimise_for_training
+
+from .fit import check_fit, freeze_denoising_parts
 
 
 class QueryPredictions(NamedTuple):
@@ -26,7 +27,6 @@ class QueryPredictions(NamedTuple):
     anchors: Tensor  # [N, 4] cxcywh in [0, 1] that entered the first layer; some query sources have [N, 2] or [N, D]
 
 
-@META_ARCH_REGISTRY.register()
 class DETR(nn.Module):
     """A detection transformer under Detectron2's model interface.
 
@@ -40,7 +40,7 @@ class DETR(nn.Module):
             None: one plain call.
 
     Raises:
-        ValueError: the detector cannot take denoising queries.
+        ValueError: the detector cannot take denoising queries, or its parts do not fit together.
     """
 
     def __init__(
@@ -54,11 +54,9 @@ class DETR(nn.Module):
         inference: Callable[[Callable[[list[dict]], list[dict]], list[dict]], list[dict]] | None = None,
     ):
         super().__init__()
-        if denoising is not None:
-            check_takes_denoising(detector)
-        elif detector.label_embedding is not None and not detector.label_embedding.serves_matching:
-            # It is not used then, and DistributedDataParallel waits for a gradient of every trained parameter.
-            detector.label_embedding.requires_grad_(False)
+        check_fit(detector, denoising)
+        if denoising is None:
+            freeze_denoising_parts(detector)
         optimise_for_training(detector)
         self.detector = detector
         self.criterion = criterion
@@ -191,18 +189,3 @@ def matching_part(output: DetectorOutput, denoising_queries: DenoisingQueries) -
     return DetectorOutput(
         output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:], output.anchors[:, num_slots:], output.proposals
     )
-
-
-def check_takes_denoising(detector: Detector) -> None:
-    """Raise ValueError, with what to change, where a detector cannot take denoising queries."""
-    if detector.label_embedding is None:
-        raise ValueError(
-            "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
-            "LabelEmbedding, IndicatedLabelEmbedding or UnknownLabelEmbedding (dino_d2.modeling)"
-        )
-    if not hasattr(detector.queries, "denoising_anchors"):
-        raise ValueError(
-            f"{type(detector.queries).__name__} has no anchors for denoising queries: set model.denoising=null, or use "
-            "a query source with boxes (StaticQueries, MixedQuerySelection, AnchorBoxQueries, ...) in "
-            "model.detector.queries"
-        )
