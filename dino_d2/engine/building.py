@@ -12,7 +12,16 @@ from dino_d2.detectron2.config import instantiate
 from dino_d2.errors import UserError
 
 #: What constructors raise for values that they do not accept.
-FAULTS = (ValueError, TypeError, AssertionError, RuntimeError, ArithmeticError, LookupError, OmegaConfBaseException)
+FAULTS = (
+    AttributeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    OmegaConfBaseException,
+)
 
 
 def build(cfg: DictConfig, key: str) -> Any:

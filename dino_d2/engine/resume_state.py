@@ -148,6 +148,6 @@ def random_state_faults(states: Any) -> list[str]:
     try:
         with preserved_random_state():
             set_random_state(states[comm.get_rank()])
-    except (*FAULTS, AttributeError) as error:
+    except FAULTS as error:
         return [f"the RNG state of rank {comm.get_rank()} cannot be restored: {fault(error)}"]
     return []

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import Denoising, DenoisingQueries, batches_of_step
-from dino_d2.detectron2.modeling import META_ARCH_REGISTRY
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.layers import xyxy_to_cxcywh
 from dino_d2.modeling import Detector, DetectorOutput, SetCriterion, TopPairs
 from dino_d2.modeling.postprocess import Detections
 from dino_d2.speed import optimise_for_training
+
+from .fit import check_fit, freeze_denoising_parts
 
 
 class QueryPredictions(NamedTuple):
@@ -26,7 +27,6 @@ class QueryPredictions(NamedTuple):
     anchors: Tensor  # [N, 4] cxcywh in [0, 1] that entered the first layer; some query sources have [N, 2] or [N, D]
 
 
-@META_ARCH_REGISTRY.register()
 class DETR(nn.Module):
     """A detection transformer under Detectron2's model interface.
 
@@ -40,7 +40,7 @@ class DETR(nn.Module):
             None: one plain call.
 
     Raises:
-        ValueError: the detector does not support denoising queries.
+        ValueError: the detector does not support denoising queries, or its parts do not fit together.
     """
 
     pixel_mean: Tensor  # [3, 1, 1], as pixel_std
@@ -57,11 +57,9 @@ class DETR(nn.Module):
         inference: Callable[[Callable[[list[dict]], list[dict]], list[dict]], list[dict]] | None = None,
     ):
         super().__init__()
-        if denoising is not None:
-            check_takes_denoising(detector)
-        elif detector.label_embedding is not None and not detector.label_embedding.serves_matching:
-            # It is unused then, but DistributedDataParallel expects a gradient for every trained parameter.
-            detector.get_submodule("label_embedding").requires_grad_(False)
+        check_fit(detector, denoising)
+        if denoising is None:
+            freeze_denoising_parts(detector)
         optimise_for_training(detector)
         self.detector = detector
         self.criterion = criterion
@@ -207,18 +205,3 @@ def matching_part(output: DetectorOutput, denoising_queries: DenoisingQueries) -
     return DetectorOutput(
         output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:], output.anchors[:, num_slots:], output.proposals
     )
-
-
-def check_takes_denoising(detector: Detector) -> None:
-    """Raise a ValueError that says what to change if a detector does not support denoising queries."""
-    if detector.label_embedding is None:
-        raise ValueError(
-            "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
-            "LabelEmbedding, IndicatedLabelEmbedding or UnknownLabelEmbedding (dino_d2.modeling)"
-        )
-    if not hasattr(detector.queries, "denoising_anchors"):
-        raise ValueError(
-            f"{type(detector.queries).__name__} has no anchors for denoising queries: set model.denoising=null, or use "
-            "a query source with boxes (StaticQueries, MixedQuerySelection, AnchorBoxQueries, ...) in "
-            "model.detector.queries"
-        )
