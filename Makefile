@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock train test test-matrix lint cuda-build test-detectron2 clean
+.PHONY: help install lock train test test-matrix lint types cuda-build test-detectron2 clean
 
 help:
 	@echo "make train            install, then train a small DINO on generated images, evaluate and draw (minutes on a CPU)"
@@ -15,7 +15,8 @@ help:
 	@echo "make test-matrix      the core of the suite on the oldest and newest versions that are promised (nox)"
 	@echo "make test-detectron2  the suite on Detectron2 itself, in the environment of DETECTRON2_PYTHON"
 	@echo "make cuda-build       compile the op for CUDA, with or without a GPU in this machine"
-	@echo "make lint             check style"
+	@echo "make lint             check style: Python, C++ and CUDA, spelling"
+	@echo "make types            check the type annotations"
 	@echo "make clean            remove $(VENV), build results and output/"
 
 install: $(INSTALLED)
@@ -77,6 +78,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.* csrc/*/*.*)
+
+types: $(INSTALLED)
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) build output *.egg-info

@@ -109,8 +109,9 @@ struct Arguments {
       points.reference = {reference.const_data_ptr(), dtype_of(reference, "reference_points")};
       points.reference_dim = reference.size(3);
     }
-    sizes = {b, s, q, m, d, l, p, static_cast<const int64_t*>(shapes.const_data_ptr()),
-             static_cast<const int64_t*>(starts.const_data_ptr())};
+    const auto* shapes_data = static_cast<const int64_t*>(shapes.const_data_ptr());
+    const auto* starts_data = static_cast<const int64_t*>(starts.const_data_ptr());
+    sizes = {b, s, q, m, d, l, p, shapes_data, starts_data};
   }
 
   ScalarType compute_type() const { return type == DType::f64 ? ScalarType::Double : ScalarType::Float; }

@@ -20,8 +20,8 @@ const Kernels* choose_kernels() {
                   "DINO_D2_CPU_CAPABILITY must be generic, avx2 or avx512, but is ", name);
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx512 && (name.empty() || name == "avx512")) return &kernels_avx512;
@@ -41,8 +41,8 @@ void check_levels(const Sizes& s) {
   const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
   STD_TORCH_CHECK(is_level_size(h, w), "ms_deform_attn: spatial_shapes[", l, "] = (", h, ", ", w,
                   ") is not a size (H, W) of a level");
-  STD_TORCH_CHECK(false, "ms_deform_attn: level ", l, " of ", h, " x ", w, " tokens from level_start_index[", l, "] = ",
-                  start, " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
+  STD_TORCH_CHECK(false, "ms_deform_attn: level ", l, " of ", h, " x ", w, " tokens from level_start_index[", l,
+                  "] = ", start, " overlaps the level before it or reaches past the ", s.tokens, " tokens of value");
 }
 
 bool levels_cover(const Sizes& s) {
@@ -79,8 +79,13 @@ Tensor backward_cpu(const Arguments& a, const Tensor& grad_output, Tensor& locat
   }
   Tensor grad_value = levels_cover(s) ? torch::stable::new_empty(a.value, a.value.sizes())
                                       : torch::stable::new_zeros(a.value, a.value.sizes());
-  const Backward work{s, a.type, a.value.const_data_ptr(), grad_output.const_data_ptr(), grad_value.mutable_data_ptr(),
-                      locations.mutable_data_ptr(), weights.mutable_data_ptr()};
+  const Backward work{s,
+                      a.type,
+                      a.value.const_data_ptr(),
+                      grad_output.const_data_ptr(),
+                      grad_value.mutable_data_ptr(),
+                      locations.mutable_data_ptr(),
+                      weights.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();
   torch::stable::parallel_for(0, s.batch * s.heads * s.levels, 1,
                               [&](int64_t begin, int64_t end) { kernels.backward(work, begin, end); });
@@ -98,8 +103,7 @@ Tensor forward(const Tensor& value, const Tensor& spatial_shapes, const Tensor& 
 
 Tensor fused(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
              const Tensor& reference_points, const Tensor& sampling_offsets, const Tensor& attention_logits) {
-  return forward_cpu(
-      {value, spatial_shapes, level_start_index, &reference_points, sampling_offsets, attention_logits});
+  return forward_cpu({value, spatial_shapes, level_start_index, &reference_points, sampling_offsets, attention_logits});
 }
 
 // Fills buffers of the compute type with locations and weights; the backward pass overwrites them with their gradients.
@@ -126,8 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& grad_output, const Tensor& value,
-                                                          const Tensor& spatial_shapes,
-                                                          const Tensor& level_start_index,
+                                                          const Tensor& spatial_shapes, const Tensor& level_start_index,
                                                           const Tensor& reference_points,
                                                           const Tensor& sampling_offsets,
                                                           const Tensor& attention_logits, bool /*deterministic*/) {
@@ -137,8 +140,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& grad_out
   expand(a, locations, weights);
   Tensor grad_value = backward_cpu(a, a.check_grad_output(grad_output), locations, weights);
   Tensor reference = torch::stable::new_empty(a.reference, a.reference.sizes(), a.compute_type());
-  const FusedFinish work{a.sizes, a.points, a.type == DType::f64, locations.mutable_data_ptr(),
-                         weights.mutable_data_ptr(), reference.mutable_data_ptr()};
+  const FusedFinish work{a.sizes,
+                         a.points,
+                         a.type == DType::f64,
+                         locations.mutable_data_ptr(),
+                         weights.mutable_data_ptr(),
+                         reference.mutable_data_ptr()};
   const Kernels& kernels = kernels_for_this_cpu();
   if (a.sizes.points == 0) {
     torch::stable::zero_(reference);  // half the box divided by no points would be 0 / 0

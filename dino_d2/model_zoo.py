@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from dino_d2.checkpoint.classes import num_classes
 from dino_d2.checkpoint.files import read_tensors
@@ -16,6 +15,7 @@ from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
 from dino_d2.engine.overrides import apply_overrides
 from dino_d2.errors import UserError
+from dino_d2.meta_arch import DETR
 from dino_d2.predictor import _fill, _move
 
 
@@ -35,7 +35,7 @@ def get_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictCo
 
 def build_model(
     config: str | os.PathLike | DictConfig, weights: str | os.PathLike | None = None, device: str | None = None
-) -> nn.Module:
+) -> DETR:
     """The model of a recipe in evaluation mode; call ``.train()`` on it to train it.
 
     In evaluation mode the model maps ``list[{"image": uint8 or float [3, H, W], "height", "width"}]``, with images in
@@ -69,7 +69,7 @@ def build_model(
         count = num_classes({key.removeprefix("detector."): tensor for key, tensor in tensors.items()})
         if count and not isinstance(cfg.model.detector.num_classes, int):
             cfg.model.detector.num_classes = count  # instead of counting the classes of the recipe's dataset
-    model = instantiate(cfg.model).eval()
+    model: DETR = instantiate(cfg.model).eval()
     if tensors is not None:
         _fill(model, tensors, str(weights), name)
     return _move(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -17,11 +17,12 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import Tensor, nn
 
 from dino_d2.checkpoint import load_tensors
@@ -38,15 +39,18 @@ from dino_d2.detectron2.structures import Instances
 from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.engine.config import disable_pretrained_weights, read_config
 from dino_d2.errors import UserError
+from dino_d2.meta_arch import DETR
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
 from dino_d2.recipes import find_config
 from dino_d2.speed.inference import for_inference
 
 logger = logging.getLogger(__name__)
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 #: Values of ``precision``.
-PRECISIONS = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS: dict[str | None, torch.dtype | None] = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Predictor:
@@ -94,7 +98,7 @@ class Predictor:
         count = num_classes({name.removeprefix("detector."): tensor for name, tensor in tensors.items()})
         if count and not isinstance(lazy.model.detector.num_classes, int):
             lazy.model.detector.num_classes = count  # instead of counting the classes of the recipe's dataset
-        self.model = instantiate(lazy.model).eval()
+        self.model: DETR = instantiate(lazy.model).eval()
         _fill(self.model, tensors, weights, str(config_file))
         self.model = _move(self.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = for_inference(self.model, PRECISIONS[precision])
@@ -104,6 +108,16 @@ class Predictor:
         self._lazy = lazy
         self._warned_of_colour_order = False
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence as well
+        self, images: str | os.PathLike | Image.Image, colour_order: ColourOrder | None = None
+    ) -> Instances: ...
+    @overload
+    def __call__(self, images: Sequence[AnyImage], colour_order: ColourOrder | None = None) -> list[Instances]: ...
+    @overload
+    def __call__(
+        self, images: np.ndarray | Tensor, colour_order: ColourOrder | None = None
+    ) -> Instances | list[Instances]: ...
     def __call__(
         self, images: AnyImage | Sequence[AnyImage], colour_order: ColourOrder | None = None
     ) -> Instances | list[Instances]:
@@ -125,9 +139,7 @@ class Predictor:
         """
         if colour_order not in (None, "RGB", "BGR"):
             raise UserError(f'colour_order must be "RGB" or "BGR", not {colour_order!r}')
-        several = isinstance(images, Sequence) and not isinstance(images, str)
-        several = several or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
-        batch = list(images) if several else [images]
+        batch, is_single = _batch_of(images)
         if colour_order is None and any(isinstance(image, np.ndarray | Tensor) for image in batch):
             colour_order = "BGR"
             if not self._warned_of_colour_order:
@@ -136,7 +148,7 @@ class Predictor:
         with torch.no_grad():
             outputs = self.model([self._input(image, colour_order) for image in batch])
         found = [output["instances"].to("cpu") for output in outputs]
-        return found if several else found[0]
+        return found[0] if is_single else found
 
     def test_set(self) -> str:
         """Register the recipe's test set and return its name in the catalogs.
@@ -155,6 +167,15 @@ class Predictor:
         self.mapper.augmentations(augmented)
         chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         return {"image": torch.from_numpy(chw), "height": height, "width": width}
+
+
+def _batch_of(images: AnyImage | Sequence[AnyImage]) -> tuple[list[AnyImage], bool]:
+    """The images of a sequence or a batch, and False; a single image in a list, and True."""
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return list(images), False
+    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor) or not isinstance(images, Sequence):
+        return [images], True
+    return list(images), False
 
 
 def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
@@ -179,13 +200,23 @@ def predictor_cfg(config_file: str | os.PathLike, weights: str | os.PathLike, ov
     mapper = instantiate(lazy.dataloader.test.mapper)
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = LazyConfigModel.__name__
-    cfg.MODEL.LAZY_CONFIG = CfgNode({"FILE": os.path.abspath(find_config(config_file)), "OVERRIDES": list(overrides)})
+    cfg.MODEL.LAZY_CONFIG = RecipeNode(
+        {"FILE": os.path.abspath(find_config(config_file)), "OVERRIDES": list(overrides)}
+    )
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.DATASETS.TEST = _names_with_metadata(lazy)
     cfg.INPUT.FORMAT = mapper.image_format
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = _test_size(mapper)
     return cfg
+
+
+class RecipeNode(CfgNode):
+    """The part of the yacs config that names the recipe.
+
+    A process that unpickles it, such as the worker of an ``AsyncPredictor``, imports this module for its class, which
+    registers the model.
+    """
 
 
 @META_ARCH_REGISTRY.register()
@@ -276,7 +307,7 @@ def _read(weights: str) -> dict[str, Tensor]:
         raise UserError(f"{weights} is not a checkpoint, or cannot be read: {error}") from error
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], weights: str, config_file: str) -> None:
+def _fill(model: DETR, tensors: dict[str, Tensor], weights: str, config_file: str) -> None:
     """Load the weights; unlike training, detection needs every tensor.
 
     Raises:
@@ -300,7 +331,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], weights: str, config_fil
         )
 
 
-def _move(model: nn.Module, device: str) -> nn.Module:
+def _move(model: Model, device: str) -> Model:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises the latter if it was built without CUDA

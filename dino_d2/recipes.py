@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from dino_d2.detectron2.config import LazyConfig
@@ -43,8 +44,11 @@ def load_config_file(path: str) -> Any:
     A recipe that leaves ``train.output_dir`` at its default writes to ``./output/<stem of the file name>``. A
     config.yaml keeps the folder of its run.
     """
-    cfg = LazyConfig.load(path)
     is_recipe = Path(path).suffix == ".py"
-    if is_recipe and OmegaConf.is_dict(cfg) and OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
+    if not is_recipe:  # Detectron2 reads it in the encoding of the locale, and a run writes UTF-8
+        content = yaml.unsafe_load(Path(path).read_text(encoding="utf-8"))
+        return OmegaConf.create(content, flags={"allow_objects": True})
+    cfg = LazyConfig.load(path)
+    if OmegaConf.is_dict(cfg) and OmegaConf.select(cfg, "train.output_dir") == DEFAULT_OUTPUT:
         cfg.train.output_dir = f"{DEFAULT_OUTPUT}/{Path(path).stem}"
     return cfg

@@ -2,13 +2,15 @@
 """Commands of the docs that no test runs, by the page that shows them, and why."""
 
 NOT_RUN = {
-    # they install everything, run this suite, or need COCO and eight GPUs
+    # they install everything, or run this suite
     "README.md": [
+        "make install",
         "make train",
         "make test",
-        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --num-gpus 8",
-        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --num-gpus 8 --resume",
-        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --eval-only train.init_checkpoint=model.pth",
+    ],
+    # hours of training
+    "ablations.md": [
+        "python tools/ablate.py",
     ],
     # minutes of measuring
     "custom_data.md": [
@@ -74,9 +76,12 @@ NOT_RUN = {
     "security.md": [
         "python train_net.py --config-file output/my_run/config.yaml --eval-only train.trust_config=True",
     ],
-    # minutes of training, or COCO
+    # minutes of training, COCO, or eight GPUs
     "start.md": [
         "make train",
+        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --num-gpus 8",
+        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --num-gpus 8 --resume",
+        "python train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py --eval-only train.init_checkpoint=model.pth",
         "python -m dino_d2.data.shapes --root datasets/shapes_256 --train 5000 --val 500 --size 256 --seed 1",
         "python train_net.py --config-file configs/dino/dino_tiny_shapes.py 'dataloader.train.dataset.names={root: datasets/shapes_256, train: 5000, val: 500, size: 256, seed: 1}' 'dataloader.test.dataset.names={train: 5000, val: 500, size: 256, seed: 1}'",
         "python train_net.py --config-file configs/dino/dino_tiny_coco.py data.train.json=eight.json data.train.images=train2017 data.val.json=eight.json data.val.images=train2017 model.detector.backbone.pretrained=False model.detector.backbone.freeze_stages=0 model.detector.backbone.freeze_batch_norm=False 'dataloader.train.mapper.augmentations=${dataloader.test.mapper.augmentations}' dataloader.test.mapper.augmentations.short_edge_length=224 dataloader.test.mapper.augmentations.max_size=336 optimizer.lr=5e-4 'lr_multiplier.scheduler.milestones=[75,100]' train.max_iter=600",

@@ -64,7 +64,7 @@ RUN = {
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.max_iter=1000 optimizer.lr=5e-4": _SHAPES,
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py --eval-only "
     "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth "
-    "+dataloader.evaluator.output_dir=found": _SHAPES,
+    "dataloader.evaluator.output_dir=found": _SHAPES,
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output found": ["--opts", *_SHAPES],
     "python tools/plot_precision_recall.py found/coco_instances_results.json "
@@ -180,13 +180,17 @@ def test_the_commands_run(place, monkeypatch):
     assert picture.size[0] > 0
 
 
+def without_blocks(page: Path) -> str:
+    """The text of a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
-    for words, target in LINK.findall(text):
+    for words, target in LINK.findall(without_blocks(page)):
         if "://" in target or target.startswith("#"):
             continue
         path, _, anchor = target.partition("#")
@@ -196,6 +200,35 @@ def test_links_lead_somewhere(page):
             name = words.strip("`").split(".")[-1]
             lines = [n for n, line in enumerate(file.read_text().splitlines(), 1) if re.search(rf"\b{name}\b", line)]
             assert int(anchor[1:]) in lines, f"{page.name}: {words} is in lines {lines} of {path}, not {anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_sections_lead_to_a_heading(page):
+    targets = [target.partition("#") for _, target in LINK.findall(without_blocks(page)) if "://" not in target]
+    of_pages = [(page.parent / path if path else page, anchor) for path, _, anchor in targets if anchor]
+    assert [anchor for file, anchor in of_pages if file.suffix == ".md" and anchor not in anchors(file)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_footnotes_are_explained(page):
+    text = without_blocks(page)
+    assert set(re.findall(r"(?<!^)\[\^([\w-]+)\]", text, re.M)) == set(re.findall(r"^\[\^([\w-]+)\]: ", text, re.M))
+
+
+#: Dates, processors and measured memory or speed.
+MEASURED = re.compile(r"\b2026-|EPYC|Xeon|s/iter|\d [GM]iB")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_measurements_stand_in_tables_or_footnotes(page):
+    lines = without_blocks(page).splitlines()
+    assert [line for line in lines if MEASURED.search(line) and not line.startswith(("|", "[^"))] == []
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)

@@ -44,6 +44,7 @@ assert op_is_built("cpu")
 assert torch.ops.dino_d2.ms_deform_attn.default
 assert get_config("dino/dino_r50_4scale_12ep.py").train.output_dir == "./output/dino_r50_4scale_12ep"
 assert (package / "py.typed").is_file()
+assert (package / "detectron2/config/__init__.pyi").is_file()
 run = "output/dino_tiny_shapes/"
 build_model(run + "config.yaml", run + "model_final.pth")
 print(len(Predictor(run + "config.yaml", run + "model_final.pth", device="cpu")("datasets/shapes/val/000001.png")))

@@ -2,7 +2,11 @@
 """The Predictor for scripts, and Detectron2's DefaultPredictor on this project's configs."""
 
 import logging
+import os
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
 from dino_d2.predictor import Predictor, predictor_cfg
 from dino_d2.speed import for_inference
-from tests.paths import CONFIGS
+from tests.paths import CONFIGS, ROOT
 
 SMALL = ["model.detector.encoder.num_layers=1", "model.detector.decoder.num_layers=2"]
 RECIPES = CONFIGS / "dino"
@@ -116,6 +120,21 @@ def test_the_config_can_be_written_and_read(trained):
     again = type(cfg).load_cfg(cfg.dump())
     assert again.MODEL.LAZY_CONFIG == cfg.MODEL.LAZY_CONFIG
     assert str(weights) == again.MODEL.WEIGHTS
+
+
+def test_the_config_brings_its_model_into_a_new_process(tmp_path):
+    cfg = predictor_cfg(RECIPE, "weights.pth", SMALL).clone()  # as Detectron2's AsyncPredictor does
+    (tmp_path / "cfg.pkl").write_bytes(pickle.dumps(cfg))
+    code = (
+        "import pickle, sys\n"
+        "from dino_d2.detectron2.modeling import META_ARCH_REGISTRY\n"
+        "cfg = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__name__, cfg.MODEL.LAZY_CONFIG.OVERRIDES)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "cfg.pkl")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == f"LazyConfigModel {SMALL}", result.stderr
 
 
 def test_values_come_from_the_test_mapper_and_nothing_is_fetched(monkeypatch):

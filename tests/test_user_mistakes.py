@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.engine.overrides import apply_overrides, check_calls, check_type
+from dino_d2.engine.overrides import apply_overrides, check_calls, convert_like
 from tests.in_process import run_train_net
 from tests.paths import ROOT
 from tests.processes import run_python
@@ -240,7 +240,7 @@ def test_a_mistake_is_met_with_one_message(mistake, place):
     ("old", "new"), [(False, True), (True, False), (5, 7), (5, 7.0), (0.5, 1), (0.5, 0.1), ("a", "b"), (None, "a")]
 )
 def test_a_value_of_the_same_kind_is_no_mistake(old, new):
-    check_type("train.key", old, new)
+    assert convert_like("train.key", old, new, str(new)) == new
 
 
 def test_an_image_that_breaks_after_the_check_ends_in_its_message(place):
@@ -307,7 +307,7 @@ def test_recipes_have_no_mistake(recipe):
 def test_a_switch_can_be_set_either_way():
     for old in (True, False):
         for new in (True, False):
-            check_type("train.amp.enabled", old, new)
+            assert convert_like("train.amp.enabled", old, new, str(new)) is new
 
 
 @pytest.mark.parametrize(

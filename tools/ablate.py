@@ -42,7 +42,7 @@ MEASURES = {
 }
 
 
-#: Parts of the model that the recipes of configs/dino/ablations change; all others are those of the small recipe.
+#: Parts of the model that are taken from the recipes in configs/dino/ablations; the rest is from the small recipe.
 PARTS = ("denoising", "detector.queries", "detector.decoder.box_update", "detector.label_embedding")
 
 
@@ -55,7 +55,7 @@ class Minutes(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a recipe of configs/dino/ablations whose parts are used, and values that are changed."""
+    """One row of the table: the recipe in configs/dino/ablations whose parts are used, and further changed values."""
 
     title: str
     recipe: str
@@ -189,17 +189,19 @@ def page(results: dict, options: argparse.Namespace, picture: str, trained: int,
     return f"""# Ablations on the shapes dataset
 
 Small versions of DINO's Table 4, of denoising none/DN/CDN, and of noise scales: {options.iterations} iterations of 8
-images, mean of {len(options.seeds)} seeds ± standard deviation. [evaluation.md](evaluation.md) describes the columns.
-Higher is better for AP; lower is better for all others.
+images, mean of {len(options.seeds)} seeds ± standard deviation [^run]. [evaluation.md](evaluation.md) describes the
+columns. Higher is better for AP and AP small, lower for all others.
 
 {table(results)}
 
 ![Each dot is a training, each line a mean]({picture})
 
-Made with `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}. This
-call ran {trained} of {len(results) * len(options.seeds)} trainings, {options.jobs} at a time, in
-{minutes.elapsed:.0f} minutes, with {minutes.cpu:.0f} minutes of CPU time. The images are few, small and synthetic:
-differences within the standard deviation are not significant, and larger ones may not hold for photographs.
+The images are few, small and synthetic: differences within the standard deviation are not significant, and larger ones
+may not hold for photographs.
+
+[^run]: `{command}` on {date.today()}, {os.cpu_count()} CPUs ({platform.machine()}), PyTorch {torch.__version__}. This
+    call ran {trained} of {len(results) * len(options.seeds)} trainings, {options.jobs} at a time, in
+    {minutes.elapsed:.0f} minutes, with {minutes.cpu:.0f} minutes of CPU time.
 """
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Prove that a refactoring kept the numbers: train a few iterations in two checkouts and compare to the last bit.
+"""Check that a refactoring did not change any number: train in two checkouts and compare to the last bit.
 
     git worktree add ../before main
     python tools/compare_losses.py ../before . configs/dino/dino_tiny_shapes.py configs/detr/detr_tiny_shapes.py
 
-Both checkouts need the op built. Every logged loss of every iteration and every weight after the last one are
-compared; the program exits with status 1 where any of them differs.
+The op must be built in both checkouts. All logged losses of every iteration and all final weights are compared. The
+exit status is 1 if any of them differs.
 """
 
 import argparse
@@ -24,24 +24,24 @@ OVERRIDES = ("train.eval_period=0", "train.num_pictures=0", "train.log_period=1"
 
 
 def train(checkout: Path, recipe: str, iterations: int, output_dir: Path, datasets: Path) -> None:
-    """Train a recipe with the code of one checkout; one thread, so that sums have one order."""
+    """Train a recipe with the code of one checkout, on one thread so that the order of sums is fixed."""
     command = [sys.executable, str(checkout / "train_net.py"), "--config-file", str(checkout / recipe)]
     command += [f"train.output_dir={output_dir}", f"train.max_iter={iterations}", *OVERRIDES]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    # Generated data lies below the working folder, so both checkouts read the same images.
+    # Generated data is stored in the working folder, so both checkouts read the same images.
     done = subprocess.run(command, cwd=datasets, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{checkout}: {recipe} failed:\n{done.stderr[-3000:]}")
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
-    """One entry an iteration: everything that metrics.json calls a loss."""
+    """The losses in metrics.json, one entry per iteration."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return [{name: value for name, value in line.items() if "loss" in name} for line in lines]
 
 
 def differences(before: Path, after: Path) -> list[str]:
-    """What differs between two finished trainings, in words; nothing where all is equal."""
+    """Descriptions of the differences between two finished trainings; empty if they are equal."""
     found = []
     for i, (old, new) in enumerate(zip(losses(before), losses(after), strict=True)):
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
@@ -50,7 +50,7 @@ def differences(before: Path, after: Path) -> list[str]:
             break
     old, new = (torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (before, after))
     if old.keys() != new.keys():
-        found.append(f"parameter names: {sorted(old.keys() ^ new.keys())[:4]} are in one checkpoint only")
+        found.append(f"parameter names: {sorted(old.keys() ^ new.keys())[:4]} are in only one checkpoint")
     changed = [name for name in old.keys() & new.keys() if not torch.equal(old[name], new[name])]
     if changed:
         found.append(f"{len(changed)} of {len(old)} weights, such as {min(changed)}")
@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("before", type=Path, help="checkout of the code before the change")
     parser.add_argument("after", type=Path, help="checkout of the code after it")
     parser.add_argument("recipes", nargs="+", help="paths that exist in both checkouts")
-    parser.add_argument("--iterations", type=int, default=50, help="of each training (%(default)s)")
-    parser.add_argument("--keep", type=Path, help="folder for the trainings; those of BEFORE in it are used again")
+    parser.add_argument("--iterations", type=int, default=50, help="iterations of each training (%(default)s)")
+    parser.add_argument("--keep", type=Path, help="folder for the trainings; existing trainings of BEFORE are reused")
     arguments = parser.parse_args()
     failed = False
     with tempfile.TemporaryDirectory() as scratch:

@@ -36,12 +36,14 @@ def read(folder: Path) -> dict[str, Points]:
     if not path.is_file():
         raise UserError(f"there is no {path}: give the output folder of a run (train.output_dir)")
     curves: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         for name, value in values.items():
+            if value is None:  # it was not finite
+                continue
             curves.setdefault(name, {})[values["iteration"]] = value
     return {name: sorted(points.items()) for name, points in curves.items()}
 

@@ -3,9 +3,8 @@
 
     python tools/plot_precision_recall.py found/coco_instances_results.json datasets/shapes/annotations/shapes_val.json
 
-demo/demo.py writes such a file, and so does an evaluation with ``dataloader.evaluator.output_dir=FOLDER``, with
-Detectron2 or the embedded engine. The table is printed; ``per_class_ap.csv`` and ``precision_recall.png`` are written
-to the folder of the results, or to ``--output``.
+demo/demo.py writes such a file, and so does an evaluation, to ``train.output_dir``. The table is
+printed; ``per_class_ap.csv`` and ``precision_recall.png`` are written to the folder of the results, or to ``--output``.
 """
 
 import argparse

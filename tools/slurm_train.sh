@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Train on a SLURM cluster, from the repository's root and in the environment that has dino_d2:
+# Train on a SLURM cluster. Run this from the root of the repository, in the environment with dino_d2:
 #
 #     sbatch --nodes 2 tools/slurm_train.sh --config-file configs/dino/dino_r50_4scale_12ep.py
 #
-# Submitting the same line again goes on from the last checkpoint.
+# Submitting the same command again continues from the last checkpoint.
 #SBATCH --job-name=dino_d2
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -12,8 +12,8 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
-# One task a node: torchrun starts a process for each of its GPUs. Two minutes before the time is up it is sent
-# SIGTERM, on which the run saves and stops.
+# There is one task per node, and torchrun starts one process per GPU. Two minutes before the time limit, SLURM sends
+# SIGTERM, at which the run saves a checkpoint and stops.
 set -euo pipefail
 
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -96,9 +96,9 @@ template <typename T> void backward_item(const Backward& p, int64_t item, const 
       const T* go = grad_output + q * row;
       int64_t c = 0;
       auto scatter = [&](auto vectors, auto partial, auto is_first, int tail) __attribute__((always_inline)) {
-        scatter_points<vectors.value, partial.value, is_first.value>(
-            rows.value + c, rows.value_stride, zeros.data, rows.grad + c, rows.grad_stride, dump.data, go + c, row, i, s.points, lanes, index, w,
-            products, tail);
+        scatter_points<vectors.value, partial.value, is_first.value>(rows.value + c, rows.value_stride, zeros.data,
+                                                                     rows.grad + c, rows.grad_stride, dump.data, go + c,
+                                                                     row, i, s.points, lanes, index, w, products, tail);
         c += vectors.value * N;
       };
       // The first block of channels sets the products, the others add to them.

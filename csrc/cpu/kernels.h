@@ -70,10 +70,10 @@ struct FusedFinish {
 // Each function works on a range of independent items, so that any split over threads gives the same bits.
 struct Kernels {
   const char* name;
-  void (*forward)(const Forward&, int64_t begin, int64_t end);            // items: (batch, head, query)
-  void (*expand)(const Expand&, int64_t begin, int64_t end);              // items: (batch, query)
-  void (*backward)(const Backward&, int64_t begin, int64_t end);          // items: (batch, head, level)
-  void (*fused_finish)(const FusedFinish&, int64_t begin, int64_t end);   // items: (batch, query)
+  void (*forward)(const Forward&, int64_t begin, int64_t end);           // items: (batch, head, query)
+  void (*expand)(const Expand&, int64_t begin, int64_t end);             // items: (batch, query)
+  void (*backward)(const Backward&, int64_t begin, int64_t end);         // items: (batch, head, level)
+  void (*fused_finish)(const FusedFinish&, int64_t begin, int64_t end);  // items: (batch, query)
 };
 
 extern const Kernels kernels_generic;

@@ -27,8 +27,8 @@ template <typename C> struct LevelTable {
 // Positions in pixels of a level: x * W - 0.5. Values far away are clamped before the conversion to an integer; x - x is
 // 0 for a number and NaN for an infinite or NaN location, which makes the weights NaN.
 template <typename C>
-DINO_D2_INLINE void find_corners(F<C> x, F<C> y, F<C> width, F<C> height, I<C> (&index)[4], I<C> (&inside)[4],
-                                 F<C>& fx, F<C>& fy) {
+DINO_D2_INLINE void find_corners(F<C> x, F<C> y, F<C> width, F<C> height, I<C> (&index)[4], I<C> (&inside)[4], F<C>& fx,
+                                 F<C>& fy) {
   x = x * width - C(0.5);
   y = y * height - C(0.5);
   const F<C> low = F<C>{} - C(2);

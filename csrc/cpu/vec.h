@@ -16,16 +16,30 @@ namespace {
 
 constexpr int kVectorBytes = DINO_D2_VECTOR_BYTES;
 
-struct half_t { uint16_t bits; };
-struct bfloat16_t { uint16_t bits; };
+struct half_t {
+  uint16_t bits;
+};
+struct bfloat16_t {
+  uint16_t bits;
+};
 
 // Sums are kept in float32, for float64 in float64.
-template <typename T> struct compute { using type = float; };
-template <> struct compute<double> { using type = double; };
+template <typename T> struct compute {
+  using type = float;
+};
+template <> struct compute<double> {
+  using type = double;
+};
 
-template <typename C> struct compute_index { using type = int32_t; };  // an integer of the same size
-template <> struct compute_index<double> { using type = int64_t; };
-template <int n> struct constant { static constexpr int value = n; };
+template <typename C> struct compute_index {
+  using type = int32_t;
+};  // an integer of the same size
+template <> struct compute_index<double> {
+  using type = int64_t;
+};
+template <int n> struct constant {
+  static constexpr int value = n;
+};
 
 template <typename C> struct vec;
 template <> struct vec<float> {
@@ -180,7 +194,9 @@ DINO_D2_INLINE vdouble odd_lanes(vdouble a, vdouble b) {
   return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
 }
 #elif DINO_D2_VECTOR_BYTES == 32
-DINO_D2_INLINE vfloat even_lanes(vfloat a, vfloat b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+DINO_D2_INLINE vfloat even_lanes(vfloat a, vfloat b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+}
 DINO_D2_INLINE vfloat odd_lanes(vfloat a, vfloat b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
 DINO_D2_INLINE vdouble even_lanes(vdouble a, vdouble b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6); }
 DINO_D2_INLINE vdouble odd_lanes(vdouble a, vdouble b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7); }

@@ -12,8 +12,12 @@
 
 namespace dino_d2 {
 
-template <typename T> struct compute_of { using type = float; };
-template <> struct compute_of<double> { using type = double; };
+template <typename T> struct compute_of {
+  using type = float;
+};
+template <> struct compute_of<double> {
+  using type = double;
+};
 
 template <typename C, typename T> __device__ inline C to_compute(T x) { return static_cast<C>(x); }
 template <> __device__ inline float to_compute<float, __half>(__half x) { return __half2float(x); }
@@ -23,8 +27,12 @@ template <> __device__ inline double to_compute<double, __nv_bfloat16>(__nv_bflo
 
 template <typename T, typename C> __device__ inline T from_compute(C x) { return static_cast<T>(x); }
 template <> __device__ inline __half from_compute<__half, float>(float x) { return __float2half_rn(x); }
-template <> __device__ inline __half from_compute<__half, double>(double x) { return __float2half_rn(static_cast<float>(x)); }
-template <> __device__ inline __nv_bfloat16 from_compute<__nv_bfloat16, float>(float x) { return __float2bfloat16_rn(x); }
+template <> __device__ inline __half from_compute<__half, double>(double x) {
+  return __float2half_rn(static_cast<float>(x));
+}
+template <> __device__ inline __nv_bfloat16 from_compute<__nv_bfloat16, float>(float x) {
+  return __float2bfloat16_rn(x);
+}
 template <> __device__ inline __nv_bfloat16 from_compute<__nv_bfloat16, double>(double x) {
   return __float2bfloat16_rn(static_cast<float>(x));
 }

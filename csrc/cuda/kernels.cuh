@@ -12,11 +12,11 @@ namespace dino_d2 {
 
 // The launch configuration, computed on the host; the same for every kernel over slots.
 struct Plan {
-  int lanes;           // threads that own one slot
-  int threads;         // per block
-  int slots;           // per block
+  int lanes;    // threads that own one slot
+  int threads;  // per block
+  int slots;    // per block
   int64_t blocks;
-  int64_t shared;      // bytes of shared memory per block
+  int64_t shared;  // bytes of shared memory per block
 };
 
 // One entry per point in shared memory: rows of the corners, then four numbers. One spare entry a slot keeps the slots of
@@ -126,10 +126,10 @@ template <typename T> struct BackwardKernel {
   Plan plan;
   const T* value;
   const T* grad_output;
-  C* grad_value;          // sums, zero at the start; null: left to pull_kernel
-  void* grad_locations;   // of locations or offsets, in their dtype
-  void* grad_weights;     // of weights or logits, in their dtype
-  C* grad_reference;      // fused: [B, Q, M, L, reference_dim], one part per head
+  C* grad_value;         // sums, zero at the start; null: left to pull_kernel
+  void* grad_locations;  // of locations or offsets, in their dtype
+  void* grad_weights;    // of weights or logits, in their dtype
+  C* grad_reference;     // fused: [B, Q, M, L, reference_dim], one part per head
 };
 
 template <typename T, int V, bool fused> __global__ void backward_kernel(const BackwardKernel<T> p) {
@@ -186,8 +186,7 @@ template <typename T, int V, bool fused> __global__ void backward_kernel(const B
     const C grad_weight = sum_over_lanes(
         corner[0] * dot[0] + corner[1] * dot[1] + corner[2] * dot[2] + corner[3] * dot[3], slot.lanes);
     const C grad_x = sum_over_lanes((C(1) - fy) * across_top + fy * across_bottom, slot.lanes);
-    const C grad_y =
-        sum_over_lanes((C(1) - fx) * (dot[2] - dot[0]) + fx * (dot[3] - dot[1]), slot.lanes);
+    const C grad_y = sum_over_lanes((C(1) - fx) * (dot[2] - dot[0]) + fx * (dot[3] - dot[1]), slot.lanes);
     weighted += attention * grad_weight;
     if (slot.lane == 0) {  // all lanes have used the entry: the sums above needed them
       const Level<C>& level = slot.levels[i / points];

@@ -74,7 +74,7 @@ Tensor forward_cuda(const Arguments& a) {
     using T = typename decltype(t)::type;
     constexpr int V = 16 / sizeof(T);
     aligned(s, sizeof(T), {a.value.const_data_ptr(), output.const_data_ptr()}) ? launch_forward<T, V>(a, output)
-                                                                              : launch_forward<T, 1>(a, output);
+                                                                               : launch_forward<T, 1>(a, output);
   });
   return output;
 }
@@ -99,8 +99,8 @@ template <typename T, int V> void pull_grad_value(const Arguments& a, const Tens
   int bits = 1;
   while ((keys >> bits) != 0) bits++;
   size_t sort_bytes = 0;
-  check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, key_in, key_out, id_in, id_out, static_cast<int>(n), 0,
-                                             bits, stream));
+  check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, key_in, key_out, id_in, id_out, static_cast<int>(n),
+                                             0, bits, stream));
   Tensor sort_space = new_bytes(grad_value, static_cast<int64_t>(sort_bytes) + 1);
 
   const Plan plan = checked_plan<C>(s, V);
@@ -114,14 +114,13 @@ template <typename T, int V> void pull_grad_value(const Arguments& a, const Tens
     keys_of<<<static_cast<unsigned>(slot_blocks), plan.threads, level_bytes, stream>>>(
         KeysKernel<C>{s, a.points, plan, image, key_in, id_in, share});
     check_cuda(cudaGetLastError());
-    check_cuda(cub::DeviceRadixSort::SortPairs(sort_space.mutable_data_ptr(), sort_bytes, key_in, key_out, id_in, id_out,
-                                               static_cast<int>(n), 0, bits, stream));
+    check_cuda(cub::DeviceRadixSort::SortPairs(sort_space.mutable_data_ptr(), sort_bytes, key_in, key_out, id_in,
+                                               id_out, static_cast<int>(n), 0, bits, stream));
     first_of_key_kernel<<<static_cast<unsigned>(n / 256 + 1), 256, 0, stream>>>(key_out, n, keys, first);
     check_cuda(cudaGetLastError());
-    pull_kernel<T, V><<<static_cast<unsigned>(row_blocks), 256, level_bytes, stream>>>(
-        PullKernel<T>{s, plan.lanes, rows_per_block, image, first, id_out, share,
-                      static_cast<const T*>(grad_output.const_data_ptr()),
-                      static_cast<T*>(grad_value.mutable_data_ptr())});
+    pull_kernel<T, V><<<static_cast<unsigned>(row_blocks), 256, level_bytes, stream>>>(PullKernel<T>{
+        s, plan.lanes, rows_per_block, image, first, id_out, share, static_cast<const T*>(grad_output.const_data_ptr()),
+        static_cast<T*>(grad_value.mutable_data_ptr())});
     check_cuda(cudaGetLastError());
   }
 }
@@ -145,8 +144,8 @@ template <typename T, int V> void launch_backward(const Arguments& a, const Tens
   }
   Tensor parts;
   if (a.points.reference_dim) {
-    parts = torch::stable::new_empty(
-        a.value, {s.batch, s.queries, s.heads, s.levels, a.points.reference_dim}, a.compute_type());
+    parts = torch::stable::new_empty(a.value, {s.batch, s.queries, s.heads, s.levels, a.points.reference_dim},
+                                     a.compute_type());
   }
   const BackwardKernel<T> work{s,
                                a.points,
@@ -218,8 +217,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& grad_output, const Tensor& value,
-                                                          const Tensor& spatial_shapes,
-                                                          const Tensor& level_start_index,
+                                                          const Tensor& spatial_shapes, const Tensor& level_start_index,
                                                           const Tensor& reference_points,
                                                           const Tensor& sampling_offsets,
                                                           const Tensor& attention_logits, bool deterministic) {

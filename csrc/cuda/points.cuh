@@ -23,8 +23,12 @@ template <typename C> __device__ inline void load_levels(const Sizes& s, Level<C
     const int64_t h = s.shapes[2 * l], w = s.shapes[2 * l + 1], start = s.starts[l];
     const bool has_size = h >= 1 && w >= 1 && h <= s.tokens && w <= s.tokens;  // so that h * w cannot overflow
     const bool inside = has_size && start >= 0 && start <= s.tokens - h * w;
-    levels[l] = {static_cast<C>(w), static_cast<C>(h), inside ? static_cast<int>(w) : 0, inside ? static_cast<int>(h) : 0,
-                 inside ? static_cast<int>(start) : -1, 0};
+    levels[l] = {static_cast<C>(w),
+                 static_cast<C>(h),
+                 inside ? static_cast<int>(w) : 0,
+                 inside ? static_cast<int>(h) : 0,
+                 inside ? static_cast<int>(start) : -1,
+                 0};
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -100,7 +104,8 @@ template <typename C> __device__ inline C sum_over_lanes(C v, int lanes) {
 
 // All 32 threads of a warp call this together. An inactive slot reads nothing.
 template <typename C>
-__device__ inline Softmax<C> softmax_of(const TensorView& logits, int64_t first, int n, int lane, int lanes, bool active) {
+__device__ inline Softmax<C> softmax_of(const TensorView& logits, int64_t first, int n, int lane, int lanes,
+                                        bool active) {
   C top = -C(INFINITY);
   for (int i = lane; active && i < n; i += lanes) {
     const C v = read_element<C>(logits, first + i);

@@ -19,8 +19,8 @@ template <typename C> struct KeysKernel {
   Points points;
   Plan plan;
   int64_t image;
-  uint32_t* keys;   // [Q * M * L * P]; points without any corner on the map get the last key
-  uint32_t* ids;    // 0, 1, 2, ...
+  uint32_t* keys;  // [Q * M * L * P]; points without any corner on the map get the last key
+  uint32_t* ids;   // 0, 1, 2, ...
   Share<C>* shares;
 };
 
@@ -88,7 +88,8 @@ template <typename T, int V> __global__ void pull_kernel(const PullKernel<T> p) 
 
   int level = -1;
   for (int l = 0; l < s.levels; l++) {
-    if (token >= levels[l].start && token < levels[l].start + static_cast<int64_t>(levels[l].w) * levels[l].h) level = l;
+    if (token >= levels[l].start && token < levels[l].start + static_cast<int64_t>(levels[l].w) * levels[l].h)
+      level = l;
   }
   uint32_t begin[2] = {0, 0}, middle[2] = {0, 0}, end[2] = {0, 0};
   if (level >= 0) {

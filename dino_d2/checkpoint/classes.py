@@ -47,7 +47,7 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False
         wide = {name: tensor for name, tensor in tensors.items() if has_rows(name, tensor, 80)}
         mapped = {name: spread(tensor, name.endswith("bias")) for name, tensor in wide.items()}
         return tensors | mapped, "80 COCO classes mapped to the 91 category ids"
-    here, there = wanted - no_object, found - no_object
+    here, there = wanted - no_object, found and found - no_object
     others = {name: tensor for name, tensor in tensors.items() if not CLASS_TENSOR.fullmatch(name)}
     return others, f"class heads and label embedding are made anew for {here} classes, the checkpoint has {there}"
 

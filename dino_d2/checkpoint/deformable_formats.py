@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of Deformable DETR, DAB-Deformable-DETR and DN-Deformable-DETR++ as their authors publish them."""
+"""Parameter names in the published checkpoints of Deformable DETR, DAB-Deformable-DETR and DN-Deformable-DETR(++)."""
 
 from .dense_formats import CONDITIONAL_ATTENTION
 from .parts import BUFFERS, DEFORMABLE_TRANSFORMER, PLAIN_RESNET, Format, below

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the single-scale detectors, whose encoders and decoders attend to every pixel.
+"""Parameter names in the published checkpoints of detectors with dense attention and one scale.
 
-Our side of the rules is as in `formats`.
+Each rule maps a piece of the authors' name to our name, as in `formats`.
 """
 
 from .parts import BUFFERS, PLAIN_RESNET, Format, below

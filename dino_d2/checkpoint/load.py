@@ -4,6 +4,7 @@
 import logging
 import re
 from collections.abc import Collection
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ from .formats import FORMATS, REFUSED, Format
 from .layout import to_model
 from .report import LoadReport
 from .rules import rename
+
+if TYPE_CHECKING:
+    from dino_d2.modeling import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
     placed, differing = to_model(renamed, own)
     report.unused |= {names[name]: why for name, why in differing.items()}
     report.separate_heads = bool(differing)
-    detector = model.get_submodule("detector") if prefix else model
+    detector = cast("Detector", model.get_submodule("detector") if prefix else model)
     report.settings = differing_settings(detector, checkpoint_format)
 
     found, wanted = num_classes(placed), num_classes(own)
@@ -111,9 +115,11 @@ def to_our_names(
         those that are not used.
     """
     if checkpoint_format is OWN:
-        renamed = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-        return renamed, {name.removeprefix(PREFIX): name for name in tensors}, {}
-    renamed, names, unused = {}, {}, {}
+        own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        return own, {name.removeprefix(PREFIX): name for name in tensors}, {}
+    renamed: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    unused: dict[str, str] = {}
     for name, tensor in tensors.items():
         reasons = [why for pattern, why in checkpoint_format.not_needed.items() if re.fullmatch(pattern, name)]
         target = None if reasons else rename(name, checkpoint_format.rules)

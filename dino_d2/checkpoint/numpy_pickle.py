@@ -8,7 +8,7 @@ of a numeric dtype, a shape and as many bytes as these need, or not at all.
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def evaluate(value: Any) -> Any:
     return value
 
 
-def array_of(shape: Any, dtype: np.dtype, order: str, data: bytes) -> np.ndarray:
+def array_of(shape: Any, dtype: np.dtype, order: Literal["C", "F"], data: bytes) -> np.ndarray:
     """An array in the byte order of this machine that owns its memory."""
     if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"{shape!r} is no shape of an array")

@@ -85,6 +85,7 @@ def parse_pickle(stream: BinaryIO) -> Pickle:
         found.names.add(f"{module}.{attribute}")
         return Global(f"{module}.{attribute}")
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(stream):
         match opcode.name:
             case operation if operation in VALUES:

@@ -12,7 +12,7 @@ import math
 import mmap
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -120,13 +120,36 @@ def check_zip(path: str) -> None:
     check_calls(parsed, file_size)
 
 
+def check_sums(path: str) -> None:
+    """Compare the content of a zip archive with its checksums; the legacy format has none.
+
+    This reads the whole file, which ``read_torch`` does not.
+
+    Raises:
+        UserError: a bit of the file has changed since it was written.
+        OSError: it cannot be opened.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # as in `read_torch`
+        raise UserError(f"{path}: damaged, fetch or copy it again ({in_one_line(error)})") from error
+    if member is not None:
+        raise UserError(f"{path}: damaged: the checksum of its part {member} is wrong. Fetch or copy it again.")
+
+
 def check_legacy(path: str) -> None:
     """
     Raises:
         Exception: of any kind; the file is damaged or claims more than it has.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        file_size = len(content)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        file_size = len(mapped)
+        content = cast("BinaryIO", mapped)  # which reads as a file does
         if parse_pickle(content).value != LEGACY_MAGIC:
             raise ValueError("no file of torch.save: the magic number is missing")
         for _ in ("version", "system"):

@@ -40,7 +40,8 @@ def same_names(sources: Sequence[str], targets: Sequence[str]) -> list[int | Non
     Letter case and spaces are ignored, "Handbag/Satchel" matches both of its names, and `ALIASES` are tried last. A
     match of the full name takes precedence over a match of a part.
     """
-    whole, parts = {}, {}
+    whole: dict[str, int] = {}
+    parts: dict[str, int] = {}
     for index, name in enumerate(sources):
         whole.setdefault(plain(name), index)
         for part in name.split("/"):

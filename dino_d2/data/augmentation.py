@@ -36,7 +36,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         transform = super().get_transform(image)
         if isinstance(transform, T.ResizeTransform) and 0 in (transform.new_h, transform.new_w):
             height, width = max(1, transform.new_h), max(1, transform.new_w)
-            return T.ResizeTransform(*image.shape[:2], height, width, self.interp)
+            return T.ResizeTransform(image.shape[0], image.shape[1], height, width, self.interp)
         return transform
 
 
@@ -65,7 +65,8 @@ def detr_augmentation(
     `max_size` 2000 (same paragraph), with the crop lengths and sizes 1.5 times as large.
     """
     resize = _resize(short_edge_lengths, max_size)
-    crop = T.RandomCrop("absolute_range", tuple(crop_size))
+    smallest, largest = crop_size
+    crop = T.RandomCrop("absolute_range", (smallest, largest))
     before_crop = _resize(crop_short_edge_lengths, _LONGEST_ASPECT * max(crop_short_edge_lengths))
     return [
         T.RandomFlip(prob=flip_probability, horizontal=True),

@@ -34,22 +34,22 @@ def look_up_categories(dataset: str | DictConfig | ListConfig) -> list[dict]:
     Raises:
         UserError: the names cannot be found; the message says why.
     """
-    if OmegaConf.is_list(dataset) and len(dataset):
+    if isinstance(dataset, ListConfig) and len(dataset):
         dataset = dataset[0]
     if isinstance(dataset, str):
         known = categories(dataset) if dataset in MetadataCatalog.list() else None
         if known is None:
             raise UserError(f"the dataset {dataset!r} is not registered, or has no class names")
         return known
-    if not OmegaConf.is_dict(dataset) or "_target_" not in dataset:
+    if not isinstance(dataset, DictConfig) or "_target_" not in dataset:
         raise UserError("the recipe names no dataset")
     target = locate(dataset._target_) if isinstance(dataset._target_, str) else dataset._target_
     if target not in _READERS:
         raise UserError(f"the dataset comes from {getattr(target, '__name__', target)}, which would have to be called")
     try:
         arguments = OmegaConf.to_container(dataset, resolve=True, throw_on_missing=True)
-        del arguments["_target_"]
-        return _READERS[target](**arguments)
+        assert isinstance(arguments, dict)  # as the config is one
+        return _READERS[target](**{str(name): value for name, value in arguments.items() if name != "_target_"})
     except UserError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RecursionError, OmegaConfBaseException) as error:
@@ -65,9 +65,11 @@ def _in_file(json: str | os.PathLike, **_: Any) -> list[dict]:
 def _in_folder(
     split: str, root: str | os.PathLike | None = None, json: str | os.PathLike | None = None, **_: Any
 ) -> list[dict]:
-    if json is None and root is None:
+    if json is not None:
+        return _in_file(json)
+    if root is None:
         raise UserError(f"no {split} dataset is given (data.root)")
-    return _in_file(find_json(Path(root).expanduser(), split) if json is None else json)
+    return _in_file(find_json(Path(root).expanduser(), split))
 
 
 def _of_objects365(split: str, root: str | os.PathLike | None = None, **_: Any) -> list[dict]:

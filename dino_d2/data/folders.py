@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.check.structure import read_json
@@ -51,21 +52,23 @@ def custom_dataset(
     Raises:
         DatasetError: nothing is given, nothing is found, or the dataset cannot be used.
     """
-    if json is None and root is None:
+    folder = None if root is None else Path(os.path.abspath(os.path.expanduser(root)))
+    if folder is not None and not folder.is_dir():
+        raise DatasetError(f"data.root={folder}: there is no such folder. Check the path.")
+    if json is not None:
+        file = Path(json).expanduser()
+    elif folder is not None:
+        file = find_json(folder, split)
+    else:
         raise DatasetError(
             f"No {split} dataset is given. Add data.root=FOLDER for a folder in the layout of Roboflow or COCO, or "
             f"data.{split}.json=FILE and data.{split}.images=FOLDER."
         )
-    if root is not None:
-        root = Path(os.path.abspath(os.path.expanduser(root)))
-        if not root.is_dir():
-            raise DatasetError(f"data.root={root}: there is no such folder. Check the path.")
-    json = find_json(root, split) if json is None else Path(json).expanduser()
     if images is None:
-        images = find_images(json, root, split)
-    if within is None and root is not None and Path(os.path.abspath(os.path.expanduser(images))).is_relative_to(root):
-        within = root
-    return coco_format(json, images, within=within)
+        images = find_images(file, folder, split)
+    if within is None and folder and Path(os.path.abspath(os.path.expanduser(images))).is_relative_to(folder):
+        within = folder
+    return coco_format(file, images, within=within)
 
 
 def find_json(root: Path, split: str) -> Path:
@@ -148,7 +151,8 @@ def find_images(json: Path, root: Path | None, split: str) -> Path:
 def _first_file_name(json: Path, version: int) -> str:
     """The file name of the first image, or "" where the json has none; `coco_format` says what is wrong then."""
     try:
-        first = read_json(json)["images"][0]
+        content: Any = read_json(json)
+        first = content["images"][0]
     except (DatasetError, LookupError, TypeError):
         return ""
     file_name = first.get("file_name") if isinstance(first, dict) else None

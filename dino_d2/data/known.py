@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation of known objects or labels tells the model, and which classes it then counts."""
+"""Mappers and datasets for evaluations in which some objects or the classes of an image are known."""
 
 import json as json_module
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from dino_d2.detectron2.utils.file_io import PathManager
 
 
 class KnownObjectsMapper(DetrDatasetMapper):
-    """Tells the model the objects that are known, as "known_objects" ("AP(Cond)" of DN-DETR Table 3).
+    """Adds the known objects to the model's input as "known_objects" ("AP(Cond)" of DN-DETR Table 3).
 
     Args:
-        known: labels [n] -> [n] bool, the rule the model was trained with.
-        kwargs: of :class:`DetrDatasetMapper`.
+        known: labels [n] -> [n] bool, True for known objects; must be the rule of the training.
+        kwargs: arguments of :class:`DetrDatasetMapper`.
     """
 
     def __init__(self, known: Callable[[Tensor], Tensor], **kwargs: Any):
@@ -32,7 +32,7 @@ class KnownObjectsMapper(DetrDatasetMapper):
 
 
 class KnownLabelsMapper(DetrDatasetMapper):
-    """Tells the model which classes are in the image, as "known_labels" (DN-DETR Table 4)."""
+    """Adds the classes in the image to the model's input as "known_labels" (DN-DETR Table 4)."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         mapped = super().__call__(dataset_dict)
@@ -40,21 +40,21 @@ class KnownLabelsMapper(DetrDatasetMapper):
 
 
 def only_classes(dataset: str, classes: Sequence[int]) -> str:
-    """A dataset with the objects of some classes alone, for an evaluator: all other classes then have no AP.
+    """A copy of a dataset with only the objects of some classes. In an evaluation, all other classes have no AP.
 
     Args:
-        dataset: a name in the catalogs, of a dataset in COCO format.
-        classes: as the model numbers them.
+        dataset: name of a registered dataset in COCO format.
+        classes: class indices of the model.
 
     Returns:
-        the name of the other dataset, with the same images and categories.
+        the name of the new dataset, which has the same images and categories.
     """
     metadata = MetadataCatalog.get(dataset)
     with PathManager.open(metadata.json_file) as file:
         coco = json_module.load(file)
     if "thing_dataset_id_to_contiguous_id" in vars(metadata):
         numbers = metadata.thing_dataset_id_to_contiguous_id
-    else:  # Detectron2 registers its own datasets' numbers when it reads them
+    else:  # Detectron2 sets this only when it reads the dataset
         numbers = {category: i for i, category in enumerate(sorted(c["id"] for c in coco["categories"]))}
     kept = set(classes)
     coco["annotations"] = [a for a in coco["annotations"] if numbers[a["category_id"]] in kept]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loader: batches that are a function of the seed and their number alone, so a run can be resumed.
+"""The training loader: each batch depends only on the seed and the batch number, so runs can be resumed exactly.
 
-Detectron2's loader seeds each worker once, so its augmentation depends on how many workers there are and on all
-that they did before. Here every sample brings its own seed. Nothing in a worker has to be saved, and to go on
-after k batches costs counting through their image numbers, not loading their images.
+Detectron2's loader seeds each worker once, so its augmentation depends on the number of workers and on everything they
+have done before. Here every sample has its own seed. Workers have no state to save, and continuing after k batches
+requires skipping their image indices but not loading their images.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,35 +28,35 @@ from dino_d2.detectron2.utils import comm
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 100  # images tried in a row before "the mapper returns None" is taken for a fault
+_ATTEMPTS = 100  # if the mapper returns None for this many images in a row, loading fails
 
 
 class Draw(NamedTuple):
-    """One image of the stream that all ranks share: `index` in the dataset, `position` in the stream."""
+    """One image of the sequence that all ranks share: `index` in the dataset, `position` in the sequence."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     position: int
 
 
 class BatchOrder:
-    """Which images make up which batch of this rank: Detectron2's order, without an end.
+    """Infinite sequence of the images in each batch of this rank, in Detectron2's order.
 
-    The stream is that of Detectron2's `TrainingSampler`, one shuffle of the dataset after the other; rank r of
-    n takes the positions r, r + n, r + 2n, ... With groups, a batch is given out as soon as one group has
-    enough images for it, as Detectron2's loader does without workers.
+    All ranks share the sequence of Detectron2's `TrainingSampler`, which shuffles the dataset for each epoch. Rank
+    r of n takes the positions r, r + n, r + 2n, ... With groups, a batch is returned as soon as one group has enough
+    images, as in Detectron2's loader without workers.
 
     Args:
         size: images in the dataset.
         batch_size: images in a batch of this rank.
-        seed: of the shuffling, the same on all ranks.
-        groups: the group of each image, or None to take all images as they come.
+        seed: seed of the shuffling, the same on all ranks.
+        groups: the group of each image; None to form batches in the order of the sequence.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, groups: list[int] | None = None):
         self.size, self.batch_size, self.seed, self.groups = size, batch_size, seed, groups
 
     def batches(self, start: int = 0) -> Iterator[list[Draw]]:
-        """The batches from number `start` on."""
+        """Batches, starting with number `start`."""
         return itertools.islice(self._batches(), start, None)
 
     def _batches(self) -> Iterator[list[Draw]]:
@@ -71,14 +71,14 @@ class BatchOrder:
 
 
 class TrainLoader:
-    """Endless batches of mapped dataset dicts. Its state is the number of batches it has given out.
+    """Infinite iterable of batches of mapped dataset dicts. Its state is the number of batches it has returned.
 
-    Iterating again goes on after the last batch that was taken; what workers had loaded ahead does not count.
+    A new iterator continues after the last returned batch. Batches that workers have loaded in advance do not count.
 
     Args:
-        samples: from a :class:`Draw` to what the model takes.
-        order: of the batches.
-        num_workers: processes that load images; with 0 the training process does. The batches are the same.
+        samples: map from a :class:`Draw` to an input of the model.
+        order: order of the batches.
+        num_workers: processes that load images; 0 loads them in the training process. The batches do not depend on it.
     """
 
     def __init__(self, samples: "MappedSamples", order: BatchOrder, num_workers: int):
@@ -88,8 +88,8 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """
         Raises:
-            DatasetError: when the turn comes to a batch with an image that cannot be used, in the words of the
-                process that met it.
+            DatasetError: a batch has an image that cannot be used. It is raised when that batch is due, with the
+                message of the worker that loaded it.
         """
         loader = DataLoader(
             self.samples,
@@ -97,7 +97,7 @@ class TrainLoader:
             num_workers=self.num_workers,
             collate_fn=list,
             worker_init_fn=functools.partial(_let_trainer_handle_signals, os.getpid()),
-            # DataLoader draws a number at its start: not from the generator that the training uses.
+            # DataLoader draws a random number when it starts; this must not change the generator of the training.
             generator=torch.Generator(),
         )
         for batch in loader:
@@ -111,20 +111,20 @@ class TrainLoader:
         return self._recipe() | {"batches": self.position}
 
     def load_state_dict(self, state: dict[str, int | bool]) -> None:
-        """Go on after the batches of `state`, with its seed, whatever seed this loader was made with.
+        """Continue after the batches of `state`, with the seed of `state` instead of this loader's.
 
-        If the dataset, the batch size, the grouping or the number of ranks is another one now, the order cannot
-        be the same. Then as many images are skipped as were taken, and a warning says so.
+        If the dataset, the batch size, the grouping or the number of ranks has changed, the order cannot be the same.
+        In that case as many images are skipped as had been used, with a warning.
         """
         self.order.seed = self.samples.seed = state["seed"]
         recipe = self._recipe()
-        changed = [f"{key} was {state[key]}, is {now}" for key, now in recipe.items() if state[key] != now]
+        changed = [f"{key} was {state[key]}, is now {now}" for key, now in recipe.items() if state[key] != now]
         if changed:
             logger.warning("The data does not continue exactly where it stopped: %s.", "; ".join(changed))
         self.position = state["batches"] * state["total_batch_size"] // recipe["total_batch_size"]
 
     def _recipe(self) -> dict[str, int | bool]:
-        """All that the batches depend on, but for the mapper and the images themselves."""
+        """Everything that determines the batches, except the mapper and the images."""
         world_size = comm.get_world_size()
         return {
             "seed": self.order.seed,
@@ -136,22 +136,22 @@ class TrainLoader:
 
 
 class MappedSamples(Dataset):
-    """Mapped dataset dicts by :class:`Draw`, each drawn from random generators of its own.
+    """Mapped dataset dicts by :class:`Draw`. Each sample has its own random numbers.
 
     Args:
         dicts: dataset dicts by index.
-        mapper: from a dataset dict to what the model takes; None for an image to pass over.
-        seed: with a sample's position, it seeds Python's, NumPy's and torch's generator around the mapper.
+        mapper: map from a dataset dict to an input of the model, or to None for an image to skip.
+        seed: together with a sample's position, the seed of Python's, NumPy's and torch's generators for the mapper.
     """
 
-    def __init__(self, dicts: Dataset, mapper: Callable[[dict], Any], seed: int):
+    def __init__(self, dicts: Sequence[dict] | DatasetFromList, mapper: Callable[[dict], Any], seed: int):
         self.dicts, self.mapper, self.seed = dicts, mapper, seed
 
     def __len__(self) -> int:
         return len(self.dicts)
 
     def __getitem__(self, draw: Draw) -> Any:
-        """The sample; or the `DatasetError`, which could not leave a worker without a traceback around it."""
+        """The sample, or a `DatasetError`; raised in a worker, the error would be wrapped in the worker's traceback."""
         index = draw.index
         with seeded(self.seed, draw.position):
             for _ in range(_ATTEMPTS):
@@ -161,10 +161,10 @@ class MappedSamples(Dataset):
                     return error
                 if sample is not None:
                     return sample
-                index = random.randrange(len(self.dicts))  # as Detectron2 does: some other image
+                index = random.randrange(len(self.dicts))  # a random other image, as in Detectron2
         return DatasetError(
-            f"The mapper returned None for {_ATTEMPTS} images in a row, the first of them image number "
-            f"{draw.index} of the dataset. Look at what the mapper passes over."
+            f"The mapper returned None for {_ATTEMPTS} images in a row; the first one has index {draw.index} in the "
+            "dataset. Check which images the mapper skips."
         )
 
 
@@ -177,28 +177,28 @@ def build_train_loader(
     num_workers: int = 0,
     seed: int | None = None,
 ) -> TrainLoader:
-    """In place of Detectron2's `build_detection_train_loader`, for runs that can be resumed exactly.
+    """Replacement of Detectron2's `build_detection_train_loader` for runs that can be resumed exactly.
 
     Args:
-        dataset: dataset dicts, as from `get_detection_dataset_dicts`.
-        mapper: from a dataset dict to what the model takes.
-        total_batch_size: images in a batch over all ranks.
-        aspect_ratio_grouping: no batch has both images that are wider than high and others.
-        num_workers: loading processes of each rank.
-        seed: of the order and the augmentation. None or negative: a random one, the same on all ranks.
+        dataset: dataset dicts, as returned by `get_detection_dataset_dicts`.
+        mapper: map from a dataset dict to an input of the model.
+        total_batch_size: images per batch, over all ranks.
+        aspect_ratio_grouping: form batches of only wide images (width above height) or only other images.
+        num_workers: loading processes per rank.
+        seed: seed of the order and the augmentation. None or a negative value selects a random seed for all ranks.
 
     Returns:
-        an endless iterable of lists of `total_batch_size / ranks` mapped dicts.
+        an infinite iterable of lists of `total_batch_size / ranks` mapped dicts.
 
     Raises:
         TypeError: the dataset is not a list.
-        DatasetError: an image has no width or height and the grouping needs it.
-        ValueError: the ranks cannot share a batch evenly.
+        DatasetError: an image has no width or height, which the grouping needs.
+        ValueError: `total_batch_size` is not a positive multiple of the number of ranks.
     """
     if not isinstance(dataset, list):
         raise TypeError(
             f"build_train_loader needs a list of dataset dicts, not a {type(dataset).__name__}. For a torch Dataset, "
-            "put Detectron2's build_detection_train_loader into the config; it cannot be resumed exactly."
+            "use Detectron2's build_detection_train_loader in the config; its runs cannot be resumed exactly."
         )
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -216,14 +216,14 @@ def build_train_loader(
 
 @contextlib.contextmanager
 def seeded(seed: int, position: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's CPU generator, seeded from the two numbers; afterwards as they were before."""
+    """Seed the generators of Python, NumPy and torch (CPU) from two numbers, and restore their states at the end."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 augmentations draw from this one
     words = [int(word) for word in np.random.SeedSequence(seed, spawn_key=(position,)).generate_state(4)]
     with torch.random.fork_rng(devices=[]):
         try:
             random.seed(words[0])
             np.random.seed(words[1])  # noqa: NPY002
-            # torch.manual_seed would seed the GPU as well, where the training draws its noise.
+            # torch.manual_seed would also seed the GPU, whose generator the training uses for noise.
             torch.default_generator.manual_seed(words[2] << 32 | words[3])
             yield
         finally:
@@ -232,7 +232,7 @@ def seeded(seed: int, position: int) -> Iterator[None]:
 
 
 class _From:
-    """The batches from a number on, for `DataLoader`, which wants to call `iter` itself."""
+    """The batches from number `start` on, as an iterable for `DataLoader`."""
 
     def __init__(self, order: BatchOrder, start: int):
         self.order, self.start = order, start
@@ -247,18 +247,19 @@ def _wider_than_high(dataset: list[dict[str, Any]]) -> list[int]:
         if "width" not in image or "height" not in image:
             raise DatasetError(
                 f"Image id {image.get('image_id', 'unknown')} ({image.get('file_name', 'no file name')}) has no width "
-                "or height, and dataloader.train.aspect_ratio_grouping sorts by them. Add them, or set it to False."
+                "or height, which dataloader.train.aspect_ratio_grouping needs. Add them, or set it to False."
             )
     return [int(image["width"] > image["height"]) for image in dataset]
 
 
 def _let_trainer_handle_signals(trainer_pid: int, worker_id: int) -> None:
-    """Batch systems signal all processes of a job, but the workers must live on until the trainer has saved.
+    """Make a worker ignore the signals that a batch system sends to all processes of a job.
 
-    SIGTERM from the trainer itself still ends a worker: that is how Python leaves no worker behind at its exit.
+    Workers must keep running until the trainer has saved a checkpoint. SIGTERM from the trainer still ends a worker,
+    because Python ends its workers with it on exit.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    # A handler is not told who sent the signal; a thread that waits for it is.
+    # A signal handler does not learn the sender; sigwaitinfo does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_with, args=(trainer_pid,), daemon=True).start()
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes dataset: a small detection problem that every machine can make for itself.
+"""The shapes dataset: a small detection dataset that is generated locally.
 
-Five classes on textured ground, written once to disk in COCO format, the same files from the same seed:
+Five classes on textured backgrounds, written to disk once in COCO format. The same seed gives the same files:
 
     python -m dino_d2.data.shapes --root datasets/shapes --train 1000 --val 100 --size 128 --seed 0
 
     datasets/shapes/
-      recipe.json                  what it was made with
+      recipe.json                  the parameters of the generation
       train/000001.png ...         val/000001.png ...
       annotations/shapes_train.json, shapes_val.json
 """
@@ -33,7 +33,7 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the files on disk depend on. `version` grows with every change of the drawing."""
+    """Parameters that determine the files. `version` is increased with every change of the drawing."""
 
     train: int = 1000
     val: int = 100
@@ -50,19 +50,19 @@ def shapes(
     size: int = 128,
     seed: int = 0,
 ) -> str:
-    """Registers one split of the shapes dataset, makes the dataset first if it is not there, returns its name.
+    """Register one split of the shapes dataset and return its name. The dataset is generated if it does not exist.
 
     Meant for configs (`names=L(shapes)(split="train")`). Several processes may call it at the same time.
 
     Args:
         split: "train" or "val".
-        root: the dataset's own folder.
+        root: folder that contains only this dataset.
         train, val: number of images.
         size: side of the images in pixels.
-        seed: another seed gives other images; train and val images differ in any case.
+        seed: seed of the images; train and val images always differ.
 
     Raises:
-        DatasetError: `root` holds something else, or shapes of another recipe; nothing is overwritten.
+        DatasetError: `root` contains something else, or shapes of another recipe. Nothing is overwritten.
     """
     if split not in _SPLITS:
         raise ValueError(f"Unknown split {split!r} of the shapes dataset; there are {' and '.join(_SPLITS)}.")
@@ -72,11 +72,11 @@ def shapes(
 
 
 def generate(root: Path, recipe: Recipe) -> None:
-    """Makes the dataset in `root`, unless it is there already. `root` appears whole or not at all."""
+    """Generate the dataset in `root` unless it exists. `root` is created atomically."""
     if _is_there(root, recipe):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(root)):  # one process draws, the others wait
+    with file_lock(str(root)):  # one process generates the images, the others wait
         if _is_there(root, recipe):
             return
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder:
@@ -86,7 +86,7 @@ def generate(root: Path, recipe: Recipe) -> None:
             (drawn / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
             try:
                 os.replace(drawn, root)
-            except OSError:  # some network drives know no locks: another machine may have been first
+            except OSError:  # without locks on a network drive, another machine may have been faster
                 if not _is_there(root, recipe):
                     raise
 
@@ -95,22 +95,23 @@ def _is_there(root: Path, recipe: Recipe) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / "recipe.json").is_file():
-        raise DatasetError(f"{root} exists and is not a shapes dataset. Give another `root`.")
+        raise DatasetError(f"{root} exists and is not a shapes dataset. Choose another `root`.")
     found = read_json(root / "recipe.json")
     if found != asdict(recipe):
         raise DatasetError(
-            f"{root} was made with {found}, but {asdict(recipe)} is asked for. Delete the folder to have it made "
-            "again, or give another `root`."
+            f"{root} was generated with {found}, but the config requests {asdict(recipe)}. Delete the folder to "
+            "generate it again, or choose another `root`."
         )
     return True
 
 
 def _write_split(root: Path, split: str, recipe: Recipe) -> None:
     (root / split).mkdir(parents=True)
-    images, annotations = [], []
-    # `disable=None`: a bar in a terminal, nothing in a log file.
+    images: list[dict] = []
+    annotations: list[dict] = []
+    # `disable=None` shows the bar only in a terminal.
     for number in tqdm(range(1, getattr(recipe, split) + 1), f"drawing shapes, {split}", disable=None):
-        # A generator of its own for each image: the same image whatever else is drawn, and in any order.
+        # Each image has its own generator, so it does not depend on the other images or their order.
         rng = np.random.default_rng([recipe.seed, _SPLITS.index(split), number])
         pixels, drawn = draw_image(rng, recipe.size)
         file_name = f"{number:06d}.png"
@@ -141,7 +142,9 @@ def _write_split(root: Path, split: str, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dino_d2.data.shapes", description=__doc__.split("\n")[0])
-    parser.add_argument("--root", type=Path, default=Path("datasets/shapes"), help="the dataset's own folder")
+    parser.add_argument(
+        "--root", type=Path, default=Path("datasets/shapes"), help="folder that contains only this dataset"
+    )
     parser.add_argument("--train", type=int, default=Recipe.train, help="number of training images")
     parser.add_argument("--val", type=int, default=Recipe.val, help="number of validation images")
     parser.add_argument("--size", type=int, default=Recipe.size, help="side of the images in pixels")

@@ -10,7 +10,7 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """The files with one of these suffixes (in small letters, with their dot), sorted by folder and name.
 
     Links to folders are followed, which `Path.rglob` does not do, and each folder is entered once, so that a link to a
-    folder above makes no endless walk.
+    folder above makes no endless walk. Files that macOS adds to archives (`._name`, `__MACOSX`) are passed over.
     """
     seen = set()
     for where, folders, names in os.walk(folder, followlinks=True):
@@ -19,9 +19,9 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != "__MACOSX")
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in suffixes:
+            if not name.startswith("._") and os.path.splitext(name)[1].lower() in suffixes:
                 yield Path(where, name)
 
 

@@ -16,10 +16,17 @@ The environment variable `DINO_D2_ENGINE` says who serves the names:
 """
 
 import os
+import sys
 
-from ._door import choose_engine, install_finder
+from ._door import choose_engine, install_finders, refuse_attribute
 
 ENGINE: str = choose_engine(os.environ.get("DINO_D2_ENGINE") or "auto")
-install_finder(ENGINE)
+install_finders(ENGINE)
 
 __all__ = ["ENGINE"]
+
+
+def __getattr__(name: str) -> object:
+    if ENGINE == "embedded":
+        refuse_attribute(sys.modules[__name__], name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

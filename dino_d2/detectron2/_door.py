@@ -3,20 +3,33 @@
 
 `dino_d2.detectron2.data` and `detectron2.data` (or `dino_d2.detectron2.embedded.data`) are one module
 object with two entries in `sys.modules`, so identity, `isinstance`, registries and catalogs hold.
+
+A second hook prepares the embedded engine's modules so that whatever they lack, in any form of import or access,
+is an error that names what to install:
+
+| form | answered by |
+|---|---|
+| `import dino_d2.detectron2.projects`, `from dino_d2.detectron2 import model_zoo` | the hook finds no module |
+| `from dino_d2.detectron2.engine.hooks import X` | the same: Python looks for a submodule X, given a `__path__` |
+| `T.X` | the module's `__getattr__` |
 """
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
+
+from ._refusal import EMBEDDED, detectron2_name, needs_detectron2
 
 DOOR = "dino_d2.detectron2"
-EMBEDDED = f"{DOOR}.embedded"
 TARGETS = {"detectron2": "detectron2", "embedded": EMBEDDED}
-OWN_MODULES = ("_door", "embedded")  # what really lies in this package's folder
+OWN_MODULES = ("_door", "_refusal", "embedded")  # what really lies in this package's folder
 
 WAY_OUT = (
     "Install or repair Detectron2 (docs/detectron2.md says how to install it), "
@@ -62,16 +75,43 @@ def _detectron2_is_installed() -> bool:
     raise ImportError(f"Detectron2 is installed but {cause}. {WAY_OUT}")
 
 
-def install_finder(engine: str) -> None:
+def install_finders(engine: str) -> None:
     """Serve `dino_d2.detectron2.*` from `engine` ("detectron2" or "embedded") in this process."""
-    sys.meta_path.insert(0, _DoorFinder(engine))
+    sys.meta_path[:0] = [_DoorFinder(engine), _EmbeddedFinder()]
+
+
+def refuse_attribute(module: ModuleType, name: str) -> NoReturn:
+    """The `__getattr__` of the modules of the embedded engine."""
+    message = f"module '{module.__name__}' has no attribute '{name}'"
+    if not name.startswith("_") and not _is_served_in(module.__name__, name):
+        message = needs_detectron2(f"'{detectron2_name(module.__name__)}.{name}'")
+    raise AttributeError(message, name=name, obj=module)
+
+
+def _is_served_in(package: str, name: str) -> bool:
+    """Whether `name` is in a package of the embedded engine, or in a module below that, as far as they are loaded."""
+    return any(
+        name in vars(module)
+        for key, module in list(sys.modules.items())
+        if module is not None and f"{key}.".startswith(f"{package}.")
+    )
+
+
+class NotServedError(ModuleNotFoundError):
+    """The embedded engine lacks a module, or a name that was imported from a module.
+
+    `name` is Detectron2's name of it: for an error with the name that is being imported, the import system would
+    put its own words in the place of this one's.
+    """
 
 
 class _DoorFinder(importlib.abc.MetaPathFinder):
     def __init__(self, engine: str) -> None:
         self.engine = engine
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None):
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if not fullname.startswith(f"{DOOR}."):
             return None
         rest = fullname[len(DOOR) + 1 :]
@@ -93,26 +133,45 @@ class _AliasLoader(importlib.abc.Loader):
         sys.modules[module.__name__] = _import_served(module.__name__, self.engine, self.rest)
 
 
+class _EmbeddedFinder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith(f"{EMBEDDED}."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
+        if spec is not None:
+            assert isinstance(spec.loader, importlib.abc.FileLoader)
+            spec.loader = _EmbeddedLoader(spec.loader.name, spec.loader.path)
+            return spec
+        parent, _, name = fullname.rpartition(".")
+        if _is_served_in(parent, name):
+            return None  # Detectron2 has no such module either
+        name = detectron2_name(fullname)
+        raise NotServedError(needs_detectron2(f"'{name}'"), name=name)
+
+
+class _EmbeddedLoader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__getattr__"] = functools.partial(refuse_attribute, module)
+        if "__path__" not in vars(module):
+            module.__path__ = []  # so that Python asks the finder for names that the module lacks
+        super().exec_module(module)
+
+
 def _import_served(alias: str, engine: str, rest: str) -> ModuleType:
     served = f"{TARGETS[engine]}.{rest}"
     try:
         return importlib.import_module(served)
+    except NotServedError:
+        raise
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing != TARGETS[engine] and (served == missing or served.startswith(f"{missing}.")):
-            raise ModuleNotFoundError(_no_such_module(engine, rest), name=alias) from None
+            raise ModuleNotFoundError(f"There is no module '{served}'.", name=alias) from None
         raise ImportError(_broken(engine, served, error), name=alias) from error
     except Exception as error:  # whatever it is, the reader must learn which module and what to do
         raise ImportError(_broken(engine, served, error), name=alias) from error
-
-
-def _no_such_module(engine: str, rest: str) -> str:
-    if engine == "detectron2":
-        return f"Detectron2 has no module 'detectron2.{rest}'."
-    return (
-        f"The embedded engine has no module '{rest}': it holds only what dino_d2 calls. "
-        f"For 'detectron2.{rest}' install Detectron2 (docs/detectron2.md) and leave DINO_D2_ENGINE unset."
-    )
 
 
 def _broken(engine: str, served: str, error: Exception) -> str:

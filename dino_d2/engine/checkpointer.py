@@ -83,6 +83,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """Detectron2's hook for an :class:`AtomicCheckpointer`: on all ranks, and `max_to_keep` counts across resumes."""
 
+    max_to_keep: int | None
+
     def before_train(self) -> None:
         super().before_train()
         if not comm.is_main_process():

@@ -1,67 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config of a run: file, command line, and what is counted in the data."""
+"""The config of a run, from a file, the command line and the dataset."""
 
-import contextlib
 import difflib
+import re
+import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.detectron2.config import instantiate
-from dino_d2.detectron2.engine import default_setup
-from dino_d2.detectron2.utils import comm
-from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.errors import UserError
-from dino_d2.files import write_atomically
-from dino_d2.recipes import find_config, load_config_file
+from dino_d2.recipes import configs_folder, find_config, load_config_file
 
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
+from .schedule import check_schedule
 from .settings import check_settings
+from .setup import set_up, start_log
 from .trusted_targets import check_trust
+from .values import convert_values
 
-#: What a recipe may leave to be read in the dataset, so that nobody types it.
+#: Keys that a recipe may leave to be computed from the dataset.
 CLASSES = ("data.classes", "model.detector.num_classes")
 SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
 def load_config(args: Namespace) -> DictConfig:
-    """Load a config with the command line's overrides and set up logging in its output folder.
+    """Load a config with the command line's overrides, check it, and start the log in its output folder.
 
-    An existing config.yaml is preserved: training replaces it once the run has passed all checks.
+    config.yaml is not written here: training writes it once the run has passed all checks.
 
     Raises:
-        UserError: no such config file, or something in it or on the command line that cannot be.
+        UserError: there is no such config file, or a value in it or on the command line cannot be used.
     """
-    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # default_setup logs the file
+    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # the log has its content
     cfg = read_config(args.config_file, args.opts)
-    check_calls(cfg)
-    check_settings(cfg)
-    check_names(cfg)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="dino_d2")
-    resolve_calls(cfg, CLASSES)  # before config.yaml is written: with it, a trained model can do without the dataset
-    with preserved(config_yaml(cfg)) if comm.is_main_process() else contextlib.nullcontext():
-        default_setup(cfg, args)
+    check_config(cfg)
+    start_log(cfg)
+    resolve_calls(cfg, CLASSES)  # config.yaml names the classes, so that a trained model does not need the dataset
+    set_up(cfg, args)
     return cfg
 
 
-def config_yaml(cfg: DictConfig) -> Path:
-    """Where the config of a run lies."""
-    return Path(cfg.train.output_dir) / "config.yaml"
-
-
-@contextlib.contextmanager
-def preserved(path: Path) -> Iterator[None]:
-    """Restore a file that exists, whatever is written over it inside the context."""
-    content = path.read_bytes() if path.is_file() else None
-    try:
-        yield
-    finally:
-        if content is not None:
-            write_atomically(path, lambda file: file.write(content))
+def check_config(cfg: DictConfig) -> None:
+    """
+    Raises:
+        UserError: a call, a value or a dataset's name is wrong, or this machine lacks what the config asks for.
+    """
+    check_calls(cfg)
+    check_settings(cfg)
+    check_names(cfg)
+    check_schedule(cfg)
 
 
 def disable_pretrained_weights(cfg: DictConfig) -> None:
@@ -102,25 +95,55 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = check_trust(path, overrides)
     try:
         cfg = load_config_file(path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"config file {path}, or a file that it imports, is not in the encoding {error.encoding!r} ({error}). Save "
+            "it in UTF-8. Detectron2 reads recipes in the encoding of the locale: set the environment variable "
+            "PYTHONUTF8=1"
+        ) from error
     except Exception as error:  # a recipe is a program, which can fail in every way
-        raise UserError(f"config file {path} cannot be executed: {_place(path, error)}") from error
+        raise UserError(f"config file {path} cannot be executed: {_place(error)}") from error
     if not OmegaConf.is_dict(cfg) or not len(cfg):
         raise UserError(f"config file {path} holds no keys. Is it the config.yaml of a run?")
-    return apply_overrides(cfg, overrides)
+    fill_train_section(cfg)
+    cfg = apply_overrides(cfg, overrides)
+    convert_values(cfg)
+    return cfg
 
 
-def _place(path: str, error: BaseException) -> str:
+def fill_train_section(cfg: DictConfig) -> None:
+    """Add what ``cfg.train`` lacks from configs/common/train.py: Detectron2's own has fewer keys."""
+    if OmegaConf.is_dict(OmegaConf.select(cfg, "train")):
+        section = load_config_file(str(configs_folder() / "common" / "train.py")).train
+        defaults: Any = OmegaConf.to_container(section)
+        _fill(cfg.train, defaults)
+
+
+def _fill(section: DictConfig, defaults: dict[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key not in section:
+            section[key] = value
+        elif isinstance(value, dict) and OmegaConf.is_dict(section[key]) and "_target_" not in section[key]:
+            _fill(section[key], value)
+
+
+def _place(error: BaseException) -> str:
     """What went wrong, and in which line of which config file."""
-    if isinstance(error, SyntaxError) and error.__cause__:
-        error = error.__cause__  # Python's own words, with the line
-    files = [frame for frame in traceback.extract_tb(error.__traceback__) if "/configs/" in frame.filename]
-    files += [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
+        cause = error.__cause__  # with the line; Detectron2 puts the file's name into the outer error alone
+        named = re.search(r"\S+\.py", str(error))
+        file = named[0] if named and cause.filename in (None, "<unknown>") else cause.filename
+        return f"SyntaxError: {cause.msg} ({file}, line {cause.lineno}). Correct it there"
+    imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    frames = traceback.extract_tb(error.__traceback__)
+    # Config files are executed, not imported.
+    files = [frame for frame in frames if frame.filename not in imported and Path(frame.filename).is_file()]
     where = f" ({files[-1].filename}, line {files[-1].lineno})" if files else ""
     return f"{type(error).__name__}: {error}{where}. Correct it there"
 
 
 def resolve_calls(cfg: DictConfig, keys: tuple[str, ...]) -> None:
-    """Put what a call in the config gives in its place, in those of the keys that have one."""
+    """Replace each LazyCall at one of the keys by its result."""
     for key in keys:
         node = OmegaConf.select(cfg, key)
         if OmegaConf.is_dict(node) and "_target_" in node:

@@ -2,12 +2,14 @@
 """The datasets of a run, looked over before anything expensive begins."""
 
 import difflib
+import itertools
 import logging
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.data.check import DatasetError, check, table
+from dino_d2.data.check.registered import check_registered
 from dino_d2.data.check.splits import shared_names
 from dino_d2.data.check.structure import load
 from dino_d2.data.coco_format import source_of
@@ -30,11 +32,13 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
     """
     names = {split: dataset_names(cfg, split) for split in splits}
     images = {
-        name: _check_dataset(name) for name in dict.fromkeys(name for of_split in names.values() for name in of_split)
+        name: _check_dataset(name, evaluated=name in names.get("test", []))
+        for name in dict.fromkeys(name for of_split in names.values() for name in of_split)
     }
-    for train in filter(images.get, names.get("train", [])):
-        for test in filter(images.get, names.get("test", [])):
-            for finding in shared_names(*images[train], *images[test]):
+    for train, test in itertools.product(names.get("train", []), names.get("test", [])):
+        trained, tested = images[train], images[test]
+        if trained and tested:
+            for finding in shared_names(*trained, *tested):
                 logger.warning("%s and %s: %s", train, test, finding)
     classes = {name: class_list(name) for of_split in names.values() for name in of_split if class_list(name)}
     _check_same_classes(classes)
@@ -47,6 +51,25 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
                 "recipes for own data, which count (docs/custom_data.md), or set "
                 f"model.detector.num_classes={len(of_dataset)}."
             )
+
+
+def check_evaluator(cfg: DictConfig) -> None:
+    """Build the evaluator once before training, so that a run that cannot be evaluated does not train until then.
+
+    A dataset that is registered by a function is converted to COCO format here.
+
+    Raises:
+        UserError: ``cfg.dataloader.evaluator`` cannot be built.
+    """
+    try:
+        instantiate(OmegaConf.select(cfg, "dataloader.evaluator"))
+    except (UserError, DatasetError):
+        raise
+    except Exception as error:  # an evaluator of the user's own may fail in every way
+        raise UserError(
+            f"dataloader.evaluator cannot be built, so the model could not be evaluated after training: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def check_names(cfg: DictConfig) -> None:
@@ -78,11 +101,14 @@ def class_list(name: str) -> list[str]:
     return list(MetadataCatalog.get(name).get("thing_classes") or [])
 
 
-def _check_dataset(name: str) -> tuple[dict, Path] | None:
+def _check_dataset(name: str, evaluated: bool) -> tuple[dict, Path] | None:
     """The entries of the images and their folder; None where the dataset is not one of `coco_format`."""
     if source := source_of(name):
         return {"images": _check_coco_format(*source)}, source.images
     metadata = MetadataCatalog.get(name)
+    if not metadata.get("json_file") and name in DatasetCatalog:
+        check_registered(name, evaluated)
+        return None
     for what in ("json_file", "image_root"):
         path = metadata.get(what)
         if path and "://" not in str(path) and not Path(path).exists():

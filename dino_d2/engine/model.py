@@ -15,6 +15,8 @@ from dino_d2.errors import UserError
 from dino_d2.modeling import TimmBackbone
 from dino_d2.modeling.backbone import BackboneError
 
+from .building import FAULTS, fault
+
 
 def build_model(cfg: DictConfig) -> nn.Module:
     """``cfg.model`` on ``cfg.train.device``.
@@ -28,6 +30,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
         raise UserError(f"model.detector.backbone: {error}") from error
     except ValueError as error:
         raise UserError(f"model: {error}") from error
+    except FAULTS as error:
+        raise UserError(f"model: cannot be built: {fault(error)}") from error
     check_channels(cfg, model)
     return model.to(cfg.train.device)
 
@@ -37,7 +41,10 @@ def check_channels(cfg: DictConfig, model: nn.Module) -> None:
     Raises:
         UserError: the neck expects other channels than the backbone gives, as after a change of the backbone alone.
     """
-    backbone, expected = model.detector.backbone, OmegaConf.select(cfg, "model.detector.neck.in_channels")
+    backbone, expected = (
+        model.get_submodule("detector.backbone"),
+        OmegaConf.select(cfg, "model.detector.neck.in_channels"),
+    )
     if not isinstance(backbone, TimmBackbone) or expected is None:
         return
     if dict(expected) != backbone.out_channels:
@@ -60,7 +67,7 @@ def load_weights(model: nn.Module, path: str) -> LoadReport | None:
     if "://" not in path and not PathManager.isfile(path):
         what = "this is a folder; name the file in it" if Path(path).is_dir() else "there is no such file"
         raise UserError(f"train.init_checkpoint={path}: {what} (looked from {Path.cwd()})")
-    if not isinstance(model.detector.backbone, TimmBackbone):
+    if not isinstance(model.get_submodule("detector.backbone"), TimmBackbone):
         # Detectron2's own backbones keep Detectron2's names, which its checkpointer matches.
         DetectionCheckpointer(model).load(path)
         return None

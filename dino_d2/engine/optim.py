@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates of the parts of a model."""
+"""Learning rates: of the parts of a model, and over a training."""
 
 from collections.abc import Mapping
+
+from fvcore.common.param_scheduler import ParamScheduler
 
 
 class LearningRateFactors:
@@ -17,3 +19,31 @@ class LearningRateFactors:
 
     def __call__(self, name: str) -> float:
         return next((factor for part, factor in self.factors.items() if part in name), 1.0)
+
+
+class ClosedSchedule(ParamScheduler):
+    """A schedule with a value at the end of training as well.
+
+    fvcore defines schedules on [0, 1), and some raise at 1 or within rounding of it. The loop asks for the rate of
+    iteration ``max_iter`` after the last step, though no step is taken with it. Where the schedule has no value there,
+    this gives the last one that it has.
+
+    Args:
+        schedule: multiplier on the base learning rate, as a function of the finished part of the training.
+    """
+
+    def __init__(self, schedule: ParamScheduler):
+        self.schedule = schedule
+
+    def __call__(self, where: float) -> float:
+        """
+        Args:
+            where: finished part of the training, in [0, 1].
+        """
+        last = 1 - 2 * self.WHERE_EPSILON
+        if where <= last:
+            return self.schedule(where)
+        try:
+            return self.schedule(where)
+        except Exception:  # RuntimeError, IndexError, ZeroDivisionError: each schedule ends in its own way
+            return self.schedule(last)

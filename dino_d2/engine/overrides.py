@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``path.to.key=value`` on the command line: looked at before it is set, since a misspelt key would change nothing."""
 
+import contextlib
 import difflib
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,8 +12,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dino_d2.detectron2.config import LazyConfig
-from dino_d2.detectron2.utils.registry import locate
 from dino_d2.errors import UserError
+
+from .kinds import TEXT, Kind, UnfitError, kind_of_value
+from .values import expected_of_argument, parameters, refusal
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -32,26 +34,26 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise UserError(_not_understood(text, error)) from error
         if override.is_delete():
             raise UserError(f"{text}: a key cannot be taken out; set it to null instead")
-        key, value = override.key_or_group, override.value()
+        if override.is_sweep_override() or override.package is not None:
+            raise UserError(_not_understood(text, "it is read as a choice between several values"))
+        key = override.key_or_group
+        value = parsed = override.value()
         if not override.is_add():
             check_key(cfg, key)
-            above, _, last = key.rpartition(".")
-            node = OmegaConf.select(cfg, above) if above else cfg
-            old = OmegaConf.select(cfg, key, throw_on_missing=False)
-            if type(old) is int and takes_fractions(node, last):
-                old = float(old)
-            check_type(key, old, value)
+            value = convert(cfg, key, parsed, text.partition("=")[2])
         try:
             if value == {}:  # Detectron2 merges sections, so that an empty one would change nothing
                 OmegaConf.update(cfg, key, value, merge=False)
                 continue
             LazyConfig.apply_overrides(cfg, [text])
+            if value is not parsed:
+                OmegaConf.update(cfg, key, value)
         except (KeyError, AssertionError, OmegaConfBaseException) as error:
-            raise UserError(f"{text}: cannot be set: {error}") from error
+            raise UserError(f"{text}: cannot be set: {str(error).splitlines()[0]}") from error
     return cfg
 
 
-def _not_understood(text: str, error: Exception) -> str:
+def _not_understood(text: str, error: Exception | str) -> str:
     if text.startswith("-"):
         return f"{text} stands behind the first key=value; flags go before all of them"
     if "=" not in text:
@@ -87,41 +89,50 @@ def check_key(cfg: DictConfig, key: str) -> None:
             raise UserError(f"{key}: {above} is {node!r}, which has no keys of its own. Set {above}=... itself")
 
 
-def check_type(key: str, old: Any, new: Any) -> None:
-    """
+def convert(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
+    """The value as the kind that the argument's annotation, or the recipe's own value, asks for.
+
+    Args:
+        key: of the config; an argument that the recipe leaves at its default need not be in it.
+        value: as hydra reads the override.
+        text: what the override says after "=". A number becomes this text where text is expected, so that
+            ``train.output_dir=007`` is the folder 007.
+
     Raises:
-        UserError: a value that is no number for a number, and so on. What was None or a call takes anything.
+        UserError: it is of another kind, such as a fraction for a whole number.
     """
-    if old is None or new is None or (isinstance(new, str) and "${" in new):
-        return
-    for types, words, fits in _TYPES:
-        if isinstance(old, types):
-            if not fits(old, new):
-                raise UserError(f"{key}={new!r}: must be {words}; the recipe has {_short(old)}")
-            return
+    old = OmegaConf.select(cfg, key, throw_on_missing=False)
+    return convert_like(key, old, value, text, expected_of_key(cfg, key))
 
 
-def takes_fractions(call: Any, name: str) -> bool:
-    """Whether a call says that an argument is no whole number; a recipe may have written 5 for 5.0."""
-    if not isinstance(call, DictConfig) or "_target_" not in call:
-        return False
-    parameter = _parameters(call, "").get(name)
-    return parameter is not None and parameter.annotation not in (parameter.empty, int, bool)
+def convert_like(key: str, old: Any, value: Any, text: str, annotated: Kind | None = None) -> Any:
+    """The value as the kind of the annotation or of the old value; any value may replace None or a call.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    kinds = [kind for kind in (annotated, kind_of_value(old)) if kind is not None]
+    is_call = isinstance(value, dict) and isinstance(old, DictConfig | None)
+    if value is None or not kinds or is_call or (isinstance(value, str) and "${" in value):
+        return value
+    for kind in kinds:
+        with contextlib.suppress(UnfitError):
+            return kind.convert(value)
+    if TEXT in kinds and isinstance(value, int | float):
+        return text
+    raise UserError(f"{refusal(key, value, kinds[0].words)}; the recipe has {_short(old)}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-#: (type, what it is called, whether a new value fits the old one); bool comes before int, which it is one of.
-_TYPES = (
-    (bool, "True or False", lambda old, new: isinstance(new, bool)),
-    (int, "a whole number", lambda old, new: _is_number(new) and float(new).is_integer()),
-    (float, "a number", lambda old, new: _is_number(new)),
-    (str, "text", lambda old, new: not isinstance(new, list)),
-    (ListConfig, "a list, [a,b]", lambda old, new: isinstance(new, list)),
-    (DictConfig, "a section, {a: 1}", lambda old, new: "_target_" in old or isinstance(new, dict)),
-)
+def expected_of_key(cfg: DictConfig, key: str) -> Kind | None:
+    """The kind that the annotation of an argument, or of the list that the key is an entry of, asks for."""
+    above, _, last = key.rpartition(".")
+    holder = OmegaConf.select(cfg, above) if above else cfg
+    if not isinstance(holder, ListConfig):
+        expected = expected_of_argument(holder, last)
+        return expected and expected.kind
+    above, _, last = above.rpartition(".")
+    expected = expected_of_argument(OmegaConf.select(cfg, above) if above else cfg, last)
+    return expected and expected.item
 
 
 def check_calls(cfg: Any, path: str = "") -> None:
@@ -137,15 +148,16 @@ def check_calls(cfg: Any, path: str = "") -> None:
         return
     if "_target_" in cfg:
         takes = arguments(cfg, path)
-        for name in cfg if takes is not None else ():
-            if name != "_target_" and name not in takes:
-                near = difflib.get_close_matches(str(name), takes, n=1)
-                raise UserError(
-                    f"{path}.{name}: {_name(cfg._target_)} takes no such argument. "
-                    + (f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(takes)}.")
-                )
+        unknown = [] if takes is None else [str(name) for name in cfg if name != "_target_" and name not in takes]
+        if takes is not None and unknown:
+            near = difflib.get_close_matches(unknown[0], takes, n=1)
+            raise UserError(
+                f"{path}.{unknown[0]}: {_name(cfg._target_)} takes no such argument. "
+                + (f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(takes)}.")
+            )
     for name in cfg:
-        check_calls(cfg._get_node(name), f"{path}.{name}" if path else str(name))
+        key = str(name)
+        check_calls(cfg._get_node(name), f"{path}.{key}" if path else key)
 
 
 def arguments(call: DictConfig, path: str = "") -> list[str] | None:
@@ -156,24 +168,10 @@ def arguments(call: DictConfig, path: str = "") -> list[str] | None:
     """
     if "_target_" not in call:
         return []
-    parameters = _parameters(call, path)
-    if not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    takes = parameters(call, path)
+    if not takes or any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return None
-    return [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-
-
-def _parameters(call: DictConfig, path: str) -> Mapping[str, inspect.Parameter]:
-    """Of what ``call`` calls; none where Python does not know them, as of some built-ins."""
-    target = call._target_
-    if isinstance(target, str):
-        try:
-            target = locate(target)
-        except ImportError as error:
-            raise UserError(f"{path}: there is nothing of the name {target!r} ({error}). Is it spelt right?") from error
-    try:
-        return inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return {}
+    return [p.name for p in takes.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _nearest(cfg: DictConfig, node: DictConfig, above: str, key: str) -> str:

@@ -76,7 +76,8 @@ def forward_signals() -> None:
     def hand_on(number: int, frame: FrameType | None) -> None:
         ranks = multiprocessing.active_children()
         for rank in ranks:
-            os.kill(rank.pid, number)
+            if rank.pid is not None:
+                os.kill(rank.pid, number)
         if not ranks:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -36,7 +36,7 @@ class LiveLine(HookBase):
     def after_step(self) -> None:
         if not self.bar.disable:
             latest = self.trainer.storage.latest()
-            values = {name: f"{latest[name][0]:.4g}" for name in ("total_loss", "lr") if name in latest}
+            values: dict[str, str] = {name: f"{latest[name][0]:.4g}" for name in ("total_loss", "lr") if name in latest}
             values["memory"] = f"{peak_memory_mib():.0f}M"
             self.bar.set_postfix(values, refresh=False)
             self.bar.update()

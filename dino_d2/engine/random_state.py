@@ -24,7 +24,9 @@ def random_state() -> dict[str, Any]:
 
     "cuda" is the state of this process's device, present only if CUDA is in use.
     """
-    _, keys, *numbers = np.random.get_state()
+    numpy_state = np.random.get_state(legacy=True)
+    assert isinstance(numpy_state, tuple)
+    _, keys, *numbers = numpy_state
     state = {
         "python": random.getstate(),
         "numpy": (torch.from_numpy(keys.astype(np.int64)), *numbers),
@@ -67,12 +69,13 @@ class RestoreRandomState(HookBase):
         self.states = states
 
     def before_train(self) -> None:
-        written, ranks = len(self.states or []), comm.get_world_size()
+        states = self.states or []
+        written, ranks = len(states), comm.get_world_size()
         if written == ranks:
-            set_random_state(self.states[comm.get_rank()])
+            set_random_state(states[comm.get_rank()])
         else:
             logger.warning(
-                "The checkpoint has the random generators of %d ranks, and there are %d: they start anew, so the run "
+                "The checkpoint holds RNG state for %d ranks; this run has %d. The generators start anew, so the run "
                 "does not continue exactly where it stopped.",
                 written,
                 ranks,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from omegaconf import DictConfig
@@ -13,8 +14,8 @@ from torch import nn
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories
-from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.detectron2.engine import default_writers, hooks
+from dino_d2.detectron2.config import instantiate
+from dino_d2.detectron2.engine import hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
 from dino_d2.detectron2.evaluation import inference_on_dataset, print_csv_format
 from dino_d2.detectron2.utils import comm
@@ -23,16 +24,26 @@ from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
+from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
-from .config import SCHEDULE, config_yaml, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets
+from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
+from .datasets import check_datasets, check_evaluator, dataset_names
+from .ending import is_finished, write_final
+from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
+from .optim import ClosedSchedule
 from .panels import Panels
 from .preemption import StopOnSignal, TrainingStopped
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
-from .resume import can_resume, check_resume
+from .resume import can_resume, check_resume, keep_seed
+from .setup import config_yaml, save_config
 from .trainer import Trainer, make_ema
+from .training_data import TrainingData
+from .writers import writers
+
+if TYPE_CHECKING:
+    from dino_d2.meta_arch import DETR
 
 logger = logging.getLogger("dino_d2")
 
@@ -58,19 +69,20 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume or cfg.train.init_checkpoint:
         disable_pretrained_weights(cfg)
     check_datasets(cfg)
+    check_evaluator(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build(cfg, "optimizer")
     if cfg.train.compile:
-        model.detector.compile(fullgraph=True)
+        model.get_submodule("detector").compile(fullgraph=True)
     ddp_model = create_ddp_model(model, **cfg.train.ddp)
     trainer = Trainer(
         ddp_model,
-        instantiate(cfg.dataloader.train),
+        build(cfg, "dataloader.train"),
         optimizer,
         clip_grad_norm=cfg.train.clip_grad_norm,
         accumulate=cfg.train.accumulate,
@@ -79,33 +91,45 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     )
     test_set = instantiate(cfg.dataloader.test.dataset.names)
     evaluated = model if ema is None else ema.module
-    checkpointer = AtomicCheckpointer(evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer)
+    data = TrainingData({split: dataset_names(cfg, split) for split in ("train", "test")})
+    checkpointer = AtomicCheckpointer(
+        evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer, data=data
+    )
     main_process = comm.is_main_process()
     if resume:
-        check_resume(checkpointer.get_checkpoint_file(), evaluated, optimizer)
+        path = checkpointer.get_checkpoint_file()
+        check_resume(path, evaluated, trainer, cfg.train.max_iter, checkpointer.categories, data)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
-    if main_process:
-        LazyConfig.save(recipe, str(config_yaml(cfg)))
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
-            hooks.EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
-            hooks.PeriodicWriter(default_writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
+            hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
             else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
+    start_iter = 0
     if resume:
+        path = checkpointer.get_checkpoint_file()
         checkpoint = checkpointer.resume_or_load("", resume=True)
         trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
+        start_iter = trainer.iter + 1
+        if is_finished(path, start_iter, cfg.train.max_iter):
+            return {}
+        keep_seed(recipe, trainer)
+    if main_process:
+        save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
+    if resume and start_iter == cfg.train.max_iter:
+        write_final(checkpointer, path)
     try:
-        trainer.train(trainer.iter + 1 if resume else 0, cfg.train.max_iter)
+        trainer.train(start_iter, cfg.train.max_iter)
     except TrainingStopped:
         return {}
     if main_process:
@@ -114,7 +138,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             picture_of_predictions(
                 evaluated,
                 test_set,
-                instantiate(cfg.dataloader.test.mapper),
+                build(cfg, "dataloader.test.mapper"),
                 picture_path(cfg),
                 cfg.train.num_pictures,
             )
@@ -131,10 +155,13 @@ def evaluate(cfg: DictConfig) -> dict:
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
+    recipe = copy.deepcopy(cfg)
     disable_pretrained_weights(cfg)
     check_datasets(cfg, splits=("test",))
     model = build_model(cfg)
     check_whole(load_weights(model, cfg.train.init_checkpoint))
+    if comm.is_main_process() and not config_yaml(cfg).exists():
+        save_config(recipe)
     return test(cfg, model)
 
 
@@ -145,7 +172,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     """
     model = for_inference(model, precision(cfg))
     with preserved_random_state():
-        loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+        loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:
             results = inference_on_dataset(model, loader, evaluator)
         except DatasetError as error:
@@ -157,8 +184,8 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
-    mapper = instantiate(cfg.dataloader.test.mapper)
-    return Panels(model, dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
+    mapper = build(cfg, "dataloader.test.mapper")
+    return Panels(cast("DETR", model), dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
 
 
 def precision(cfg: DictConfig) -> torch.dtype | None:

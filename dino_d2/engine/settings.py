@@ -2,9 +2,7 @@
 """The values of a config, looked at before a run begins."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,31 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 
+from .kinds import SECTION
+from .values import refusal
+
 #: What every recipe has.
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
-#: key -> (what is allowed, in words)
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "train.max_iter": (lambda v: v >= 1, "at least 1"),
-    "train.eval_period": (lambda v: v >= 0, "at least 0, which evaluates at the end alone"),
-    "train.log_period": (lambda v: v >= 1, "at least 1"),
-    "train.checkpointer.period": (lambda v: v >= 1, "at least 1"),
-    "train.accumulate": (lambda v: v >= 1, "at least 1"),
-    "train.clip_grad_norm": (lambda v: v > 0, "greater than 0; a large number switches clipping off"),
-    "train.amp.dtype": (lambda v: v in ("bfloat16", "float16"), "bfloat16 or float16"),
-    "train.ema.decay": (lambda v: 0 <= v < 1, "in [0, 1)"),
-    "model.detector.queries.num_queries": (lambda v: v >= 1, "at least 1"),
-    "optimizer.lr": (lambda v: v > 0, "greater than 0"),
-    "dataloader.train.total_batch_size": (lambda v: v >= 1, "at least 1"),
-    "dataloader.train.num_workers": (lambda v: v >= 0, "at least 0"),
-    "dataloader.test.num_workers": (lambda v: v >= 0, "at least 0"),
-}
+#: Further sections that a run reads.
+PARTS = (
+    "model.detector", "model.detector.backbone", "dataloader.train", "dataloader.train.dataset", "dataloader.test",
+    "dataloader.test.dataset", "dataloader.test.mapper", "optimizer.params", "train.amp", "train.ema", "train.ddp",
+    "train.checkpointer", "train.panels",
+)  # fmt: skip
 
 
 def check_settings(cfg: DictConfig) -> None:
     """
     Raises:
-        UserError: a section is missing, a value is out of its range, the device cannot be used, or the output folder
+        UserError: a section is missing, the ranks cannot share a batch, the device cannot be used, or the output folder
             cannot be written to.
     """
     missing = [section for section in SECTIONS if section not in cfg]
@@ -45,13 +36,11 @@ def check_settings(cfg: DictConfig) -> None:
             f"the config has no {', '.join(missing)}, so it is no recipe. Recipes lie in configs/*/, parts of them in "
             "configs/common/"
         )
-    for key, (allowed, words) in RANGES.items():
-        section, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, section)
-        if not OmegaConf.is_dict(node) or name not in node or OmegaConf.is_config(node[name]):
-            continue
-        if node[name] is None or not allowed(node[name]):
-            raise UserError(f"{key}={'null' if node[name] is None else repr(node[name])}: must be {words}")
+    for section in (*SECTIONS, *PARTS):
+        above, _, name = section.rpartition(".")
+        node = OmegaConf.select(cfg, above) if above else cfg
+        if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
+            raise UserError(refusal(section, node[name], SECTION.words))
     batch, ranks = OmegaConf.select(cfg, "dataloader.train.total_batch_size"), comm.get_world_size()
     if batch is not None and batch % ranks:
         raise UserError(

@@ -4,28 +4,23 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dino_d2.detectron2.engine import SimpleTrainer
-
 from .collective import any_rank
+from .loop import NonFiniteLossError, TrainingLoop
 from .random_state import preserved_random_state
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(FloatingPointError):
-    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
-
-
-class Trainer(SimpleTrainer):
+class Trainer(TrainingLoop):
     """Detectron2's trainer with what DETR-like detectors need in a step.
 
     Args:
@@ -87,10 +82,6 @@ class Trainer(SimpleTrainer):
         self._write_metrics(sums, data_time)
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
 
-    def next_batch(self) -> list[dict]:
-        """What the data loader gives next."""
-        return next(self._data_loader_iter)
-
     def record_static_graph(self, batch: list[dict], part: tuple) -> None:
         """Let ``DistributedDataParallel(static_graph=True)`` see one backward pass, and drop its gradients.
 
@@ -109,7 +100,8 @@ class Trainer(SimpleTrainer):
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Add the gradients of the losses' sum."""
-        self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
+        total = cast("Tensor", sum(losses.values()))
+        self.grad_scaler.scale(total / self.accumulate).backward()
 
     def update_weights(self) -> float:
         """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
@@ -133,7 +125,7 @@ class Trainer(SimpleTrainer):
         own = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         return super().state_dict() | own
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a state; a warning names what it lacks, as that of another trainer may."""
         super().load_state_dict(state_dict)
         for name, part in self._stateful_parts().items():
@@ -215,14 +207,14 @@ def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -
     """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
     bad = [name for name, value in losses.items() if not value.isfinite()]
     report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
-    reports = [report]
+    reports: list[str | None] = [report]
     # One number a step; the words travel only when there is something to say.
     if any_rank(bool(bad)) and dist.is_initialized():
         reports = [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
-    reports = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
-    if reports:
+    of_ranks = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
+    if of_ranks:
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(reports)}.\n"
+            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(of_ranks)}.\n"
             "Look at these images and their boxes, lower the learning rate, or switch train.amp off."
         )

@@ -166,10 +166,14 @@ def targets_of_yaml(path: str) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: it is no YAML, too large once its aliases are replaced, or has tags of Python.
     """
-    with PathManager.open(path) as file:
-        text = file.read(MAX_BYTES + 1)
-    if len(text) > MAX_BYTES:
-        raise UserError(f"config file {path} has more than {MAX_BYTES:,} characters. Is it the config.yaml of a run?")
+    with PathManager.open(path, "rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UserError(f"config file {path} has more than {MAX_BYTES:,} bytes. Is it the config.yaml of a run?")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"config file {path} is not UTF-8: {error}. Save it in UTF-8") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)  # the syntax tree: nothing is made of it
         nodes = {} if root is None else _measured(root)

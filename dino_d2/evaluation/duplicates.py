@@ -30,19 +30,19 @@ def count_boxes(
         detections: with ``pred_boxes``, ``scores`` and ``pred_classes``.
         labels: [M] int64.
         boxes: [M, 4] xyxy in pixels of the detections.
-        score_threshold: the least score of a confident detection.
-        iou_threshold: the least IoU of a detection and its object.
+        score_threshold: minimum score of a confident detection.
+        iou_threshold: minimum IoU of a detection and its object.
     """
     same_class, classes = np.zeros(len(labels), np.int32), np.zeros(len(labels), np.int32)
     confident = detections.scores >= score_threshold
     if len(labels) and confident.any():
         found = Boxes(detections.pred_boxes.tensor[confident])
         iou, target = pairwise_iou(found, boxes).max(dim=1)  # [K]
-        assigned = zip(target.tolist(), detections.pred_classes[confident].tolist(), iou.tolist(), strict=True)
-        assigned = [(index, label) for index, label, overlap in assigned if overlap >= iou_threshold]
-        labels = labels.tolist()
+        rows = zip(target.tolist(), detections.pred_classes[confident].tolist(), iou.tolist(), strict=True)
+        assigned = [(index, label) for index, label, overlap in rows if overlap >= iou_threshold]
+        true_labels = labels.tolist()
         for index, label in assigned:
-            same_class[index] += label == labels[index]
+            same_class[index] += label == true_labels[index]
         for index, _ in set(assigned):
             classes[index] += 1
     return BoxesOnObjects(same_class, classes)
@@ -51,7 +51,7 @@ def count_boxes(
 class DuplicateEvaluator(DatasetEvaluator):
     """Duplicate detections, for any detector that returns ``Instances``.
 
-    An object is found if at least one confident box of its class lies on it. Results, under "duplicates":
+    An object is found if at least one confident box of its class is assigned to it. Results, under "duplicates":
 
     * ``rate``: percentage of found objects with two or more confident boxes of their class;
     * ``boxes_per_object``: mean number of confident boxes of its class on a found object;
@@ -59,8 +59,8 @@ class DuplicateEvaluator(DatasetEvaluator):
     * ``found``: percentage of all objects that are found.
 
     Args:
-        score_threshold: the least score of a confident box.
-        iou_threshold: the least IoU of a box and the object it lies on.
+        score_threshold: minimum score of a confident box.
+        iou_threshold: minimum IoU of a box and its object.
     """
 
     def __init__(self, score_threshold: float = 0.3, iou_threshold: float = 0.5):

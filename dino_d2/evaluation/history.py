@@ -29,13 +29,14 @@ class MatchingHistory:
         """Save the matching of an evaluation; an interrupted call leaves no partial file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         pairs = list(matching.values())
-        arrays = {
-            "images": np.asarray(list(matching)),
-            "counts": np.asarray([len(queries) for queries, _ in pairs], dtype=np.int32),
-            "queries": np.concatenate([queries for queries, _ in pairs] or [np.zeros(0, np.int32)]),
-            "targets": np.concatenate([targets for _, targets in pairs] or [np.zeros(0, np.int32)]),
-        }
-        write_atomically(self.folder / f"{iteration:07d}.npz", lambda file: np.savez_compressed(file, **arrays))
+        images = np.asarray(list(matching))
+        counts = np.asarray([len(queries) for queries, _ in pairs], dtype=np.int32)
+        queries = np.concatenate([queries for queries, _ in pairs] or [np.zeros(0, np.int32)])
+        targets = np.concatenate([targets for _, targets in pairs] or [np.zeros(0, np.int32)])
+        write_atomically(
+            self.folder / f"{iteration:07d}.npz",
+            lambda file: np.savez_compressed(file, images=images, counts=counts, queries=queries, targets=targets),
+        )
 
     def before(self, iteration: int) -> Matching | None:
         """The matching of the latest evaluation before an iteration; None if there is none.

@@ -63,7 +63,7 @@ def match_images(matcher: HungarianMatcher, images: Sequence[Image]) -> list[Ima
 
 
 def average_top_distance(distances: np.ndarray, k: int) -> float:
-    """ATD(k), DINO section 3.3: the mean of the k largest anchor-target distances of a whole validation set.
+    """ATD(k), DINO section 3.3: the mean of the k largest anchor-target distances of a validation set.
 
     The largest distances count because confusion is more likely for objects that are matched with a distant anchor.
     With fewer than k objects it is the mean of all, and NaN without objects.

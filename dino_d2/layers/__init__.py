@@ -10,7 +10,7 @@ from .conditional_attention import (
     SizeModulation,
 )
 from .feed_forward import FeedForward
-from .mlp import MLP
+from .mlp import MLP, LinearStack
 from .ms_deform_attn import MultiScaleDeformableAttention, ms_deform_attn
 from .point_position_encoding import PointPositions, RowColumnPositions
 from .position_encoding import SinePositionEncoding, anchor_embedding, sine_embedding
@@ -24,6 +24,7 @@ __all__ = [
     "CrossAttention",
     "FeedForward",
     "FirstConditionalCrossAttention",
+    "LinearStack",
     "MultiScaleDeformableAttention",
     "PointPositions",
     "PositionScale",

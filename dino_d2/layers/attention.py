@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from .heads import attend, check_heads, self_attention_mask, split_heads
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention in which queries and keys carry a position and values do not.
+class MultiHeadAttention(nn.Module):
+    """Parameters and arithmetic that self- and cross-attention share.
 
-    The parameters have the names and shapes of ``nn.MultiheadAttention``, so checkpoints fit. Unlike it, queries and
-    keys share one matrix product, and the mask may differ between images.
+    The parameters have the names and shapes of ``nn.MultiheadAttention``, so checkpoints fit.
 
     Args:
         embed_dim: D, a multiple of ``num_heads``.
@@ -32,6 +31,24 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None) -> Tensor:
+        """Attention of projected queries [B, T, D] to keys and values [B, S, D] -> [B, T, D]."""
+        query, key, value = (split_heads(x, self.num_heads) for x in (query, key, value))
+        return self.out_proj(attend(query, key, value, blocked, self.dropout if self.training else 0.0))
+
+    @staticmethod
+    def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Linear projection with rows of the input projection: [B, T, D] -> [B, T, rows of the weight]."""
+        return F.linear(x, weight, bias)
+
+
+class SelfAttention(MultiHeadAttention):
+    """Multi-head self-attention in which queries and keys carry a position and values do not.
+
+    Unlike in ``nn.MultiheadAttention``, queries and keys share one matrix product, and the mask may differ between
+    images.
+    """
+
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within ``x``.
 
@@ -50,19 +67,9 @@ class SelfAttention(nn.Module):
         value = self.project(x, weight_v, bias_v)
         return self.attend(query, key, value, self_attention_mask(mask))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None) -> Tensor:
-        """Attention of projected queries [B, T, D] to keys and values [B, S, D] -> [B, T, D]."""
-        heads = [split_heads(x, self.num_heads) for x in (query, key, value)]
-        return self.out_proj(attend(*heads, blocked, self.dropout if self.training else 0.0))
 
-    @staticmethod
-    def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Linear projection with rows of the input projection: [B, T, D] -> [B, T, rows of the weight]."""
-        return F.linear(x, weight, bias)
-
-
-class CrossAttention(SelfAttention):
-    """Multi-head attention from queries to other tokens, with the same parameters."""
+class CrossAttention(MultiHeadAttention):
+    """Multi-head attention from queries to other tokens, with the parameters of self-attention."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Attend.
@@ -78,5 +85,5 @@ class CrossAttention(SelfAttention):
         """
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
-        projected = [self.project(*inputs) for inputs in zip((query, key, value), weights, biases, strict=True)]
-        return self.attend(*projected, None if padding_mask is None else padding_mask[:, None, None])
+        query, key, value = (self.project(*inputs) for inputs in zip((query, key, value), weights, biases, strict=True))
+        return self.attend(query, key, value, None if padding_mask is None else padding_mask[:, None, None])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .heads import attend, check_heads, self_attention_mask, split_heads
-from .mlp import MLP
+from .mlp import MLP, LinearStack
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -26,8 +26,12 @@ class ConditionalSelfAttention(nn.Module):
         check_heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
-        for name in ("query_content", "query_position", "key_content", "key_position", "value", "out_proj"):
-            self.add_module(name, projection(embed_dim))
+        self.query_content = projection(embed_dim)
+        self.query_position = projection(embed_dim)
+        self.key_content = projection(embed_dim)
+        self.key_position = projection(embed_dim)
+        self.value = projection(embed_dim)
+        self.out_proj = projection(embed_dim)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -57,8 +61,12 @@ class ConditionalCrossAttention(nn.Module):
         check_heads(embed_dim, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
-        for name in ("query_content", "query_sine", "key_content", "key_position", "value", "out_proj"):
-            self.add_module(name, projection(embed_dim))
+        self.query_content = projection(embed_dim)
+        self.query_sine = projection(embed_dim)
+        self.key_content = projection(embed_dim)
+        self.key_position = projection(embed_dim)
+        self.value = projection(embed_dim)
+        self.out_proj = projection(embed_dim)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
@@ -130,11 +138,10 @@ class PositionScale(MLP):
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(embed_dim, embed_dim, embed_dim, num_layers=2)
-        for linear in self.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        self.initialise_xavier()
 
 
-class SizeModulation(MLP):
+class SizeModulation(LinearStack):
     """Attention that is as wide and as high as the anchor (DAB-DETR section 4.4, equation 6).
 
     The x half of the sine features is multiplied by w_ref / w and the y half by h_ref / h; the content predicts the
@@ -143,12 +150,11 @@ class SizeModulation(MLP):
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(embed_dim, embed_dim, 2, num_layers=2)
-        for linear in self.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        self.initialise_xavier()
 
     def forward(self, sine: Tensor, content: Tensor, anchors: Tensor) -> Tensor:
         """Sine features [B, T, D] (y before x), content [B, T, D], anchors [B, T, 4] cxcywh -> [B, T, D]."""
-        ratio = super().forward(content).sigmoid() / anchors[..., 2:]  # [B, T, 2]: of w and h
+        ratio = self.run_layers(content).sigmoid() / anchors[..., 2:]  # [B, T, 2]: of w and h
         return sine * ratio.flip(-1).repeat_interleave(sine.shape[-1] // 2, dim=-1)
 
 

@@ -10,9 +10,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_fused_reference, ms_deform_attn_reference
 
@@ -142,23 +144,25 @@ def ms_deform_attn_fused(
     return function(value, spatial_shapes, level_start_index, reference_points, sampling_offsets, attention_logits)
 
 
-def _fake_forward(value, spatial_shapes, level_start_index, *rest):
+def _fake_forward(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, *rest: Tensor) -> Tensor:
     batch, _, heads, channels = value.shape
     return value.new_empty(batch, rest[-2].shape[1], heads * channels)
 
 
-def _fake_backward(grad_output, value, spatial_shapes, level_start_index, *rest):
+def _fake_backward(
+    grad_output: Tensor, value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, *rest[:-1])
     )  # rest ends with `deterministic`
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _make_autograd(name: str) -> Callable:
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         op = getattr(torch.ops.dino_d2, f"{name}_backward")
         gradients = op(grad_output, *ctx.saved_tensors, torch.are_deterministic_algorithms_enabled())
         return gradients[0], None, None, *gradients[1:]
@@ -166,7 +170,7 @@ def _make_autograd(name: str) -> Callable:
     return backward
 
 
-def _refuse_double_backward(ctx, *grads):
+def _refuse_double_backward(ctx: FunctionCtx, *grads: Tensor) -> NoReturn:
     raise RuntimeError(
         "ms_deform_attn has no second derivatives: call backward without create_graph=True, "
         "or compute under dino_d2.layers.ms_deform_attn.use_reference_op()"
@@ -178,7 +182,7 @@ def _autocast_rule(library: torch.library.Library, name: str, device: str) -> No
     key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}[device]
     without_autocast = torch._C.DispatchKeySet(key)
 
-    def kernel(value, *rest):
+    def kernel(value: Tensor, *rest: Tensor) -> Tensor:
         with torch._C._ExcludeDispatchKeyGuard(without_autocast):
             if value.dtype != torch.float64:
                 value = value.to(torch.get_autocast_dtype(device))

@@ -31,7 +31,9 @@ def ms_deform_attn_reference(
     """
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    output = value.new_zeros(batch * heads, channels, queries)
+    # Sums over empty slices are zero; they keep the gradient defined where the loop has nothing to sample.
+    nothing = value[:, :0].sum() + sampling_locations[:, :0].sum() + attention_weights[:, :0].sum()
+    output = value.new_zeros(batch * heads, channels, queries) + nothing.to(value.dtype)
     grids = 2 * sampling_locations - 1
     shapes, starts = spatial_shapes.tolist(), level_start_index.tolist()
     for level, ((height, width), start) in enumerate(zip(shapes, starts, strict=True)):

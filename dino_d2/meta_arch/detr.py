@@ -40,8 +40,11 @@ class DETR(nn.Module):
             None: one plain call.
 
     Raises:
-        ValueError: the detector cannot take denoising queries.
+        ValueError: the detector does not support denoising queries.
     """
+
+    pixel_mean: Tensor  # [3, 1, 1], as pixel_std
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class DETR(nn.Module):
         if denoising is not None:
             check_takes_denoising(detector)
         elif detector.label_embedding is not None and not detector.label_embedding.serves_matching:
-            # It is not used then, and DistributedDataParallel waits for a gradient of every trained parameter.
-            detector.label_embedding.requires_grad_(False)
+            # It is unused then, but DistributedDataParallel expects a gradient for every trained parameter.
+            detector.get_submodule("label_embedding").requires_grad_(False)
         optimise_for_training(detector)
         self.detector = detector
         self.criterion = criterion
@@ -77,14 +80,14 @@ class DETR(nn.Module):
         """Train or detect.
 
         Args:
-            batched_inputs: one dict an image with "image" (uint8 [3, H, W]); in training "instances" with
+            batched_inputs: one dict per image with "image" (uint8 [3, H, W]); in training "instances" with
                 ``gt_boxes`` and ``gt_classes``; in evaluation "height" and "width" of the output, by default the
                 image's own.
             part: in training, the batch as one of several of a step, from :meth:`parts_of_step`; None: it is the only
                 one.
 
         Returns:
-            in training the weighted losses by name; otherwise one {"instances": Instances} an image, in the same
+            in training the weighted losses by name; otherwise one {"instances": Instances} per image, in the same
             order, with ``pred_boxes`` (xyxy in output pixels), ``scores`` and ``pred_classes``, and the "queries"
             they come from as :class:`QueryPredictions`.
         """
@@ -120,7 +123,7 @@ class DETR(nn.Module):
     def ground_truth(self, batched_inputs: list[dict]) -> tuple[list[Tensor], list[Tensor]]:
         """Labels [n] int64 and boxes [n, 4] (cxcywh in [0, 1]) of each image, on the model's device.
 
-        Nothing here waits for the device; the copy of the matching costs is the only time a training step does.
+        This does not wait for the device. The only synchronisation of a training step is the copy of matching costs.
         """
         instances = [x["instances"] for x in batched_inputs]
         labels = [x.gt_classes.to(self.device, non_blocking=True) for x in instances]
@@ -207,7 +210,7 @@ def matching_part(output: DetectorOutput, denoising_queries: DenoisingQueries) -
 
 
 def check_takes_denoising(detector: Detector) -> None:
-    """Raise ValueError, with what to change, where a detector cannot take denoising queries."""
+    """Raise a ValueError that says what to change if a detector does not support denoising queries."""
     if detector.label_embedding is None:
         raise ValueError(
             "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection given the classes that are in the image (DN-DETR section 5.7.1)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from dino_d2.denoising import BatchOfStep, batches_of_step
 from dino_d2.modeling import DetectorOutput
+from dino_d2.modeling.contracts import LabelContent
 from dino_d2.modeling.detector import Encoded
 
 from .detr import DETR, matching_part
+
+
+@runtime_checkable
+class KnownLabelContent(LabelContent, Protocol):
+    """A label embedding that tells matching queries which class they search for."""
+
+    def known(self, labels: Tensor, content: Tensor) -> Tensor:
+        """Classes [B], -1 for any, and content [B, N, D] of matching queries -> [B, N, D]."""
+        ...
 
 
 class LabelPart(NamedTuple):
@@ -22,7 +32,7 @@ class LabelPart(NamedTuple):
 
 
 class KnownLabelDETR(DETR):
-    """All matching queries are given one class that is known to be in the image, and find its objects.
+    """All matching queries search for the objects of one class that is known to be in the image.
 
     The label embedding puts the class into their content (``modeling/queries/content.py``). With an indicator, as in
     the paper, it replaces their content. DINO's queries keep their learned content, and the class is added
@@ -79,7 +89,7 @@ class KnownLabelDETR(DETR):
         return losses
 
     def predict(self, images: Tensor, batched_inputs: list[dict]) -> DetectorOutput:
-        """Predictions for each of the input's "known_labels", concatenated: N queries a label."""
+        """Predictions for each of the input's "known_labels", concatenated: N queries per label."""
         known = [x.get("known_labels") for x in batched_inputs]
         if all(x is None for x in known):
             return self.detector(images)
@@ -106,12 +116,15 @@ class KnownLabelDETR(DETR):
 
     def with_known_labels(self, encoded: Encoded, labels: Tensor) -> Encoded:
         """The same images with matching queries that search for one label [B] each; -1: for any object."""
-        content = self.detector.label_embedding.known(labels, encoded.queries.content)
+        label_embedding = self.detector.label_embedding
+        if not isinstance(label_embedding, KnownLabelContent):
+            raise TypeError(f"model.detector.label_embedding has no content for known labels: {label_embedding}")
+        content = label_embedding.known(labels, encoded.queries.content)
         return encoded._replace(queries=encoded.queries._replace(content=content))
 
 
 def one_of(labels: Tensor, num_classes: int) -> Tensor:
-    """A class among an image's labels [n], any class of all where it has none: a scalar."""
+    """A random class among an image's labels [n], or among all classes if n is 0; a scalar."""
     if len(labels) == 0:
         return torch.randint(num_classes, (), device=labels.device)
     classes = labels.unique()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection given known objects (DN-DETR section 5.7.1).
 
-A denoising query is a label and a box, so a known object can enter the decoder as one that matching queries see.
+A denoising query consists of a label and a box, so a known object can enter the decoder as a denoising query that is
+visible to the matching queries.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,10 +30,10 @@ class KnownClasses:
 
 
 class KnownAtRandom:
-    """A random share of an image's objects is known, from none to all, as in progressive inference."""
+    """A random subset of an image's objects is known, from none to all, as in progressive inference."""
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """[n] int64 -> [n] bool, True = known; the share is drawn uniformly for each image."""
+        """[n] int64 -> [n] bool, True = known; the fraction is drawn uniformly for each image."""
         return torch.rand(len(labels), device=labels.device) < torch.rand((), device=labels.device)
 
 
@@ -69,7 +70,7 @@ class KnownPart(NamedTuple):
 
 
 class KnownObjectDETR(DETR):
-    """Known objects enter as denoising queries that matching queries see; the matching queries find the others.
+    """Known objects are denoising queries visible to the matching queries, which detect the other objects.
 
     In training, ``known`` objects are noised and reconstructed as usual, but take no part in the matching. In
     evaluation an input may have "known_objects": ``Instances`` of the size of "image" with ``gt_boxes`` and
@@ -77,7 +78,7 @@ class KnownObjectDETR(DETR):
 
     Args:
         known: which objects are known in training, :class:`KnownClasses` or :class:`KnownAtRandom`.
-        kwargs: of :class:`DETR`; ``denoising`` is required, with one group so that each object is visible once.
+        kwargs: arguments of :class:`DETR`; ``denoising`` is required, with one group so that objects are visible once.
     """
 
     def __init__(self, known: Callable[[Tensor], Tensor], **kwargs: Any):
@@ -106,6 +107,7 @@ class KnownObjectDETR(DETR):
         unknown_boxes = [x[~k] for x, k in zip(boxes, known, strict=True)]
         known_labels = [x[k] for x, k in zip(labels, known, strict=True)]
         known_boxes = [x[k] for x, k in zip(boxes, known, strict=True)]
+        assert self.denoising is not None  # checked above
         denoising_queries = VisibleQueries(*self.denoising(known_labels, known_boxes, part=of_known))
         output = self.detector(images, padding_mask, denoising_queries)
         matching = matching_part(output, denoising_queries)

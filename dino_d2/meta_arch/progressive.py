@@ -9,13 +9,13 @@ from dino_d2.detectron2.structures import Boxes, Instances
 
 
 class ProgressiveInference:
-    """Declares the best detection known and detects again, so that later objects are found given it (section 5.7.2).
+    """Repeatedly makes the best detection a known object and detects the others again (section 5.7.2).
 
-    For ``inference`` of a :class:`KnownObjectDETR`, which should be trained with :class:`KnownAtRandom`.
+    Use it as ``inference`` of a :class:`KnownObjectDETR`, which should be trained with :class:`KnownAtRandom`.
 
     Args:
-        steps: number of objects declared known, one at a time.
-        score_threshold: a best detection below it is not declared known, and ends the steps of its image.
+        steps: maximum number of detections that become known, one at a time.
+        score_threshold: an image has no further steps if its best detection has a lower score.
     """
 
     def __init__(self, steps: int = 5, score_threshold: float = 0.5):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test-time augmentation the DETR way: one-to-one ensembling, no suppression (DINO appendix A).
+"""Test-time augmentation for detection transformers: one-to-one ensembling without suppression (DINO appendix A).
 
-A detection transformer gives one box an object. Pooling the boxes of several views of an image and suppressing
-duplicates, as detectors with NMS do, would undo that. Here the boxes of the main view stay, all of them and no others;
-the other views only help to place them.
+A detection transformer predicts one box per object, so it needs no suppression of duplicates. Pooling the boxes of
+several views would make it necessary. Here the result has exactly the boxes of the main view, and the other views only
+correct their coordinates.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from dino_d2.detectron2.structures import Boxes, Instances, pairwise_iou
 
 
 class View:
-    """One augmentation of an image, and how much its boxes count.
+    """One augmentation of an image, and the weight of its boxes.
 
     Args:
-        scale: of both sides, relative to the image as the data mapper made it.
+        scale: factor for both sides of the data mapper's image.
         flip: mirror left and right.
         weight: w of appendix A, above 0; only its ratio to the other weights matters.
     """
@@ -32,7 +32,7 @@ class View:
         self.weight = weight
 
     def image(self, image: Tensor) -> Tensor:
-        """uint8 [3, H, W] as this view shows it, [3, round(H · scale), round(W · scale)]."""
+        """Augment an image: uint8 [3, H, W] -> [3, round(H · scale), round(W · scale)]."""
         if self.scale != 1:
             size = [max(1, round(side * self.scale)) for side in image.shape[-2:]]
             resized = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
@@ -40,7 +40,7 @@ class View:
         return image.flip(-1) if self.flip else image
 
     def boxes_back(self, boxes: Tensor, width: int) -> Tensor:
-        """xyxy boxes found in this view, in pixels of an output of that width -> in the image as it was."""
+        """xyxy boxes found in this view, in pixels of an output of that width -> boxes in the original image."""
         if not self.flip:
             return boxes
         x0, y0, x1, y1 = boxes.unbind(-1)
@@ -48,14 +48,14 @@ class View:
 
 
 class OneToOneEnsemble:
-    """Detects in the image and in views of it, and places each box of the image by the boxes that agree with it.
+    """Detects in an image and its views, and averages each box of the image with the corresponding boxes of the views.
 
-    The image as the data mapper made it is the main augmentation Aug_0. `model.inference` of a recipe takes it.
+    The data mapper's image is the main augmentation Aug_0. Use this class as `model.inference` of a recipe.
 
     Args:
         views: the other augmentations, Aug_1 to Aug_{n-1}.
         weight: w of the main augmentation.
-        iou_threshold: a box of a view helps to place a main box of the same class above this IoU.
+        iou_threshold: a view's box is averaged with a main box of the same class if their IoU is above this value.
     """
 
     def __init__(self, views: Sequence[View], weight: float = 1.0, iou_threshold: float = 0.7):
@@ -71,13 +71,13 @@ class OneToOneEnsemble:
             batched_inputs: dicts with "image".
 
         Returns:
-            the main augmentation's outputs with other places of the boxes.
+            the main augmentation's outputs with averaged boxes.
         """
         outputs = detect(batched_inputs)
         sizes = [output["instances"].image_size for output in outputs]
         found = [[output["instances"]] for output in outputs]
         for view in self.views:
-            # The output size is the main one, so that boxes of all scales come back in the same pixels.
+            # All views have the output size of the main one, so their boxes are in the same pixels.
             shown = [
                 {**x, "image": view.image(x["image"]), "height": height, "width": width}
                 for x, (height, width) in zip(batched_inputs, sizes, strict=True)
@@ -93,25 +93,25 @@ class OneToOneEnsemble:
 
 
 def one_to_one(predictions: Sequence[Instances], weights: Sequence[float], iou_threshold: float) -> Instances:
-    """The ensemble of appendix A: main boxes, each averaged with the best box of every augmentation that agrees.
+    """The ensemble of appendix A: each main box is averaged with the corresponding box of every augmentation.
 
-    For a main prediction, I^i is 1 where augmentation i has a box of the same class with an IoU above the threshold
+    For a main prediction, I^i is 1 if augmentation i has a box of the same class with an IoU above the threshold
     (always for i = 0), and idx(i) is its box with the highest IoU. The new box is
 
         b = Σ I^i w^i s^i b^i / Σ I^i w^i s^i,
 
-    with scores s. The paper prints Σ I^i under the fraction, which is the same once the weights w^i s^i of the boxes
-    that take part are scaled to 1 on average; unscaled it would shrink boxes towards the corner of the image.
-    Labels, scores and order stay those of the main augmentation; the paper ensembles boxes alone.
+    with scores s. The paper prints Σ I^i as the denominator. This is equal only if the weights w^i s^i of the averaged
+    boxes are 1 on average; otherwise it would shrink boxes towards the corner of the image. Labels, scores and order
+    are those of the main augmentation, because the paper combines only boxes.
 
     Args:
-        predictions: of one image by n augmentations, the main one first, all in the same pixels; with ``pred_boxes``,
+        predictions: one for each of n augmentations, the main one first, all in the same pixels; with ``pred_boxes``,
             ``scores`` and ``pred_classes``.
         weights: w^0 to w^{n-1}.
         iou_threshold: in [0, 1].
 
     Returns:
-        ``Instances`` as many as ``predictions[0]``.
+        ``Instances`` of the length of ``predictions[0]``.
     """
     main = predictions[0]
     share = weights[0] * main.scores  # [K]
@@ -126,7 +126,7 @@ def one_to_one(predictions: Sequence[Instances], weights: Sequence[float], iou_t
         share = weight * other.scores[index] * (best > iou_threshold)
         weighted = weighted + share[:, None] * other.pred_boxes.tensor[index]
         total = total + share
-    # A main score may have underflowed to 0 with nobody to help it: its box stays.
+    # If a main score has underflowed to 0 and no other box corresponds to it, its box is kept.
     boxes = torch.where(total[:, None] > 0, weighted / total[:, None], main.pred_boxes.tensor)
     ensemble = Instances(main.image_size)
     ensemble.pred_boxes = Boxes(boxes)

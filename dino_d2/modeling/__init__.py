@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tensor core: images to predictions and losses, with PyTorch, timm and our own layers alone.
+"""The tensor core: maps images to predictions and losses. It needs PyTorch, timm and ``dino_d2.layers``.
 
 Read the files in the order of the data: ``detector.py``, ``backbone/``, ``encoder/``, ``queries/``, ``decoder/``,
 ``losses/``, ``postprocess.py``.
@@ -51,7 +51,7 @@ from .queries import (
     UnknownLabelEmbedding,
 )
 
-#: Names that 0.1.0's development versions had here; a saved config.yaml may still use them.
+#: Names that earlier development versions exported here; a saved config.yaml may still use them.
 _MOVED = {
     "DETR": "dino_d2.meta_arch",
     "OneToOneEnsemble": "dino_d2.meta_arch",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a detector as types: what each is given and what it returns.
+"""Protocols of the parts of a detector, and the types of their inputs and outputs.
 
-The letters of shapes are explained in ``dino_d2/__init__.py``.
+Shape letters are explained in ``dino_d2/__init__.py``.
 """
 
 from typing import NamedTuple, Protocol
@@ -17,7 +17,7 @@ class Proposals(NamedTuple):
     DINO supervises the K selected tokens (rows = K), Deformable DETR all of them (rows = S).
     """
 
-    index: Tensor  # [B, K] int64 token numbers, best first
+    index: Tensor  # type: ignore[assignment]  # [B, K] int64 token numbers, best first; hides tuple.index
     features: Tensor  # [B, K, D]
     logits: Tensor  # [B, rows, C]
     anchors: Tensor  # [B, K, 4] cxcywh before the encoder's correction
@@ -29,17 +29,17 @@ class Queries(NamedTuple):
 
     content: Tensor  # [B, N, D]
     anchors: Tensor  # [B, N, 4] cxcywh in [0, 1], [B, N, 2] xy, or [B, N, D] embeddings
-    proposals: Proposals | None  # supervised as one more layer where the encoder made them
-    positions: Tensor | None = None  # [B, N, D] position encodings, where they do not come from the anchors
+    proposals: Proposals | None  # supervised like an additional layer; None if the encoder makes none
+    positions: Tensor | None = None  # [B, N, D] position encodings; None if they are computed from the anchors
 
 
 class DecoderInputs(NamedTuple):
-    """Everything a decoder is given: T = Q + N queries, denoising ones first, and the memory."""
+    """Inputs of a decoder: T = Q + N queries, of which the first Q are denoising queries, and the memory."""
 
     content: Tensor  # [B, T, D]
     anchors: Tensor  # [B, T, 4] cxcywh in [0, 1], [B, T, 2] xy, or [B, T, D] embeddings
-    query_positions: Tensor | None  # [B, T, D], where the query source makes them; None: the decoder does
-    mask: Tensor | None  # [T, T] or [B, T, T] bool of self-attention, True = may not attend; None: all see all
+    query_positions: Tensor | None  # [B, T, D]; None if the decoder computes them from the anchors
+    mask: Tensor | None  # [T, T] or [B, T, T] bool of self-attention, True = may not attend; None: no restriction
     memory: Tensor  # [B, S, D]
     memory_positions: Tensor  # [B, S, D]
     levels: Levels
@@ -70,10 +70,10 @@ class Backbone(Protocol):
 
 
 class Neck(Protocol):
-    """Feature levels of one width."""
+    """Projects feature maps to levels with the same number of channels."""
 
     def __call__(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """{stage: [B, channels, h, w]} -> one [B, D, h, w] a level, finest first."""
+        """{stage: [B, channels, h, w]} -> one [B, D, h, w] per level, finest first."""
         ...
 
 
@@ -94,25 +94,25 @@ class Encoder(Protocol):
 
 
 class QuerySource(Protocol):
-    """Makes the queries of the decoder."""
+    """Provides the matching queries of the decoder."""
 
     def __call__(self, memory: Tensor, levels: Levels) -> Queries:
         """memory [B, S, D] -> N matching queries."""
         ...
 
     def query_positions(self, queries: Queries, anchors: Tensor, encoding: PositionEncoding) -> Tensor | None:
-        """Position encodings [B, T, D] of all queries with anchors [B, T, ...]; None: the decoder makes them."""
+        """Position encodings [B, T, D] of all queries with anchors [B, T, ...]; None if the decoder computes them."""
         ...
 
     def denoising_anchors(self, boxes: Tensor) -> Tensor:
-        """Noised boxes [B, Q, 4] cxcywh in [0, 1] -> anchors of denoising queries, in the form of the matching ones."""
+        """Noised boxes [B, Q, 4] cxcywh in [0, 1] -> anchors of denoising queries, in the form of matching ones."""
         ...
 
 
 class LabelContent(Protocol):
     """Makes the content of denoising queries and completes that of matching queries."""
 
-    #: Whether matching queries read the embedding too, so that it is trained without denoising.
+    #: Whether matching queries use the embedding, which then is also trained without denoising.
     serves_matching: bool
 
     def denoising(self, labels: Tensor) -> Tensor:

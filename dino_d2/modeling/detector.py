@@ -47,8 +47,8 @@ class Detector(nn.Module):
         num_classes: C.
         num_levels: feature levels V, each with a learned embedding; None: a single level without one.
         embed_dim: D.
-        label_embedding: content of denoising and matching queries (``queries/content.py``); None where the content
-            of the query source enters the decoder as it is, without denoising.
+        label_embedding: content of denoising and matching queries (``queries/content.py``); None: the decoder uses
+            the content of the query source unchanged, and there is no denoising.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Detector(nn.Module):
 
         Args:
             images: [B, 3, H, W] normalised, zero in padding.
-            padding_mask: [B, H, W] bool, True = padding; None where nothing is padded.
+            padding_mask: [B, H, W] bool, True = padding; None if nothing is padded.
             denoising_queries: Q denoising queries, in training.
         """
         return self.decode(self.encode(images, padding_mask), denoising_queries)
@@ -103,6 +103,7 @@ class Detector(nn.Module):
         queries = encoded.queries
         content, anchors, mask = queries.content, queries.anchors, None
         if denoising_queries is not None:
+            assert self.label_embedding is not None  # DETR checks it when it is made
             content = torch.cat([self.label_embedding.denoising(denoising_queries.labels), content], dim=1)
             anchors = torch.cat([self.queries.denoising_anchors(denoising_queries.boxes), anchors], dim=1)
             mask = denoising_queries.attention_mask(queries.content.shape[1])
@@ -114,11 +115,11 @@ class Detector(nn.Module):
         return DetectorOutput(logits, boxes, anchors, queries.proposals)
 
     def make_levels(self, maps: list[Tensor], padding_mask: Tensor | None) -> Levels:
-        """Geometry of the feature levels; the speed wing caches it."""
+        """Geometry of the feature levels; ``dino_d2.speed`` caches it."""
         return make_levels(maps, padding_mask)
 
     def level_positions(self, levels: Levels) -> list[Tensor]:
-        """Position encodings of each level, [B, h * w, D]; the speed wing caches those of unpadded batches."""
+        """Position encodings of each level, [B, h * w, D]; ``dino_d2.speed`` caches them without padding."""
         return [self.position_encoding(mask).flatten(1, 2) for mask in levels.masks]
 
     def token_positions(self, levels: Levels) -> Tensor:

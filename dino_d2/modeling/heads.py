@@ -41,16 +41,20 @@ class BoxHead(MLP):
 
     def __init__(self, embed_dim: int, size: float = 0.0):
         super().__init__(embed_dim, embed_dim, 4, num_layers=3)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        nn.init.constant_(self.layers[-1].bias[2:], size)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], size)
 
     def forward(self, x: Tensor) -> Tensor:
         if not autocast_is_on(x.device.type):
             return super().forward(x)
-        # With the eight significant bits of bfloat16, a correction would move a box by pixels.
+        # bfloat16 has eight significant bits, so rounding a correction could move a box by pixels.
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.layers[0].weight.dtype))
+            weight = self.layers[0].weight
+            assert isinstance(weight, Tensor)
+            return super().forward(x.to(weight.dtype))
 
 
 class PerLayer(nn.ModuleList):
@@ -61,7 +65,7 @@ class PerLayer(nn.ModuleList):
     Args:
         head: copied for each layer.
         num_layers: L.
-        first: replaces the first copy, where the first layer's head is initialised differently.
+        first: replaces the first copy, for a first layer whose head is initialised differently.
     """
 
     def __init__(self, head: nn.Module, num_layers: int, first: nn.Module | None = None):
@@ -74,13 +78,13 @@ class PerLayer(nn.ModuleList):
 
 
 def head_of_layer(head: nn.Module, layer: int) -> nn.Module:
-    """The head that serves one layer."""
+    """The head of one layer: its own, or the shared one."""
     return head[layer] if isinstance(head, PerLayer) else head
 
 
 def anchor_logits(anchors: Tensor, eps: float = 1e-3) -> Tensor:
     """Logits of anchors, to which a box head's correction is added (DINO section 3.5).
 
-    [..., 4] cxcywh in [0, 1] -> [..., 4]; a point [..., 2] has no size to correct: zeros.
+    [..., 4] cxcywh in [0, 1] -> [..., 4]; for points [..., 2], the logits of the size are zero.
     """
     return F.pad(inverse_sigmoid(anchors, eps), (0, 4 - anchors.shape[-1]))

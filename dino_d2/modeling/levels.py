@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens of all feature levels in one row, and where they lie in the image."""
+"""The sequence of tokens of all feature levels, and their positions in the image."""
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Shapes = tuple[tuple[int, int], ...]  # (h, w) of each level, finest first
 class Levels(NamedTuple):
     """Geometry of the S tokens of a batch: finest level first, row by row within a level.
 
-    Where nothing is padded, ``padding_mask`` is None and the other fields are the same for every image.
+    If nothing is padded, ``padding_mask`` is None and the other fields are the same for every image.
     """
 
     shapes: list[tuple[int, int]]  # (h, w) of each level
@@ -36,8 +36,8 @@ def make_levels(
 
     Args:
         maps: one [B, D, h, w] per level.
-        padding_mask: [B, H, W] bool of the images, True = padding; None where nothing is padded.
-        shape_tensors: makes ``spatial_shapes`` and ``start_index``; the speed wing passes a cached function.
+        padding_mask: [B, H, W] bool of the images, True = padding; None if nothing is padded.
+        shape_tensors: makes ``spatial_shapes`` and ``start_index``; ``dino_d2.speed`` passes a cached function.
     """
     shapes = tuple((m.shape[2], m.shape[3]) for m in maps)
     batch, device = maps[0].shape[0], maps[0].device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the last layer's predictions to detections."""
+"""Selects detections from the predictions of the last layer."""
 
 from typing import NamedTuple
 
@@ -19,17 +19,17 @@ class Detections(NamedTuple):
 class TopPairs:
     """The best (query, class) pairs of all N · C sigmoid scores (DINO keeps 300, for COCO's 100 per image).
 
-    A query may give several detections of different classes; nothing is suppressed.
+    A query may give several detections of different classes. There is no non-maximum suppression.
 
     Args:
-        top_k: K; where N · C is smaller, that many.
+        top_k: K, limited to N · C.
     """
 
     def __init__(self, top_k: int = 300):
         self.top_k = top_k
 
     def __call__(self, logits: Tensor, boxes: Tensor) -> Detections:
-        """Logits [B, N, C] and boxes [B, N, 4] (cxcywh in [0, 1]) -> K detections an image."""
+        """Logits [B, N, C] and boxes [B, N, 4] (cxcywh in [0, 1]) -> K detections per image."""
         num_classes = logits.shape[-1]
         scores = logits.float().sigmoid().flatten(1)  # [B, N * C]
         scores, index = scores.topk(min(self.top_k, scores.shape[1]), dim=1)
@@ -38,10 +38,10 @@ class TopPairs:
 
 
 class BestClasses:
-    """One detection a query: its likeliest class (DETR section 3.1, whose last logit is "no object")."""
+    """One detection per query, with its most likely class (DETR section 3.1, whose last logit is "no object")."""
 
     def __call__(self, logits: Tensor, boxes: Tensor) -> Detections:
-        """Logits [B, N, C + 1] and boxes [B, N, 4] (cxcywh in [0, 1]) -> N detections an image."""
+        """Logits [B, N, C + 1] and boxes [B, N, 4] (cxcywh in [0, 1]) -> N detections per image."""
         scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)  # [B, N]
         order = scores.argsort(dim=1, descending=True, stable=True)
         boxes = cxcywh_to_xyxy(boxes.float()).gather(1, order[..., None].expand(-1, -1, 4))

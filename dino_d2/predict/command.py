@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `dino_d2 predict` and `demo/demo.py` run."""
+"""The command line of `dino_d2 predict` and `demo/demo.py`."""
 
 import argparse
 import contextlib
@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 class PredictionWriter:
-    """Draws and collects detections.
+    """Draws detections and collects them for the results file.
 
     Args:
         predictor: runs the model.
-        folder: for the drawn pictures and the json; made if it is not there.
-        score_threshold: detections with a lower score are not drawn; the json has all.
+        folder: output folder for pictures and json; created if necessary.
+        score_threshold: detections with a lower score are not drawn; the json contains all.
     """
 
     def __init__(self, predictor: Predictor, folder: Path, score_threshold: float):
@@ -55,7 +55,7 @@ class PredictionWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, inputs: list[Input]) -> None:
-        """Work through all inputs. Ctrl-C ends the work in order: what has been done until then is written."""
+        """Process all inputs. After Ctrl-C, the results so far are written."""
         numbers = image_ids(inputs)
         try:
             for one in tqdm(inputs, "predict", disable=None, unit="file"):
@@ -64,14 +64,15 @@ class PredictionWriter:
                 else:
                     self.picture(one, next(numbers))
         except KeyboardInterrupt:
-            logger.warning("stopped; what was done until now is kept")
+            logger.warning("interrupted; the results so far are saved")
         finally:
             (self.folder / RESULTS).write_text(json.dumps(self.results))
 
     def picture(self, one: Input, image_id: int) -> None:
+        assert one.path is not None  # only a webcam has none, and that is a video
         try:
             image = Image.fromarray(pixels(one.path, "RGB", "RGB"))
-        except UserError as error:  # one broken file among thousands should not end the work
+        except UserError as error:  # one broken file must not stop the others
             logger.error("%s", error)
             self.unreadable += 1
             return
@@ -87,6 +88,7 @@ class PredictionWriter:
             frames = tqdm(reader, one.name, total=reader.length, disable=None, unit="frame", leave=False)
             for number, frame in enumerate(frames):
                 instances = self.predictor(frame, colour_order="BGR")
+                assert isinstance(instances, Instances)  # of one frame
                 drawn = self.draw(Image.fromarray(frame[:, :, ::-1]), instances)
                 writer.write(np.ascontiguousarray(np.asarray(drawn)[:, :, ::-1]))
                 self.collect(instances, next(numbers), {"file_name": one.name, "frame": number})
@@ -101,14 +103,14 @@ class PredictionWriter:
             self.results.append({**detection, **names, **origin})
 
     def free_path(self, one: Input, suffix: str) -> Path:
-        """The input's own name in the output folder, with a number where two inputs have one name."""
+        """A path in the output folder with the input's file name; repeated names get a number."""
         stem = Path(one.name).stem if one.path else one.name
         path, number = self.folder / f"{stem}{suffix}", 1
         while path in self.written:
             number += 1
             path = self.folder / f"{stem}_{number}{suffix}"
         if one.path and path.exists() and path.samefile(one.path):
-            raise UserError(f"--output {self.folder}: {path.name} would be drawn over. Choose another folder")
+            raise UserError(f"--output {self.folder}: {path.name} would overwrite the input. Choose another folder")
         self.written.add(path)
         return path
 
@@ -129,14 +131,14 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="a checkpoint")
     parser.add_argument("--input", required=True, nargs="+", help="images, folders, videos, 'webcam' or 'webcam:1'")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
-    parser.add_argument("--confidence-threshold", type=float, default=0.3, help="least score to be drawn (0.3)")
+    parser.add_argument("--confidence-threshold", type=float, default=0.3, help="lowest score to draw (0.3)")
     parser.add_argument("--device", help="for example cuda:1 or cpu; the default is CUDA if available")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     return parser
 
 
 def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> None:
-    """Detect, draw and write; mistakes of the user end the process with one line."""
+    """Run the command. A user error exits with a one-line message."""
     options = parser(prog).parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -151,7 +153,8 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
         sys.exit(f"error: {error}")
     drawn = sum(result["score"] >= options.confidence_threshold for result in writer.results)
     print(
-        f"{len(writer.written)} files with {drawn} objects drawn in {options.output}, all detections in {RESULTS} there"
+        f"{len(writer.written)} files with {drawn} detections drawn in {options.output}; all detections are in "
+        f"{options.output / RESULTS}"
     )
     if writer.unreadable:
         sys.exit(f"error: {writer.unreadable} of {len(inputs)} inputs could not be read")

@@ -5,10 +5,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dino_d2.errors import UserError
+
+if TYPE_CHECKING:
+    import cv2
 
 
 def opencv() -> ModuleType:
@@ -67,7 +71,8 @@ class VideoWriter:
 
     def __init__(self, path: Path, frames_per_second: float, live: bool = False):
         self.path, self.frames_per_second, self.live = path, frames_per_second, live
-        self.writer, self.written, self.start = None, 0, time.monotonic()
+        self.writer: cv2.VideoWriter | None = None
+        self.written, self.start = 0, time.monotonic()
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame, uint8 [H, W, 3] in BGR order.

@@ -30,6 +30,7 @@ def fuse_frozen_batch_norms(body: nn.Module) -> None:
         expected, pairs = _maps_and_pairs(body, image)
         for conv, norm in pairs:
             conv.__class__, norm.__class__ = NormedConv2d, FusedNorm
+            assert isinstance(conv, NormedConv2d)
             conv.next_norm = (norm,)  # in a tuple, so that the norm is not registered as a submodule twice
         found = body(image)
     # On the meta device there are no values to compare.
@@ -64,7 +65,7 @@ class NormedConv2d(nn.Conv2d):
         weight, bias = self.fused()
         self.weight, self.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
         del self.next_norm
-        self.__class__ = nn.Conv2d
+        self.__class__ = nn.Conv2d  # type: ignore[assignment]  # back to the base class
 
 
 class FusedNorm(FrozenBatchNorm2d):
@@ -108,6 +109,7 @@ def _maps_and_pairs(body: nn.Module, image: Tensor) -> tuple[list[Tensor], list[
     outputs, pairs = [], []
 
     def note_output(conv: nn.Module, inputs: tuple, output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
         maker[id(output)] = conv
         outputs.append(output)  # keeps the tensor alive, so that its id is not reused
 

@@ -42,4 +42,6 @@ def fuse_resnet_blocks(backbone: nn.Module) -> None:
                     child.activation = "relu"
         # The stem: its first three modules are convolution, norm and activation.
         if isinstance(block, timm.models.FeatureListNet) and [type(child) for child in children[:3]] == STEM:
-            children[0].activation = "relu"
+            convolution = children[0]
+            assert isinstance(convolution, PrepackedConv2d)
+            convolution.activation = "relu"

@@ -7,6 +7,7 @@ geometry is cached for batches without padding; docs/performance.md has the gain
 
 import functools
 from collections.abc import Callable
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,35 +23,50 @@ from dino_d2.modeling.levels import (
     unpadded_levels,
 )
 
-_of_cuda_graphs: list = []
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_of_cuda_graphs: list[object] = []
 
 
-def cached(maxsize: int) -> Callable:
+class Cached(Protocol[P, R_co]):
+    """A function with a cache."""
+
+    forget: Callable[[], None]
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R_co: ...
+
+
+def cached(maxsize: int) -> Callable[[Callable[P, R]], Cached[P, R]]:
     """Cache the tensors that a function made for its last arguments; a traced graph computes them itself.
 
     A CUDA graph cannot copy from the host, so it needs such tensors on the device, and reads them by their address:
     those in use while a graph is captured are never freed.
     """
 
-    def decorate(function: Callable) -> Callable:
-        @functools.lru_cache(maxsize)
-        def once(*arguments):
+    def decorate(function: Callable[P, R]) -> Cached[P, R]:
+        def compute(*arguments: P.args, **named: P.kwargs) -> R:
             # Otherwise a training step could not use tensors that an evaluation has cached.
             with torch.inference_mode(False), torch.no_grad():
-                return function(*arguments)
+                return function(*arguments, **named)
+
+        cache = functools.lru_cache(maxsize)(compute)
+        once = cast("Callable[P, R]", cache)  # a cache's own type has no parameters
 
         @functools.wraps(function)
-        def call(*arguments):
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
             fake = type(torch.empty(0)) is not Tensor  # FakeTensorMode and its kind, which must not fill the cache
             if fake or torch.compiler.is_compiling() or torch.jit.is_tracing():
-                return function(*arguments)
-            result = once(*arguments)
+                return function(*arguments, **named)
+            result = once(*arguments, **named)
             if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
                 _of_cuda_graphs.append(result)
             return result
 
-        call.forget = once.cache_clear
-        return call
+        with_cache = cast("Cached[P, R]", call)
+        with_cache.forget = cache.cache_clear
+        return with_cache
 
     return decorate
 
@@ -59,20 +75,24 @@ cached_shape_tensors = cached(maxsize=256)(tensors_of_shapes)
 cached_levels = cached(maxsize=8)(unpadded_levels)
 
 
-def once_per_shape(function: Callable[[Levels], Tensor]) -> Callable[[Levels], Tensor]:
+def once_per_shape(function: Callable[[Levels], R]) -> Callable[[Levels], R]:
     """A function of the geometry alone, cached for the last shapes of batches without padding."""
 
     @cached(maxsize=4)
-    def of_shape(shapes: Shapes, batch: int, device: torch.device):
+    def of_shape(shapes: Shapes, batch: int, device: torch.device) -> R:
         return function(unpadded_levels(shapes, batch, device))
 
     @functools.wraps(function)
-    def call(levels: Levels):
+    def call(levels: Levels) -> R:
         if levels.padding_mask is not None:
             return function(levels)
         return of_shape(tuple(levels.shapes), levels.valid_sizes.shape[0], levels.valid_sizes.device)
 
     return call
+
+
+cached_references = once_per_shape(token_references)
+cached_anchors = once_per_shape(ProposalHead.token_anchors)
 
 
 @cached(maxsize=2)
@@ -105,19 +125,25 @@ class CachedDetector(Detector):
 class CachedDeformableEncoder(DeformableEncoder):
     """A deformable encoder whose reference points are cached."""
 
-    reference_points = staticmethod(once_per_shape(token_references))
+    @staticmethod
+    def reference_points(levels: Levels) -> Tensor:
+        return cached_references(levels)
 
 
 class CachedProposalHead(ProposalHead):
     """A proposal head whose anchors are cached."""
 
-    token_anchors = staticmethod(once_per_shape(ProposalHead.token_anchors))
+    @staticmethod
+    def token_anchors(levels: Levels) -> tuple[Tensor, Tensor]:
+        return cached_anchors(levels)
 
 
 class CachedObjectnessProposalHead(ObjectnessProposalHead):
     """The same for Deformable DETR's proposals."""
 
-    token_anchors = staticmethod(CachedProposalHead.token_anchors)
+    @staticmethod
+    def token_anchors(levels: Levels) -> tuple[Tensor, Tensor]:
+        return cached_anchors(levels)
 
 
 _CACHED = {

@@ -2,6 +2,7 @@
 """A model for inference alone: batch norms fused permanently, weights prepacked, half precision on request."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,8 +14,10 @@ from .frozen_batch_norm import NormedConv2d
 from .fused_resnet import fuse_resnet_blocks
 from .prepacked import prepack
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.Module:
+
+def for_inference(model: Model, precision: torch.dtype | None = None) -> Model:
     """A faster copy of a :class:`~dino_d2.meta_arch.DETR` in evaluation mode.
 
     Frozen norms are multiplied into the convolutions. With a precision, the model runs under autocast, and the weights
@@ -32,11 +35,11 @@ def for_inference(model: nn.Module, precision: torch.dtype | None = None) -> nn.
         if isinstance(module, NormedConv2d) and not is_parametrized(module):
             module.fuse_permanently()
     if precision is not None:
-        model.precision = precision
+        model.precision = precision  # type: ignore[assignment]  # PyTorch declares tensors and modules alone
         box_heads = {child for module in model.modules() if isinstance(module, BoxHead) for child in module.modules()}
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and module not in box_heads:
                 module.to(precision)
     prepack(model)
-    fuse_resnet_blocks(model.detector.backbone)
+    fuse_resnet_blocks(model.get_submodule("detector.backbone"))
     return model

@@ -6,18 +6,21 @@ computes a following ReLU at no cost. docs/performance.md has the measured gains
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dino_d2.layers import MLP, CrossAttention, FeedForward, RowColumnAttention, SelfAttention, autocast_is_on
+from dino_d2.layers import CrossAttention, FeedForward, LinearStack, RowColumnAttention, SelfAttention, autocast_is_on
 from dino_d2.modeling.heads import ClassHead
 
 #: oneDNN's product with an activation; None where PyTorch was built without oneDNN.
-_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_onednn: Callable[..., Tensor] | None = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+)
 
 #: Rows of a feed-forward network computed at a time: 2048 hidden values of each fit into the cache (8 MiB).
 _BLOCK = 1024
@@ -97,7 +100,7 @@ def use_onednn(model: nn.Module) -> None:
     plain = {child for m in model.modules() if isinstance(m, RowColumnAttention) for child in m.modules()}
     modules = [module for module in model.modules() if module not in plain]
     for module in modules:
-        if isinstance(module, MLP):
+        if isinstance(module, LinearStack):
             fuse_relu(module.layers[:-1], module)
         elif type(module) is FeedForward and type(module.activation) is nn.ReLU:
             fuse_relu([module.linear1], module)
@@ -163,10 +166,17 @@ def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear) -> Tensor:
     return _OneDNNFeedForward.apply(*inputs) if _goes_to_onednn(*inputs[:2]) else linear2(linear1(x))
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+@overload
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, /) -> tuple[Tensor, Tensor, Tensor | None]: ...
+@overload
+def _autocast(
+    x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None, /
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]: ...
+def _autocast(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors cast to the dtype of autocast, where it is on; float64 is not cast, as in autocast itself."""
-    device_type = tensors[0].device.type
-    if tensors[0].dtype is torch.float64 or not autocast_is_on(device_type):
+    tensors = (x, *parameters)
+    device_type = x.device.type
+    if x.dtype is torch.float64 or not autocast_is_on(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(None if t is None else t.to(dtype) for t in tensors)
@@ -209,19 +219,20 @@ def _goes_to_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    assert _onednn is not None
     return _onednn(x, weight, bias, activation, [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, activation):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         y = _product(x, weight, bias, activation)
         ctx.save_for_backward(x, weight, y if activation == "relu" else None)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         if y is not None:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
@@ -230,23 +241,28 @@ class _OneDNNLinear(torch.autograd.Function):
 
 class _OneDNNFeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight1, bias1, weight2, bias2):
+    def forward(
+        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight1, bias1, weight2)
         rows = [_product(_product(rows, weight1, bias1, "relu"), weight2, bias2) for rows in _blocks(x)]
         return torch.cat(rows).reshape(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight1, bias1, weight2 = ctx.saved_tensors
         needs_x, *needs = ctx.needs_input_grad
-        grad_x, sums = [], [None] * 4
+        grad_x: list[Tensor] = []
+        sums: list[Tensor | None] = [None] * 4
         for rows, grad_rows in zip(_blocks(x), _blocks(grad), strict=True):
             hidden = _product(rows, weight1, bias1, "relu")
             grad_hidden, *second = _gradients(grad_rows, hidden, weight2, (True, *needs[2:]))
+            assert grad_hidden is not None
             grad_hidden = torch.ops.aten.threshold_backward(grad_hidden, hidden, 0)
-            grad_rows, *first = _gradients(grad_hidden, rows, weight1, (needs_x, *needs[:2]))
-            grad_x.append(grad_rows)
+            grad_of_rows, *first = _gradients(grad_hidden, rows, weight1, (needs_x, *needs[:2]))
+            if grad_of_rows is not None:
+                grad_x.append(grad_of_rows)
             sums = [_added(*pair) for pair in zip(sums, first + second, strict=True)]
         return torch.cat(grad_x).reshape(x.shape) if needs_x else None, *sums
 

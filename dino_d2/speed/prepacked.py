@@ -17,19 +17,25 @@ from torch.nn.utils.parametrize import is_parametrized
 from .linear import OneDNNLinear, is_plain, linear, plain_linear_is_used
 
 _mkldnn = torch.ops.mkldnn
-_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
-_OPERATORS += ("_convolution_pointwise", "_convolution_pointwise_")
+_OPERATORS = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_reorder_convolution_weight",
+    "_convolution_pointwise",
+    "_convolution_pointwise_",
+)
 _built = torch.backends.mkldnn.is_available() and all(hasattr(_mkldnn, name) for name in _OPERATORS)
 
 
 class Prepacked(nn.Module):
     """Base of both. Copies and pickles hold the plain weight; parameters and state_dict do not contain it."""
 
+    weight: Tensor
+
     def pack(self) -> None:
         """Reorder ``self.weight``."""
-        weight = self._parameters.pop("weight", None)
-        weight = (self.weight if weight is None else weight).detach()
-        self.weight = self.packed(weight)
+        parameter = self._parameters.pop("weight", None)
+        self.weight = self.packed((self.weight if parameter is None else parameter).detach())
 
     def packed(self, weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -110,9 +116,11 @@ def prepack(model: nn.Module) -> None:
         dtypes.add(torch.bfloat16)
     for module in model.modules():
         kind = _packed_kind(module)
-        if kind is not None and module.weight.device.type == "cpu" and module.weight.dtype in dtypes:
-            activation = module.activation if kind is PrepackedLinear else "none"
+        weight = getattr(module, "weight", None)
+        if kind is not None and weight is not None and weight.device.type == "cpu" and weight.dtype in dtypes:
+            activation = module.activation if isinstance(module, OneDNNLinear) else "none"
             module.__class__ = kind
+            assert isinstance(module, PrepackedLinear | PrepackedConv2d)
             module.activation = activation
             module.pack()
 

@@ -21,7 +21,7 @@ def optimise_for_training(detector: nn.Module) -> None:
     docs/performance.md has the measured gain of each. The swapped classes are subclasses of the plain ones, so
     checkpoints, hooks, adapters and ``isinstance`` work as before. A detector can be passed twice.
     """
-    backbone = detector.backbone
+    backbone = detector.get_submodule("backbone")
     fuse_frozen_batch_norms(getattr(backbone, "body", backbone))
     # Other linear layers of a query source have few rows: oneDNN gains nothing there.
     proposal_head = getattr(detector.queries, "proposal_head", None)

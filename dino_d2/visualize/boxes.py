@@ -23,15 +23,21 @@ class LabelledBox:
         class_index: decides the colour.
         label: text at the box; "" for none.
         dashed: draw a dashed line.
+        colour: instead of that of the class.
+        outlined: draw the box; otherwise it is only the place of the label.
     """
 
     box: tuple[float, float, float, float]
     class_index: int
     label: str
     dashed: bool = False
+    colour: Colour | None = None
+    outlined: bool = True
 
 
-def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: int | None = None) -> Image.Image:
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[LabelledBox], longer_side: int | None = None, letter_scale: float = 1
+) -> Image.Image:
     """Draw boxes and their labels on an image; line width and font size grow with the image.
 
     Labels are placed in the order of the boxes. A label is left out if there is no free place for it, or if it would
@@ -42,19 +48,25 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
         boxes: in pixels of `image`.
         longer_side: length of the longer side of the result, in pixels. By default the size of the image, or 480 for
             images smaller than that.
+        letter_scale: of the labels, relative to what suits the size of the image.
 
     Returns:
         a new RGB image.
     """
     scale = (longer_side or max(TILE, *image.size)) / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     canvas = image.convert("RGB")
     if size != image.size:
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-    pen, width, letters = ImageDraw.Draw(canvas), line_width(size), font(letter_height(size))
+    pen, width, letters = (
+        ImageDraw.Draw(canvas),
+        line_width(size),
+        font(max(1, round(letter_scale * letter_height(size)))),
+    )
     scaled = [(box, tuple(scale * value for value in box.box)) for box in boxes]
     for box, corners in sorted(scaled, key=lambda pair: -_area(pair[1])):  # small ones on top
-        draw_rectangle(pen, corners, colour_of(box.class_index), box.dashed, width)
+        if box.outlined:
+            draw_rectangle(pen, corners, _colour(box), box.dashed, width)
     taken: list[tuple] = []
     for box, corners in scaled:
         if not box.label:
@@ -64,7 +76,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox], longer_side: in
             continue
         place = _free_place(corners, label_size, size, taken)
         if place is not None:
-            _draw_label(pen, place, box.label, colour_of(box.class_index), letters)
+            _draw_label(pen, place, box.label, _colour(box), letters)
             taken.append(place)
     return canvas
 
@@ -80,6 +92,10 @@ def draw_rectangle(pen: ImageDraw.ImageDraw, corners: tuple, colour: Colour, das
         pen.line(piece, fill=colour, width=width)
 
 
+def _colour(box: LabelledBox) -> Colour:
+    return colour_of(box.class_index) if box.colour is None else box.colour
+
+
 def _area(corners: tuple) -> float:
     return (corners[2] - corners[0]) * (corners[3] - corners[1])
 
@@ -88,8 +104,8 @@ def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[
     """Segments of the line from start to end: the whole line, or every second segment if it is dashed."""
     if not dashed:
         return [[start, end]]
-    start, end = np.array(start), np.array(end)
-    marks = np.linspace(start, end, 2 * max(1, round(np.linalg.norm(end - start) / (2 * length))) + 1)
+    a, b = np.array(start), np.array(end)
+    marks = np.linspace(a, b, 2 * max(1, round(np.linalg.norm(b - a) / (2 * length))) + 1)
     return [[tuple(a), tuple(b)] for a, b in zip(marks[::2], marks[1::2], strict=False)]
 
 

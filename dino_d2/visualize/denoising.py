@@ -2,13 +2,14 @@
 """Pictures of denoising queries before and after the decoder (DINO section 3.3, figure 3)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dino_d2.denoising import ContrastiveDenoising
+from dino_d2.denoising import ContrastiveDenoising, Denoising
 from dino_d2.errors import UserError
 from dino_d2.layers import cxcywh_to_xyxy
 from dino_d2.meta_arch import DETR
@@ -40,12 +41,12 @@ def panel_of_denoising(
     Raises:
         UserError: the model has no denoising.
     """
-    check_denoising(model)
+    denoising = check_denoising(model)
     instances = mapped["instances"].to(model.device)
     labels, boxes = instances.gt_classes, normalised_boxes(instances)
     generator = torch.Generator(model.device).manual_seed(seed)
     with evaluating(model):
-        queries = model.denoising([labels], [boxes], generator)
+        queries = denoising([labels], [boxes], generator)
         output = model.detector(model.normalise(mapped["image"])[None], None, queries)
     slots = queries.labels.shape[1]
     scores, classes = output.logits[-1, 0, :slots].float().sigmoid().max(-1)  # [Q]
@@ -60,7 +61,7 @@ def panel_of_denoising(
         if noised[slot] != labels[target[slot]]:
             changed[slot] = f"label {class_names[int(noised[slot])]}"
     rows = []
-    for sign in ("positives", "negatives")[: model.denoising.copies]:
+    for sign in ("positives", "negatives")[: denoising.copies]:
         chosen = real & (queries.positive[0] == (sign == "positives"))
         mean = f", mean score of all groups {scores[chosen].mean():.2f}" if chosen.any() else ""
         dashed = sign == "negatives"
@@ -68,7 +69,7 @@ def panel_of_denoising(
         leaving = _boxes(reconstructed, classes, predicted, chosen & (group == 0), dashed)
         rows.append(
             side_by_side(
-                captioned(_draw(image, entering), f"{sign} in: {_noise(model, sign)}, {groups} groups"),
+                captioned(_draw(image, entering), f"{sign} in: {_noise(denoising, sign)}, {groups} groups"),
                 captioned(_draw(image, leaving), f"{sign} out, the first group{mean}"),
             )
         )
@@ -77,14 +78,18 @@ def panel_of_denoising(
     return stacked(*rows, legend(names, rows[0].width))
 
 
-def check_denoising(model: DETR) -> None:
-    """Raise UserError if the model has no denoising queries."""
+def check_denoising(model: DETR) -> Denoising:
+    """The model's denoising.
+
+    Raises:
+        UserError: it has none.
+    """
     if model.denoising is None:
         raise UserError("this model has no denoising queries to draw: its config has model.denoising=None")
+    return model.denoising
 
 
-def _noise(model: DETR, sign: str) -> str:
-    denoising = model.denoising
+def _noise(denoising: Denoising, sign: str) -> str:
     if not isinstance(denoising, ContrastiveDenoising):
         return f"noise below {denoising.centre_noise_scale:g} (centre), {denoising.size_noise_scale:g} (size)"
     inner = denoising.positive_noise_scale
@@ -114,9 +119,9 @@ def _boxes(boxes: Tensor, classes: Tensor, labels: list[str], chosen: Tensor, da
 
 
 def _draw(image: Image.Image, boxes: list[LabelledBox]) -> Image.Image:
-    scale = (image.width, image.height) * 2
+    width, height = image.size
     pixels = [
-        LabelledBox(tuple(s * v for s, v in zip(scale, box.box, strict=True)), box.class_index, box.label, box.dashed)
+        replace(box, box=(width * box.box[0], height * box.box[1], width * box.box[2], height * box.box[3]))
         for box in boxes
     ]
     return draw_boxes(image, pixels, longer_side=max(image.size))

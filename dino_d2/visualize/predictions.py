@@ -159,5 +159,5 @@ def _confident(instances: Instances, class_names: Sequence[str], score_threshold
         instances.scores.tolist(),
         strict=True,
     )
-    rows = sorted((row for row in rows if row[2] >= score_threshold), key=lambda row: -row[2])
-    return [LabelledBox(tuple(box), k, f"{class_names[k]} {score:.2f}") for box, k, score in rows]
+    best_first = sorted((row for row in rows if row[2] >= score_threshold), key=lambda row: -row[2])
+    return [LabelledBox(tuple(box), k, f"{class_names[k]} {score:.2f}") for box, k, score in best_first]

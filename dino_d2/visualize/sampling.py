@@ -89,7 +89,9 @@ def deformable_attentions(model: DETR) -> list[MultiScaleDeformableAttention]:
     Raises:
         UserError: the decoder has none.
     """
-    found = [m for m in model.detector.decoder.modules() if isinstance(m, MultiScaleDeformableAttention)]
+    found = [
+        m for m in model.detector.get_submodule("decoder").modules() if isinstance(m, MultiScaleDeformableAttention)
+    ]
     if not found:
         raise UserError("this model's decoder has no deformable attention, so there are no sampling points to draw")
     return found

@@ -19,7 +19,8 @@ def colour_of(class_index: int) -> Colour:
     """Colour of a class. Hues of consecutive classes differ by the golden ratio of the colour circle."""
     hue = (0.02 + class_index * 0.6180339887) % 1
     value = (1.0, 0.85)[class_index // 8 % 2]
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.8, value))
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def readable_on(colour: Colour) -> Colour:

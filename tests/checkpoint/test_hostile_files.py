@@ -310,7 +310,7 @@ def test_zip_bombs_and_doubled_members_are_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-        with pytest.warns(UserWarning, match="Duplicate"):
+        with pytest.warns(UserWarning):  # noqa: PT030 Python versions word it differently
             archive.writestr("good/data.pkl", members["good/data.pkl"])
     assert_refused(str(path), tmp_path / "ran", match="each once")
 

@@ -157,7 +157,7 @@ def test_without_splits_some_are_held_out(tmp_path, capsys):
     assert not names["train"] & names["val"]
     assert 10 <= len(names["val"]) <= 30
     output = capsys.readouterr().out
-    assert "no splits in the folder: 40%" in output
+    assert "no validation split in the folder: 40%" in output
     assert f"data.val.json={tmp_path}/out/instances_val.json data.val.images={tmp_path}/source" in output
 
 
@@ -201,7 +201,7 @@ MISTAKES = [
     (yolo, lambda root: text(root / "data.yaml", "names: [cat"), r"data\.yaml is no YAML file: .*line 1"),
     (yolo, lambda root: text(root / "data.yaml", "names: {1: cat, 2: dog}"), "must be 0 to 1"),
     (yolo, lambda root: (root / "data.yaml").unlink(), "no class names. Add a data.yaml"),
-    (lambda root: root, lambda root: None, "neither Pascal VOC .* nor YOLO"),
+    (lambda root: root, lambda root: None, "in none of the formats that are read: Pascal VOC .*YOLO"),
     (lambda root: root, lambda root: root.rmdir(), "there is no folder"),
 ]  # fmt: skip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged YOLO and Pascal VOC folders: each becomes jsons that can be used, or is refused in words."""
+"""Damaged folders of each label format: each becomes jsons that can be used, or is refused in words."""
 
 import random
 import shutil
@@ -12,13 +12,14 @@ from dino_d2.data.convert.__main__ import main
 from dino_d2.errors import UserError
 from tests.data import fuzz
 from tests.data.test_convert import voc, yolo
+from tests.data.test_convert_formats import csv_table, cvat, labelme, via
 
 
 def attempt_in(template: Path, folder: Path, capsys):
     texts = {
         path.relative_to(template): path.read_text()
         for path in sorted(template.rglob("*"))
-        if path.suffix in (".txt", ".xml", ".yaml")
+        if path.suffix in (".txt", ".xml", ".yaml", ".json", ".csv")
     }
 
     def attempt(rng: random.Random) -> None:
@@ -38,11 +39,11 @@ def attempt_in(template: Path, folder: Path, capsys):
     return attempt
 
 
-@pytest.mark.parametrize("make", [voc, yolo])
+@pytest.mark.parametrize("make", [voc, yolo, labelme, cvat, via, csv_table])
 def test_every_damaged_folder_is_converted_or_refused(make, tmp_path, capsys):
     template = make(tmp_path / "template")
     folder = shutil.copytree(template, tmp_path / "folder")
-    counts = fuzz.run(500, 0, attempt_in(template, folder, capsys))
+    counts = fuzz.run(600, 0, attempt_in(template, folder, capsys))
     with capsys.disabled():
         print(counts)
     assert counts["accepted"] > 100

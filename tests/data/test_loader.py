@@ -96,7 +96,7 @@ def test_another_batch_size_goes_on_after_as_many_images_and_says_so(caplog):
     resumed = build(total_batch_size=8)
     resumed.load_state_dict(state)
     assert resumed.position == 3
-    assert "total_batch_size was 4, is 8" in caplog.text
+    assert "total_batch_size was 4, is now 8" in caplog.text
 
 
 def test_the_generators_of_the_training_are_left_alone():

@@ -112,7 +112,7 @@ def test_shapes_registers_both_splits(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     generate(tmp_path / "s", SMALL)
-    with pytest.raises(DatasetError, match=r"was made with .*'size': 64.*'size': 32"):
+    with pytest.raises(DatasetError, match=r"was generated with .*'size': 64.*'size': 32"):
         generate(tmp_path / "s", Recipe(4, 2, 32))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").touch()
@@ -170,5 +170,5 @@ def test_command_line(tmp_path):
     assert len(json.loads((tmp_path / "s" / "annotations" / "shapes_train.json").read_text())["images"]) == 3
     again = run_python(*command, "--size", "64")
     assert again.returncode == 2
-    assert "was made with" in again.stderr
+    assert "was generated with" in again.stderr
     assert "Traceback" not in again.stderr

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from dino_d2.detectron2 import ENGINE
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import LazyConfig, get_cfg, instantiate
 from dino_d2.detectron2.data import transforms as T
@@ -66,7 +67,6 @@ def test_load_by_key(recipe):
     assert LazyConfig.load(recipe, "train").rate == 0.2
     model, number = LazyConfig.load(recipe, ("model", "a_number"))
     assert (model.in_features, number) == (5, 3)
-    assert LazyConfig.load_rel(recipe, "a_number") == 3
 
 
 def test_imported_configs_are_not_shared(recipe):
@@ -172,3 +172,20 @@ def test_yacs_defaults():
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT) == (800, 1333, "BGR")
     cfg.MODEL.WEIGHTS = "x"
     assert get_cfg().MODEL.WEIGHTS == ""
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 has these keys")
+def test_yacs_keys_of_detectron2_say_what_they_need(tmp_path):
+    cfg = get_cfg()
+    path = write(tmp_path / "a.yaml", "MODEL:\n  MASK_ON: true\n")
+    with pytest.raises(AttributeError, match=r"'SOLVER'.*Detectron2 itself"):
+        cfg.SOLVER.BASE_LR = 0.1
+    with pytest.raises(AssertionError, match=r"'SOLVER\.BASE_LR'.*Detectron2 itself"):
+        cfg.merge_from_list(["SOLVER.BASE_LR", 0.1])
+    with pytest.raises(KeyError, match=r"'MODEL\.MASK_ON'.*Detectron2 itself"):
+        cfg.merge_from_file(path)
+    assert not hasattr(cfg, "SOLVER")
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TEST", 600])
+    assert cfg.clone().INPUT.MIN_SIZE_TEST == 600
+    with pytest.raises(AssertionError, match="odd length"):
+        cfg.merge_from_list(["INPUT.MIN_SIZE_TEST"])

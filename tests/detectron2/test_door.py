@@ -2,7 +2,12 @@
 """Which engine the door opens to, and what it says when it cannot. Each case is a process of its own."""
 
 import importlib.metadata
+import inspect
+import json
 import os
+import pickle
+import pydoc
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dino_d2.detectron2 import ENGINE
+from dino_d2.detectron2.utils.registry import locate
 from tests.paths import ROOT
 
 
@@ -115,14 +121,55 @@ def test_unknown_engine():
     assert "ValueError: DINO_D2_ENGINE='mmdet' is unknown: use auto, detectron2 or embedded." in result.stderr
 
 
-@pytest.mark.parametrize("module", ["export", "config.no_such_module"])
-def test_what_the_embedded_engine_lacks_is_said(module):
-    result = run(f"import dino_d2.detectron2.{module}", "embedded")
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ModuleNotFoundError: The embedded engine has no module '{module}'"), last
-    assert "install Detectron2" in last
+LACKED = {
+    "import dino_d2.detectron2.projects": "detectron2.projects",
+    "import dino_d2.detectron2.projects.point_rend as p": "detectron2.projects",
+    "from dino_d2.detectron2 import model_zoo": "detectron2.model_zoo",
+    "from dino_d2.detectron2.engine import hooks, DefaultTrainer": "detectron2.engine.DefaultTrainer",
+    "from dino_d2.detectron2.engine.defaults import DefaultTrainer": "detectron2.engine.defaults.DefaultTrainer",
+    "from dino_d2.detectron2.utils.analysis import flop_count_operators": "detectron2.utils.analysis",
+    "from dino_d2.detectron2.data import transforms as T; T.RandomFoo": "detectron2.data.transforms.RandomFoo",
+    "import dino_d2.detectron2.engine.hooks as h; h.TorchProfiler": "detectron2.engine.hooks.TorchProfiler",
+    "from dino_d2.detectron2.config import LazyConfig; LazyConfig.to_py": "detectron2.config.LazyConfig.to_py",
+    "import dino_d2.detectron2 as d; d.model_zoo": "detectron2.model_zoo",
+    "from dino_d2.detectron2.utils.registry import locate; locate('detectron2.model_zoo.get')":
+        "detectron2.model_zoo.get",
+}  # fmt: skip
+
+
+def test_whatever_the_embedded_engine_lacks_is_said_and_named():
+    code = "import json, sys\nfound = {}\n"
+    for form in LACKED:
+        code += f"try: exec({form!r}, {{}})\nexcept Exception as error: found[{form!r}] = repr(error)\n"
+    result = run(f"{code}json.dump(found, sys.stdout)", "embedded")
+    assert not result.stderr
+    found = json.loads(result.stdout)
+    for form, name in LACKED.items():
+        message = found.get(form, "no error")
+        assert f"The embedded engine does not serve '{name}'" in message, f"{form}: {message}"
+        assert "needs Detectron2 itself" in message
+        assert "docs/detectron2.md" in message
+        kind = "AttributeError" if ";" in form and "locate" not in form else "NotServedError|ImportError"
+        assert re.match(kind, message)
+
+
+def test_what_the_embedded_engine_lacks_can_be_asked_for():
+    from dino_d2.detectron2.embedded.data import transforms
+    from dino_d2.detectron2.embedded.engine import hooks
+
+    for module in (transforms, hooks):
+        assert not hasattr(module, "RandomFoo")
+        assert getattr(module, "RandomFoo", 3) == 3
+        assert not hasattr(module, "__wrapped__")
+    assert inspect.getmodule(hooks.EvalHook) is hooks
+    assert pickle.loads(pickle.dumps(hooks.EvalHook)) is hooks.EvalHook
+
+
+def test_a_served_class_is_no_missing_module():
+    name = "dino_d2.detectron2.embedded.structures.Boxes"
+    assert pydoc.locate(name) is locate("detectron2.structures.Boxes" if ENGINE == "embedded" else name)
 
 
 def test_a_module_that_detectron2_lacks(tmp_path):
     result = run("import dino_d2.detectron2.no_such", path=fake_detectron2(tmp_path, ""))
-    assert "ModuleNotFoundError: Detectron2 has no module 'detectron2.no_such'" in result.stderr
+    assert "ModuleNotFoundError: There is no module 'detectron2.no_such'" in result.stderr

@@ -4,6 +4,7 @@
 import json
 import math
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,8 @@ from dino_d2.detectron2 import ENGINE
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import LazyConfig, get_cfg
 from dino_d2.detectron2.engine import (
-    AMPTrainer,
     DefaultPredictor,
+    HookBase,
     SimpleTrainer,
     create_ddp_model,
     default_argument_parser,
@@ -69,7 +70,6 @@ def make_trainer(output_dir, start=0, **checkpointer_options):
             None,
             hooks.PeriodicCheckpointer(checkpointer, period=4, **checkpointer_options),
             hooks.EvalHook(5, lambda: {"bbox": {"AP": 10.0 + trainer.iter, "AP-cat": float("nan")}}),
-            hooks.BestCheckpointer(5, checkpointer, "bbox/AP"),
             hooks.PeriodicWriter(default_writers(str(output_dir), 10), period=2),
         ]
     )
@@ -83,9 +83,8 @@ def test_a_run_and_what_it_leaves(tmp_path):
     assert trainer.iter == 10
     assert not torch.equal(before, trainer.model.layer.weight)
     names = {p.name for p in tmp_path.iterdir()}
-    assert {"model_0000003.pth", "model_0000007.pth", "model_final.pth", "model_best.pth", "metrics.json"} <= names
-    last = (tmp_path / "last_checkpoint").read_text()
-    assert last in ("model_final.pth", "model_best.pth")
+    assert {"model_0000003.pth", "model_0000007.pth", "model_final.pth", "metrics.json"} <= names
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     assert checkpointer.has_checkpoint()
 
     content = torch.load(tmp_path / "model_0000007.pth")
@@ -137,7 +136,12 @@ def test_nan_stops_the_run_and_hooks_still_close(tmp_path):
     model = Bad()
     trainer = SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), lr=0.1))
     closed = []
-    trainer.register_hooks([hooks.CallbackHook(after_train=lambda trainer: closed.append(trainer.iter))])
+
+    class Close(HookBase):
+        def after_train(self):
+            closed.append(self.trainer.iter)
+
+    trainer.register_hooks([Close()])
     with pytest.raises(FloatingPointError, match="iteration"):
         trainer.train(3, 5)
     assert closed == [3]
@@ -149,13 +153,6 @@ def test_trainer_refuses_a_model_in_eval_mode():
     model.eval()
     with pytest.raises(AssertionError, match="eval mode"):
         trainer.run_step()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-def test_amp_trainer_needs_cuda():
-    model = Toy()
-    with pytest.raises(AssertionError, match="CUDA"):
-        AMPTrainer(model, Batches(), torch.optim.SGD(model.parameters(), lr=0.1)).run_step()
 
 
 def test_warmup_and_multiplier():
@@ -206,6 +203,36 @@ def test_set_up(tmp_path):
     assert numbers[0][2] == "5"
     assert LazyConfig.load(str(tmp_path / "out/config.yaml")).train.seed == 5
     assert "Command line arguments" in (tmp_path / "out/log.txt").read_text()
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 sets up with either config")
+def test_set_up_with_a_yacs_config_says_what_it_needs(tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    with pytest.raises(TypeError, match=r"default_setup.*yacs.*Detectron2 itself"):
+        default_setup(cfg, SimpleNamespace())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(ENGINE != "embedded", reason="Detectron2 loads them")
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+        "detectron2://ImageNetPretrained/mae.pth?matching_heuristics=True",
+        "{folder}/plain.pth?matching_heuristics=True",
+        "{folder}/marked.pth",
+        "{folder}/zoo.pkl",
+    ],
+)
+def test_weights_for_detectron2_alone_say_what_they_are(weights, tmp_path):
+    torch.save({"model": Toy().state_dict()}, tmp_path / "plain.pth")
+    torch.save({"model": Toy().state_dict(), "matching_heuristics": True}, tmp_path / "marked.pth")
+    (tmp_path / "zoo.pkl").write_bytes(b"")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model zoo|similar names") as caught:
+        DetectionCheckpointer(Toy()).load(weights.format(folder=tmp_path))
+    assert "needs Detectron2 itself" in str(caught.value)
+    assert Path(weights).name.partition("?")[0] in str(caught.value)
 
 
 @META_ARCH_REGISTRY.register()

@@ -21,7 +21,7 @@ from torch import nn
 
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig
-from dino_d2.detectron2.engine import SimpleTrainer, hooks
+from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
 from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from dino_d2.engine.preemption import StopOnSignal, TrainingStopped
@@ -152,10 +152,13 @@ def small_run(folder: Path, iterations: int, resume: bool = False, signal_at: in
     model.forward = lambda batch: {"loss": nn.functional.linear(batch, model.weight).sum()}
     trainer = SimpleTrainer(model, [torch.ones(1)] * iterations, torch.optim.SGD(model.parameters(), lr=0.1))
     checkpointer = AtomicCheckpointer(model, str(folder), trainer=trainer)
-    send = hooks.CallbackHook(
-        before_step=lambda trainer: os.kill(os.getpid(), signal.SIGUSR1) if trainer.iter == signal_at else None
-    )
-    trainer.register_hooks([send, PeriodicCheckpointer(checkpointer, **periodic), StopOnSignal(checkpointer)])
+
+    class SendSignal(HookBase):
+        def before_step(self):
+            if self.trainer.iter == signal_at:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    trainer.register_hooks([SendSignal(), PeriodicCheckpointer(checkpointer, **periodic), StopOnSignal(checkpointer)])
     checkpointer.resume_or_load("", resume=resume)
     trainer.train(trainer.iter + 1 if resume else 0, iterations)
     return sorted(path.name for path in folder.iterdir())
@@ -299,6 +302,10 @@ REFUSED = {
     ),
     "no groups": (["optimizer.params.lr_factor_func.factors={}"], ["its optimizer has groups of"]),
     "more frozen": (["model.detector.backbone.freeze_stages=1"], ["its optimizer has groups of", "freeze_stages"]),
+    "another optimizer": (
+        ["optimizer={_target_: torch.optim.SGD, momentum: 0.9}"],
+        ["its optimizer has no", "so it is no SGD"],
+    ),
 }
 
 
@@ -377,3 +384,51 @@ def test_the_end_of_a_run_without_boxes_says_no_scores():
     cfg = OmegaConf.create({"train": {"output_dir": "out"}})
     assert summary(cfg, {"total_loss": 1.0}, 60).startswith("finished in 1.0 minutes")
     assert summary(cfg, {"bbox/AP": 1.0, "bbox/AP50": 2.0}, 60).startswith("finished: AP 1.0, AP50 2.0 in 1.0 minutes")
+
+
+def test_a_resume_beyond_the_end_leaves_the_folder_as_it_was(shapes, stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    tiny(folder, shapes, "--resume", iterations=3)
+    before = contents(folder)
+    with pytest.raises(SystemExit, match=r"was saved after 3 iterations, but train\.max_iter=2.*=3"):
+        tiny(folder, shapes, "--resume", iterations=2)
+    assert contents(folder) == before
+
+
+def test_a_run_that_fails_at_its_start_leaves_the_config_of_the_run_before(shapes, run, monkeypatch):
+    before = (run / "config.yaml").read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("dino_d2.engine.run.writers", fail)
+    with pytest.raises(OSError, match="No space"):
+        tiny(run, shapes, "train.seed=7")
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_the_seed_of_the_beginning_is_kept_said_and_recorded(shapes, run):
+    tiny(run, shapes, "--resume", "train.seed=7")
+    assert "train.seed=7 is not used: the run keeps the seed that it began with, 42" in (run / "log.txt").read_text()
+    assert LazyConfig.load(str(run / "config.yaml")).train.seed == 42
+    assert checkpoint(run, "model_final.pth")["trainer"]["data_loader"]["seed"] == 42
+
+
+def test_other_boxes_are_said(shapes, run, tmp_path):
+    root = Path(
+        next(value for value in shapes if value.startswith("dataloader.train.dataset.names.root=")).split("=")[1]
+    )
+    shutil.copytree(root, tmp_path / "shapes")
+    file = next((tmp_path / "shapes").rglob("*train*.json"))
+    coco = json.loads(file.read_text())
+    coco["annotations"][0]["bbox"][2] /= 2
+    file.write_text(json.dumps(coco))
+    tiny(
+        run,
+        shapes,
+        "--resume",
+        *(f"dataloader.{split}.dataset.names.root={tmp_path}/shapes" for split in ("train", "test")),
+    )
+    log = (run / "log.txt").read_text()
+    assert "The annotation files of the train set are not those of the checkpoint" in log
+    assert "The annotation files of the test set" not in log

@@ -210,6 +210,15 @@ def test_fused_gradients_of_empty_sums_are_zero(sizes, reference_dim):
     assert not any(g.any() for g in gradients)  # NaN counts as any
 
 
+@pytest.mark.parametrize("sizes", [{"queries": 0}, {"shapes": [(0, 0)]}])
+def test_reference_has_gradients_where_nothing_is_sampled(sizes):
+    arguments = plain_case(**sizes)
+    value, locations = arguments[0], arguments[-2]
+    grad_output = torch.ones(*locations.shape[:2], value.shape[2] * value.shape[3])
+    _, gradients = with_gradients(ms_deform_attn_reference, arguments, grad_output)
+    assert not any(g.any() for g in gradients)
+
+
 def test_five_levels_of_different_sizes():
     shapes = [(1, 1), (13, 2), (2, 13), (1, 5), (4, 4)]
     check_against_reference(

@@ -152,7 +152,7 @@ def test_mistakes_are_met_with_one_message(run, trained, tmp_path, monkeypatch):
         run("nothing.jpg")
     with pytest.raises(SystemExit, match="contains neither pictures nor videos"):
         run(tmp_path / "empty")
-    with pytest.raises(SystemExit, match=r"000001\.png would be drawn over"):
+    with pytest.raises(SystemExit, match=r"000001\.png would overwrite the input"):
         run(picture, output=picture.parent)
     with pytest.raises(SystemExit, match="is a file; a folder is needed"):
         run(picture, output=picture)

@@ -45,4 +45,6 @@ dataloader.test = L(build_detection_test_loader)(
 
 dataloader.evaluator = L(COCOEvaluator)(
     dataset_name="${dataloader.test.dataset.names}",  # absolute, because a recipe may move this evaluator into a list
+    output_dir="${oc.select:train.output_dir,null}",  # detections, and a dataset converted to COCO format
+    allow_cached_coco=False,  # a dataset may have changed since the last run in this folder
 )

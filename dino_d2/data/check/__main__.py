@@ -36,8 +36,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
         findings = check(raw, options.images, within=options.within, json=options.json)
         coco = normalise(raw, options.json).coco
         if options.train:
-            train = read_coco(*options.train, within=options.within)
-            sets = train, options.train[1], coco, options.images
+            train_json, train_images = options.train
+            train = read_coco(train_json, train_images, within=options.within)
+            sets = train, train_images, coco, options.images
             findings += [*shared_names(*sets), *shared_contents(*sets)]
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from dino_d2.errors import UserError
 
@@ -102,7 +102,8 @@ class _Mistakes:
     """Entries that are of no use in any part of the project; a few of them make one message."""
 
     def __init__(self, json: str | Path):
-        self.json, self.messages, self.count = json, [], 0
+        self.json, self.count = json, 0
+        self.messages: list[str] = []
 
     def add(self, message: str) -> None:
         self.count += 1
@@ -286,7 +287,7 @@ def _annotations(
             "image_id": image_id(annotation["image_id"]),
             "category_id": category_id(annotation["category_id"]),
             "area": area,
-            "iscrowd": int(iscrowd or ignore),
+            "iscrowd": int(bool(iscrowd or ignore)),
         }
         usable.append(_without_odd_fields(_with(annotation, fields)))
     return _with_usable_ids(usable), dict(skipped), dict(corrected)
@@ -321,7 +322,7 @@ def box_fault(bbox: object, width: float, height: float) -> str | None:
     return None
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -408,7 +409,7 @@ def _is_keypoints(keypoints: object) -> bool:
     return keypoints is None or (_are_coordinates(keypoints) and len(keypoints) % 3 == 0)
 
 
-def _are_coordinates(values: object) -> bool:
+def _are_coordinates(values: object) -> TypeGuard[list[int | float]]:
     if not isinstance(values, list) or not {type(value) for value in values} <= {int, float}:
         return False
     return all(abs(value) <= _LARGEST_COORDINATE for value in values)

@@ -109,7 +109,8 @@ def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None
     yield from _ids_given_twice(ids["categories"], "categories")
     for key, kind in (("image_id", "images"), ("category_id", "categories")):
         yield from _references_to_nothing(coco["annotations"], key, set(ids[kind]), kind)
-    inside, outside = [], []
+    inside: list[dict] = []
+    outside: list[dict] = []
     for image in coco["images"]:
         (outside if leaves(images, image["file_name"], Path(within or images)) else inside).append(image)
     if outside:

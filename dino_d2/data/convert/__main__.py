@@ -1,31 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pascal VOC or YOLO to COCO json: python -m dino_d2.data.convert FOLDER"""
+"""Labels of other formats to COCO json: python -m dino_d2.data.convert FOLDER"""
 
 import argparse
 import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from dino_d2.data.check import DatasetError
 
+from .coco import is_coco, read_coco_without_splits
+from .cvat import is_cvat, read_cvat
 from .dataset import Dataset, check_classes, check_splits, hold_out, write
+from .labelme import is_labelme, read_labelme
+from .table import is_csv, read_csv
+from .via import is_via, read_via
 from .voc import is_voc, read_voc
-from .yolo import LONG_ROWS, is_yolo, read_yolo
+from .yolo import LONG_ROWS, read_yolo
+from .yolo_files import is_yolo
+
+
+class Format(NamedTuple):
+    """A format of labels."""
+
+    title: str
+    sign: str  # by which it is recognised
+    is_here: Callable[[Path], bool]
+    read: Callable[[Path, list[str] | None], Dataset]
+
+
+FORMATS = {
+    "voc": Format("Pascal VOC", ".xml files with <annotation>", is_voc, read_voc),
+    "yolo": Format("YOLO", "a data.yaml with `names`, a classes.txt or a folder labels", is_yolo, read_yolo),
+    "labelme": Format("LabelMe", ".json files with `shapes`", is_labelme, read_labelme),
+    "cvat": Format("CVAT", "an .xml file with <annotations>", is_cvat, read_cvat),
+    "via": Format("VIA", "a .json file whose entries have `filename` and `regions`", is_via, read_via),
+    "csv": Format("CSV", "a .csv file with columns for file, class and corners", is_csv, read_csv),
+    "coco": Format(
+        "COCO", "a .json file with `images`, `annotations` and `categories`", is_coco, read_coco_without_splits
+    ),
+}
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data.convert") -> int:
     """Writes FOLDER/annotations/instances_{train,val}.json and prints how to go on; 1 if it cannot, else 0."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Writes COCO jsons for a folder in Pascal VOC or YOLO format. Images are left where they are.",
+        description="Writes COCO jsons for a folder with labels of another format, or for COCO jsons without a split. "
+        "Images are left where they are.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--format", choices=("voc", "yolo"), help="recognised by the files if not given")
+    parser.add_argument("--format", choices=FORMATS, help="recognised by the files if not given")
     parser.add_argument("--output", type=Path, help="folder of the jsons; FOLDER/annotations if not given")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="in order, where the folder does not name them")
-    parser.add_argument("--val", type=float, default=0.2, help="share held out if the folder has no splits (0.2)")
+    parser.add_argument("--val", type=float, default=0.2, help="share held out if there is no validation split (0.2)")
     parser.add_argument("--long-rows", choices=LONG_ROWS, help="what YOLO rows of more than five numbers are")
     options = parser.parse_args(arguments)
     root = Path(os.path.abspath(options.folder.expanduser()))
@@ -34,22 +66,24 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
         if options.classes:
             check_classes(options.classes, "--classes")
         format_name = options.format or find_format(root)
-        if format_name == "voc":
-            dataset = read_voc(root, options.classes)
-        else:
-            dataset = read_yolo(root, options.classes, options.long_rows)
-        undivided = len(dataset.splits.get(None, []))
+        read = FORMATS[format_name].read
+        if format_name == "yolo":
+            read = partial(read_yolo, long_rows=options.long_rows)
+        elif options.long_rows:
+            raise DatasetError(f"--long-rows is for YOLO, and {root} is {FORMATS[format_name].title}. Leave it out.")
+        dataset = read(root, options.classes)
+        without_validation = dataset.splits.keys().isdisjoint({"val"})
         check_splits(dataset, root)
         hold_out(dataset, options.val)
         files = write(dataset, root, folder)
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{root}: {format_name.upper()}, {len(dataset.classes)} classes ({', '.join(dataset.classes[:10])})")
+    print(f"{root}: {FORMATS[format_name].title}, {len(dataset.classes)} classes ({', '.join(dataset.classes[:10])})")
     for note in dataset.notes:
         print(note)
-    if undivided:
-        print(f"no splits in the folder: {options.val:.0%} of the images are held out for validation (--val)")
+    if without_validation and "val" in dataset.splits:
+        print(f"no validation split in the folder: {options.val:.0%} of the images are held out for it (--val)")
     for split, file in files.items():
         print(f"  {split}: {summary(dataset, split)} -> {file}")
     print("\n" + how_to_go_on(root, folder, files))
@@ -59,18 +93,23 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
 def find_format(root: Path) -> str:
     """
     Raises:
-        DatasetError: there is no such folder, or it is in neither format, or in both.
+        DatasetError: there is no such folder, or it is in none of the formats, or in several.
     """
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}. Check the path.")
-    formats = [name for name, is_format in (("voc", is_voc), ("yolo", is_yolo)) if is_format(root)]
+    # A folder in another format may have been converted to COCO before.
+    formats = [name for name, format_ in FORMATS.items() if name != "coco" and format_.is_here(root)]
+    if not formats and is_coco(root):
+        return "coco"
     if len(formats) == 1:
         return formats[0]
     if formats:
-        raise DatasetError(f"{root} has files of Pascal VOC and of YOLO. Say which to read: --format voc or yolo.")
+        titles = " and of ".join(FORMATS[name].title for name in formats)
+        raise DatasetError(f"{root} has files of {titles}. Say which to read: --format {' or '.join(formats)}.")
     raise DatasetError(
-        f"{root} is neither Pascal VOC (no .xml file below it) nor YOLO (no data.yaml with `names`, no classes.txt, no "
-        "folder labels). A COCO json needs no conversion: give it with data.train.json."
+        f"{root} is in none of the formats that are read: "
+        + "; ".join(f"{format_.title} ({format_.sign})" for format_ in FORMATS.values())
+        + ". Check the folder."
     )
 
 

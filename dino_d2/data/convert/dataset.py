@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the readers return, and how it becomes COCO jsons."""
 
+import functools
 import hashlib
 import json
 import math
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.check.fields import is_text
 from dino_d2.data.check.splits import source_name
-from dino_d2.data.pictures import PictureError, read_header
-from dino_d2.data.split_names import splits_in
 from dino_d2.files import write_atomically
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Box:
     name: str
     xywh: tuple[float, float, float, float]
     is_crowd: bool = False  # neither to be learnt nor to be missed
+    others: Mapping[str, object] = field(default_factory=dict)  # fields of a COCO annotation that stay as they are
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,34 @@ class AnnotatedImage:
 class Dataset:
     """Images by split ("train", "val", "test"; None where the folder names none) and the classes in order."""
 
-    classes: list[str]
+    classes: list[str] = field(default_factory=list)
     splits: dict[str | None, list[AnnotatedImage]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was left out, for people
+
+    def name_classes(self, given: list[str] | None, where: str) -> None:
+        """Take the classes that the user gives, or those that the boxes have, sorted by the alphabet.
+
+        Raises:
+            DatasetError: boxes have classes that are not among the given ones, or their names cannot be used.
+        """
+        found = sorted({box.name for images in self.splits.values() for image in images for box in image.boxes})
+        if not given:
+            if not found:
+                raise DatasetError(f"{where} has no object in any image, so that there are no classes to learn.")
+            check_classes(found, where)
+        elif unknown := [name for name in found if name not in given]:
+            raise DatasetError(f"{where} has classes that are not in --classes: {', '.join(unknown)}. Add them there.")
+        self.classes = given or found
+
+    def note_left_out(self, what: str, files: Sequence[Path]) -> None:
+        """Count and name files that nothing is read from; `what` they are, in the plural."""
+        if files:
+            self.notes.append(f"left out: {len(files)} {what}; the first is {files[0]}")
+
+    def note_images_without_labels(self, files: Iterable[Path]) -> None:
+        """Count and name the image files that are in no split, for formats that list their images."""
+        read = {image.file for images in self.splits.values() for image in images}
+        self.note_left_out("images that no label file names", [file for file in files if file not in read])
 
     def leave_out_images_without_split(self, where: str) -> None:
         """Drop the images of no split where there are training or validation images.
@@ -72,35 +97,39 @@ def check_classes(names: list[str], where: str) -> None:
 
 
 def hold_out(dataset: Dataset, share: float) -> None:
-    """Divide the images that belong to no split into "train" and "val", in place.
+    """Where there are no validation images, divide the images of no split, or of training, in place.
 
     Which image goes where depends on the name of its photograph alone, so that it stays there when images are added,
     and all augmented copies of a photograph stay together (see `dino_d2.data.check.splits.source_name`). Each split
     gets at least one photograph.
 
     Args:
-        share: of the photographs that go to "val", about; in [0, 1]. With 0 or 1 there is one split.
+        share: of the photographs that go to "val", about; in [0, 1]. With 0 all of them are for training.
 
     Raises:
         DatasetError: the share is out of its range, or there are too few photographs for two splits.
     """
     if not 0 <= share <= 1:
-        raise DatasetError(f"--val {share}: the share that is held out must be between 0 and 1.")
-    images = dataset.splits.pop(None, [])
+        raise DatasetError(f"--val {share:g}: the share that is held out must be between 0 and 1; 20 % are 0.2.")
+    undivided = None if None in dataset.splits else "train"
+    images = dataset.splits.pop(undivided, []) if "val" not in dataset.splits else []
     if not images:
         return
     fractions = {name: _fraction(name) for name in {source_name(image.file.name) for image in images}}
     held_out = {name for name, fraction in fractions.items() if fraction < share}
     if 0 < share < 1:
+        if len(fractions) < 2 and undivided == "train":
+            dataset.splits["train"] = images
+            return
         if len(fractions) < 2:
             raise DatasetError(
                 f"{images[0].file}: this is the only photograph, and one cannot be divided into training and "
                 "validation. Add others, or take it for training alone with --val 0."
             )
         if not held_out:
-            held_out.add(min(fractions, key=fractions.get))
+            held_out.add(min(fractions, key=lambda name: fractions[name]))
         elif len(held_out) == len(fractions):
-            held_out.remove(max(fractions, key=fractions.get))
+            held_out.remove(max(fractions, key=lambda name: fractions[name]))
     for image in images:
         split = "val" if source_name(image.file.name) in held_out else "train"
         dataset.splits.setdefault(split, []).append(image)
@@ -141,18 +170,22 @@ def write(dataset: Dataset, root: Path, folder: Path) -> dict[str, Path]:
     Raises:
         DatasetError: a file is there already, or the folder cannot be written to.
     """
-    files = {split: folder / f"instances_{split}.json" for split in dataset.splits}
+    files = {split: folder / f"instances_{split}.json" for split in dataset.splits if split is not None}
     for file in files.values():
         if file.exists():
             raise DatasetError(f"{file} is there already. Delete it, or give another folder with --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for split, file in files.items():
-            text = json.dumps(to_coco(dataset.splits[split], dataset.classes, root))
-            write_atomically(file, lambda part, text=text: part.write(text.encode()))
+            content = json.dumps(to_coco(dataset.splits[split], dataset.classes, root)).encode()
+            write_atomically(file, functools.partial(_write_to, content))
     except OSError as error:
         raise DatasetError(f"{folder} cannot be written to: {error}. Give another folder with --output.") from error
     return files
+
+
+def _write_to(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def to_coco(images: list[AnnotatedImage], classes: list[str], root: Path) -> dict:
@@ -163,11 +196,12 @@ def to_coco(images: list[AnnotatedImage], classes: list[str], root: Path) -> dic
         for box in image.boxes:
             annotations.append(
                 {
+                    "area": box.xywh[2] * box.xywh[3],
+                    **box.others,
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": ids[box.name],
                     "bbox": list(box.xywh),
-                    "area": box.xywh[2] * box.xywh[3],
                     "iscrowd": int(box.is_crowd),
                 }
             )
@@ -181,43 +215,22 @@ def to_coco(images: list[AnnotatedImage], classes: list[str], root: Path) -> dic
     }
 
 
-def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) after the EXIF rotation, which the boxes of labelling tools refer to.
-
-    Raises:
-        DatasetError: the file cannot be read.
-    """
-    try:
-        header = read_header(file, decode=False)
-    except (PictureError, FileNotFoundError) as error:
-        raise DatasetError(f"{file} cannot be read: {error}. Replace it, or take it and its labels out.") from error
-    return header.width, header.height
+def box_around(name: str, xs: Sequence[float], ys: Sequence[float]) -> Box:
+    """The smallest box that holds all points, to a hundredth of a pixel."""
+    left, top = min(xs), min(ys)
+    return Box(name, tuple(round(value, 2) for value in (left, top, max(xs) - left, max(ys) - top)))
 
 
-def split_of_folders(file: Path, root: Path) -> str | None:
-    """The split that the folders of a file name below a root, such as "val" of images/val2017/1.jpg; None for none.
-
-    Raises:
-        DatasetError: they name several.
-    """
-    splits = set().union(*map(splits_in, file.relative_to(root).parts[:-1]))
-    if len(splits) > 1:
-        raise DatasetError(
-            f"{file}: the names of its folders speak of {' and '.join(sorted(splits))}. Rename a folder, so that they "
-            "name one split."
-        )
-    return splits.pop() if splits else None
+def half_size_of_ellipse(radius_x: float, radius_y: float, angle: float) -> tuple[float, float]:
+    """Half the width and height of the box around an ellipse that is turned by an angle in radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return math.hypot(radius_x * cos, radius_y * sin), math.hypot(radius_x * sin, radius_y * cos)
 
 
-def is_within(path: Path, root: Path) -> bool:
-    """Whether a path leads into a folder, by its words alone: links inside the folder may lead anywhere."""
-    return Path(os.path.abspath(path)).is_relative_to(root)
-
-
-def finite(text: str) -> float:
+def finite(text: str | float) -> float:
     """
     Raises:
-        ValueError: the text is no finite number.
+        ValueError, TypeError: no finite number.
     """
     value = float(text)
     if not math.isfinite(value):

@@ -4,32 +4,23 @@
 Boxes are pixels counted from 1, both ends included (VOC development kit), so that xmin 1 and xmax W is the full width.
 """
 
-import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.walk import files_below, is_file
+from dino_d2.data.walk import files_below
 
-from .dataset import (
-    IMAGE_SUFFIXES,
-    AnnotatedImage,
-    Box,
-    Dataset,
-    check_classes,
-    finite,
-    image_size,
-    is_within,
-    split_of_folders,
-)
+from .dataset import AnnotatedImage, Box, Dataset, finite
+from .images import IMAGE_SUFFIXES, ImageIndex, image_size, read_each, split_of_folders
 from .text import lines_of
+from .xml_text import parse_xml, root_tag
 
 #: Lists of ImageSets/Main and their splits; trainval.txt counts for what no other list has.
 _LISTS = (("train", "train"), ("val", "val"), ("test", "test"), ("trainval", "train"))
 
 
 def is_voc(root: Path) -> bool:
-    return next(files_below(root, (".xml",)), None) is not None
+    return any(root_tag(file) == "annotation" for file in files_below(root, (".xml",)))
 
 
 def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
@@ -47,27 +38,22 @@ def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
         DatasetError: an XML file that is broken, has no image or an unusable box, with its name and the number of the
             object; or lists that contradict each other or the files.
     """
-    files = list(files_below(root, (".xml",)))
+    everything = list(files_below(root, (".xml",)))
+    files = [file for file in everything if root_tag(file) in ("annotation", None)]
     if not files:
-        raise DatasetError(f"{root}: no .xml file below it. Is it the right folder?")
-    by_stem: dict[str, list[Path]] = {}
-    for path in files_below(root, IMAGE_SUFFIXES):
-        by_stem.setdefault(path.stem, []).append(path)
+        raise DatasetError(f"{root}: no .xml file with an <annotation> below it. Is it the right folder?")
+    images = ImageIndex(root)
     listed = _image_sets(root)
     _check_listed(listed, files)
-    dataset = Dataset(classes or [])
-    for file in files:
-        image = _read_image(file, root, by_stem)
+    dataset = Dataset()
+    dataset.note_left_out("XML files that hold no <annotation>", [file for file in everything if file not in {*files}])
+    for file, image in read_each(files, lambda file: _read_image(file, images)):
         base = next((base for base in listed if file.is_relative_to(base)), None)
         split = split_of_folders(file, root) if base is None else listed[base].get(file.stem)
         dataset.splits.setdefault(split, []).append(image)
     dataset.leave_out_images_without_split("as no list of ImageSets/Main and no folder says their split")
-    found = sorted({box.name for images in dataset.splits.values() for image in images for box in image.boxes})
-    if not classes:
-        check_classes(found, str(root))
-        dataset.classes = found
-    elif unknown := [name for name in found if name not in classes]:
-        raise DatasetError(f"{root} has classes that are not in --classes: {', '.join(unknown)}. Add them there.")
+    dataset.name_classes(classes, str(root))
+    dataset.note_images_without_labels(images.files)
     return dataset
 
 
@@ -109,12 +95,9 @@ def _check_listed(listed: dict[Path, dict[str, str]], files: list[Path]) -> None
             )
 
 
-def _read_image(file: Path, root: Path, images: dict[str, list[Path]]) -> AnnotatedImage:
-    try:
-        annotation = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError, RecursionError, OSError) as error:
-        raise DatasetError(f"{file} is no XML file: {error}. Export it again, or delete it.") from error
-    image = _image_of(file, annotation.findtext("filename", default="").strip(), root, images)
+def _read_image(file: Path, images: ImageIndex) -> AnnotatedImage:
+    annotation = parse_xml(file)
+    image = images.of_label_file(file, annotation.findtext("filename", default="").strip())
     try:
         width, height = (int(finite(annotation.findtext(f"size/{side}", default="0"))) for side in ("width", "height"))
     except ValueError as error:
@@ -123,29 +106,6 @@ def _read_image(file: Path, root: Path, images: dict[str, list[Path]]) -> Annota
         width, height = image_size(image)
     boxes = [_read_box(file, number, thing) for number, thing in enumerate(annotation.iter("object"), start=1)]
     return AnnotatedImage(image, width, height, tuple(boxes))
-
-
-def _image_of(file: Path, file_name: str, root: Path, images: dict[str, list[Path]]) -> Path:
-    """The image of an XML file: the one that it names beside it, otherwise the nearest of the same stem.
-
-    Raises:
-        DatasetError: there is none, or there are several as near.
-    """
-    beside = Path(os.path.normpath(file.parent / file_name))
-    if file_name and is_within(beside, root) and is_file(beside):
-        return beside
-    candidates = images.get(file.stem) or images.get(Path(file_name).stem) or []
-    if not candidates:
-        raise DatasetError(f"{file}: its image {file_name or file.stem} is nowhere in the folder. Add it there.")
-    # annotations/train/1.xml belongs to images/train/1.jpg and not to images/val/1.jpg.
-    common = {path: (len({*path.parts} & {*file.parts}), path.name == Path(file_name).name) for path in candidates}
-    nearest = [path for path in candidates if common[path] == max(common.values())]
-    if len(nearest) > 1:
-        raise DatasetError(
-            f"{file}: its image could be {nearest[0]} or {nearest[1]}. Put the XML file beside its image, or correct "
-            "its <filename>."
-        )
-    return nearest[0]
 
 
 def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
@@ -157,7 +117,7 @@ def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
     for corner in ("xmin", "ymin", "xmax", "ymax"):
         text = thing.findtext(f"bndbox/{corner}")
         try:
-            corners.append(finite(text))
+            corners.append(finite(text or ""))
         except (TypeError, ValueError):
             said = "is missing" if text is None else f"is {text[:80]!r}, not a number"
             raise DatasetError(f"{where} ({name}): <{corner}> in its <bndbox> {said}. Correct it.") from None

@@ -2,31 +2,21 @@
 """YOLO: one text file an image, one object a line: class number, centre, width, height, all as shares of the image."""
 
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.walk import files_below, is_file
 
-from .dataset import (
-    IMAGE_SUFFIXES,
-    AnnotatedImage,
-    Box,
-    Dataset,
-    check_classes,
-    image_size,
-    is_within,
-    split_of_folders,
-)
+from .dataset import AnnotatedImage, Box, Dataset
+from .images import IMAGE_SUFFIXES, image_size
 from .text import lines_of, read_yaml
-
-#: Plain lists of class names, one a line, which tools without a data.yaml write.
-NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+from .yolo_files import Labels, class_names, darknet_file, images_of_folders, images_of_yaml, read_darknet, yaml_file
 
 #: What rows of more than five numbers may be.
 LONG_ROWS = ("polygon", "pose")
+
+#: Numbers of a row after its class, where it is a box with the confidence of a detector.
+_WITH_CONFIDENCE = 5
 
 #: Shares may pass 1 by rounding.
 _TOLERANCE = 1e-3
@@ -39,11 +29,6 @@ class Row(NamedTuple):
     text: str
     number: float  # of its class
     values: list[float]
-
-
-def is_yolo(root: Path) -> bool:
-    has_names = bool(_name_files(root)) or _yaml_file(root) is not None
-    return has_names or next(root.rglob("labels/"), None) is not None
 
 
 def read_yolo(root: Path, classes: list[str] | None = None, long_rows: str | None = None) -> Dataset:
@@ -62,83 +47,34 @@ def read_yolo(root: Path, classes: list[str] | None = None, long_rows: str | Non
     Raises:
         DatasetError: no class names, a line that cannot be used, with file and line, or rows that may be either.
     """
-    file = _yaml_file(root)
+    file = yaml_file(root)
     content = read_yaml(file) if file else {}
-    names = classes or _class_names(root, file, content)
+    names = classes or class_names(root, file, content)
     shape = _keypoint_shape(file, content)
-    by_split = _images_of_yaml(root, file, content) if file else {}
-    by_split = by_split or _images_of_folders(root)
+    if not file and (file := darknet_file(root)):
+        content = read_darknet(file)
+    by_split = images_of_yaml(root, file, content) if file else {}
+    by_split = by_split or images_of_folders(root)
     if not any(by_split.values()):
         raise DatasetError(f"{root}: no images below it ({', '.join(IMAGE_SUFFIXES)}). Is it the right folder?")
-    labels = _labels([image for images in by_split.values() for image in images], root)
-    rows = {image: _read_rows(label) for image, label in labels.items()}
+    labels = Labels(root)
+    label_of = labels.of([image for images in by_split.values() for image in images])
+    rows = {image: _read_rows(label) for image, label in label_of.items()}
     long_rows = long_rows or _kind_of_long_rows(rows, shape)
     length = 4 + math.prod(shape) if shape and long_rows == "pose" else None
     dataset = Dataset(names)
     for split, images in by_split.items():
         dataset.splits[split] = [_annotated(image, rows.get(image, []), names, long_rows, length) for image in images]
     dataset.leave_out_images_without_split("as they are in no folder of a split")
+    dataset.note_left_out("label files without an image", labels.without_image(label_of.values()))
+    if confident := sum(len(row.values) == _WITH_CONFIDENCE for of_image in rows.values() for row in of_image):
+        dataset.notes.append(f"{confident} rows have six numbers; the last is taken for a confidence and left out")
+    unlabelled = [x.file for images in dataset.splits.values() for x in images if x.file not in label_of]
+    if unlabelled:
+        dataset.notes.append(
+            f"{len(unlabelled)} images have no label file and so no objects; the first is {unlabelled[0]}"
+        )
     return dataset
-
-
-def _yaml_file(root: Path) -> Path | None:
-    """The file with the class names: data.yaml, or the only one that has `names`.
-
-    Raises:
-        DatasetError: there are several.
-    """
-    files = sorted(root.glob("*.yaml")) + sorted(root.glob("*.yml"))
-    usual = [file for file in files if file.stem == "data"]
-    found = [file for file in usual or files if is_file(file) and "names" in read_yaml(file)]
-    if len(found) > 1:
-        raise DatasetError(f"{found[0]} and {found[1].name} both have class names. Keep one, and call it data.yaml.")
-    return found[0] if found else None
-
-
-def _name_files(root: Path) -> list[Path]:
-    return [file for name in NAME_FILES for file in files_below(root, (Path(name).suffix,)) if file.name == name]
-
-
-def _class_names(root: Path, file: Path | None, content: dict) -> list[str]:
-    if file:
-        names = _names_of_yaml(file, content)
-        check_classes(names, str(file))
-        return names
-    found = {file: [line for _, line in lines_of(file)] for file in _name_files(root)}
-    if not found:
-        raise DatasetError(
-            f"{root}: no class names. Add a data.yaml with `names: [cat, dog]`, a classes.txt with a name a line, or "
-            "give --classes cat dog."
-        )
-    (first, names), *others = found.items()
-    for other, other_names in others:
-        if other_names != names:
-            raise DatasetError(f"{first} and {other} have different class names. Delete the wrong one.")
-    check_classes(names, str(first))
-    if not names:
-        raise DatasetError(f"{first} has no class names. Write one a line.")
-    return names
-
-
-def _names_of_yaml(file: Path, content: dict) -> list[str]:
-    names = content["names"]
-    if isinstance(names, dict):
-        if set(names) != set(range(len(names))) or any(isinstance(number, bool) for number in names):
-            numbers = [str(number)[:20] for number in list(names)[:20]]
-            raise DatasetError(f"{file}: the numbers of `names` must be 0 to {len(names) - 1}, not {numbers}.")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise DatasetError(f"{file}: `names` must be a list of class names, such as [cat, dog].")
-    for number, name in enumerate(names):
-        # YAML reads no, off, yes, 1.0 and 2026-01-01 as other things than text; which text was meant is lost.
-        if not isinstance(name, str) and type(name) is not int:
-            raise DatasetError(f"{file}: name {number} is read as {type(name).__name__}. Put it in quotes.")
-    count = content.get("nc")
-    if count is not None and (type(count) is not int or count != len(names)):
-        raise DatasetError(
-            f"{file}: `nc` is {str(count)[:40]}, but there are {len(names)} `names`. Correct one of them."
-        )
-    return [str(name) for name in names]
 
 
 def _keypoint_shape(file: Path | None, content: dict) -> list[int] | None:
@@ -150,97 +86,6 @@ def _keypoint_shape(file: Path | None, content: dict) -> list[int] | None:
     if not 0 < shape[0] < 10_000 or shape[1] not in (2, 3):
         raise DatasetError(f"{file}: `kpt_shape` is {shape}; it must be [number of key points, 2 or 3].")
     return shape
-
-
-def _images_of_yaml(root: Path, file: Path, content: dict) -> dict[str | None, list[Path]]:
-    """The images of `train`, `val` and `test` of data.yaml."""
-    path = content.get("path")
-    if not isinstance(path, str | None):
-        raise DatasetError(f"{file}: `path` must be a folder, not {type(path).__name__}.")
-    base = root / Path(path or "").expanduser()
-    by_split: dict[str | None, list[Path]] = {}
-    for split in ("train", "val", "test"):
-        entries = content.get(split) or []
-        images: list[Path] = []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            if not isinstance(entry, str):
-                raise DatasetError(
-                    f"{file}: {split}: must be a folder or a list of folders, not {type(entry).__name__}."
-                )
-            place = _place(entry, split, root, base, file)
-            images += _images_below(place) if place.is_dir() else _images_of_list(place, base, root)
-        if images:
-            by_split[split] = images
-    return by_split
-
-
-def _place(entry: str, split: str, root: Path, base: Path, file: Path) -> Path:
-    """The folder, or the list of images, that an entry of data.yaml names."""
-    # Roboflow writes ../train/images for what is train/images beside the file.
-    tried = [base / entry, root / entry, root / entry.removeprefix("../")]
-    there = [Path(os.path.abspath(place)) for place in tried if "\0" not in entry and os.path.exists(place)]
-    inside = [place for place in there if is_within(place, root)]
-    if inside:
-        return inside[0]
-    if there:
-        raise DatasetError(
-            f"{file}: {split}: {entry} is {there[0]}, outside {root}. Convert the folder that has the images, with a "
-            "data.yaml in it whose paths are relative to it."
-        )
-    raise DatasetError(f"{file}: {split}: {entry} is neither in {base} nor in {root}. Correct the path.")
-
-
-def _images_of_list(file: Path, base: Path, root: Path) -> list[Path]:
-    images = []
-    for number, line in lines_of(file):
-        tried = [Path(os.path.normpath(folder / line)) for folder in (base, file.parent)]
-        image = next((path for path in tried if is_file(path)), None)
-        if image is None:
-            raise DatasetError(f"{file}:{number}: there is no image {tried[0]}. Add it, or delete the line.")
-        if not is_within(image, root):
-            raise DatasetError(
-                f"{file}:{number}: {line} leads out of {root}. Move the image there, or delete the line."
-            )
-        images.append(image)
-    return images
-
-
-def _images_of_folders(root: Path) -> dict[str | None, list[Path]]:
-    by_split: dict[str | None, list[Path]] = {}
-    for image in _images_below(root):
-        by_split.setdefault(split_of_folders(image, root), []).append(image)
-    return by_split
-
-
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(files_below(folder, IMAGE_SUFFIXES))
-
-
-def _labels(images: list[Path], root: Path) -> dict[Path, Path]:
-    """The label files of the images that have one.
-
-    Raises:
-        DatasetError: no image has one, or two images share one.
-    """
-    labels = {image: label for image in images if (label := next(filter(is_file, _label_files(image, root)), None))}
-    if images and not labels:
-        raise DatasetError(
-            f"{images[0]}: there is no {' or '.join(map(str, _label_files(images[0], root)))}, and no other image has "
-            "a label file either. Put the labels there."
-        )
-    owner: dict[Path, Path] = {}
-    for image, label in labels.items():
-        if owner.setdefault(label, image) != image:
-            raise DatasetError(f"{owner[label]} and {image} share the labels {label}. Keep one of the two images.")
-    return labels
-
-
-def _label_files(image: Path, root: Path) -> Iterator[Path]:
-    """images/train/1.jpg -> labels/train/1.txt, or 1.txt beside the image."""
-    parts = list(image.relative_to(root).with_suffix(".txt").parts)
-    for i in reversed([i for i, part in enumerate(parts[:-1]) if part == "images"]):
-        yield root.joinpath(*parts[:i], "labels", *parts[i + 1 :])
-    yield image.with_suffix(".txt")
 
 
 def _read_rows(label: Path) -> list[Row]:
@@ -264,7 +109,7 @@ def _kind_of_long_rows(rows: dict[Path, list[Row]], shape: list[int] | None) -> 
     """
     if shape:
         return "pose"
-    long_rows = [row for of_image in rows.values() for row in of_image if len(row.values) > 4]
+    long_rows = [row for of_image in rows.values() for row in of_image if len(row.values) > _WITH_CONFIDENCE]
     lengths = {len(row.values) for row in long_rows}
     if len(lengths) == 1 and all(_may_be_pose(row.values) for row in long_rows):
         raise DatasetError(
@@ -304,7 +149,8 @@ def _box(row: Row, names: list[str], width: int, height: int, long_rows: str, le
     """
     where, text, number, values = row
     count = len(values)
-    if count != 4:
+    has_confidence = count == _WITH_CONFIDENCE and 0 <= values[4] <= 1
+    if count != 4 and not has_confidence:
         fits = count > 4 and length in (None, count) if long_rows == "pose" else count >= 6 and count % 2 == 0
         if not fits:
             needed = f"or {length + 1} with key points" if length else f"or a {long_rows}"
@@ -314,7 +160,7 @@ def _box(row: Row, names: list[str], width: int, height: int, long_rows: str, le
             f"{where}: class {number:g}, but there are {len(names)} class names, 0 ({names[0]}) to {len(names) - 1} "
             f"({names[-1]}). Correct the line or the names."
         )
-    is_box = count == 4 or long_rows == "pose"
+    is_box = count == 4 or has_confidence or long_rows == "pose"
     shares = values[:4] if is_box else values
     if not all(math.isfinite(v) and -_TOLERANCE <= v <= 1 + _TOLERANCE for v in shares):
         raise DatasetError(
@@ -327,5 +173,5 @@ def _box(row: Row, names: list[str], width: int, height: int, long_rows: str, le
         left, top = min(shares[::2]), min(shares[1::2])
         w, h = max(shares[::2]) - left, max(shares[1::2]) - top
     # Shares have six digits as a rule; a hundredth of a pixel is finer than that in any image below 10,000 pixels.
-    box = (left * width, top * height, w * width, h * height)
-    return Box(names[int(number)], tuple(round(value, 2) for value in box))
+    left, top, w, h = (round(value, 2) for value in (left * width, top * height, w * width, h * height))
+    return Box(names[int(number)], (left, top, w, h))

@@ -54,6 +54,7 @@ class ChannelMapper(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         self.to(memory_format=torch.channels_last)  # as the backbone's maps
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of any size for backbones that need whole patches, such as ViTDet."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +24,8 @@ class PaddedBackbone(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.multiple = multiple
-        self.strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
+        output_shape: Callable[[], dict[str, Any]] = backbone.output_shape  # type: ignore[assignment]  # of Detectron2
+        self.strides: dict[str, int] = {name: shape.stride for name, shape in output_shape().items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] normalised images -> {name: [B, C, ⌈H / stride⌉, ⌈W / stride⌉]}."""

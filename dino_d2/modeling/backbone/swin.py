@@ -3,6 +3,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 
@@ -58,7 +59,9 @@ class PaddedSwinBlock(nn.Module):
         wrapped_columns = torch.arange(width, device=device) >= width - self.shift[1]
         region = 2 * wrapped_rows[:, None].float() + wrapped_columns.float()  # [H, W]
         region = window_partition(region[None, ..., None], self.window_size).flatten(1)  # [windows, tokens]
-        return BLOCKED * (region[:, :, None] != region[:, None]).to(self.norm1.weight.dtype)
+        weight = self.norm1.weight
+        assert isinstance(weight, Tensor)
+        return BLOCKED * (region[:, :, None] != region[:, None]).to(weight.dtype)
 
 
 def admit_any_size(body: nn.Module) -> None:
@@ -72,4 +75,6 @@ def admit_any_size(body: nn.Module) -> None:
     for parent, name in blocks:
         setattr(parent, name, PaddedSwinBlock(getattr(parent, name)))
     if blocks:
-        body.patch_embed.dynamic_img_pad = True
+        patch_embed = body.get_submodule("patch_embed")
+        assert isinstance(patch_embed, PatchEmbed)
+        patch_embed.dynamic_img_pad = True  # type: ignore[misc]  # timm declares it final

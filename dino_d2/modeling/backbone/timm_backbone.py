@@ -6,6 +6,7 @@ import difflib
 import timm
 import torch
 from timm.layers import Format, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from .swin import admit_any_size
@@ -50,6 +51,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         body = create(name, pretrained, options or {})
         admit_any_size(body)
+        assert isinstance(body.feature_info, FeatureInfo)
         reductions = body.feature_info.reduction()
         stages = list(STAGES[STAGES.index("stem" if reductions[0] == 2 else "res2") :][: len(reductions)])
         for feature in out_features:
@@ -116,7 +118,7 @@ def checkpoint_blocks(body: nn.Module) -> None:
     """Enable timm's activation checkpointing: per block where the stages support it, otherwise per stage."""
     stages = [module for module in body.modules() if module is not body and hasattr(module, "grad_checkpointing")]
     for module in stages or [body]:
-        module.grad_checkpointing = True
+        module.grad_checkpointing = True  # type: ignore[assignment]  # PyTorch declares tensors and modules alone
 
 
 def freeze_up_to(body: nn.Module, last: str) -> None:

@@ -24,7 +24,7 @@ class ConditionalDecoderLayer(nn.Module):
 
     def __init__(
         self,
-        cross_attention: nn.Module,
+        cross_attention: ConditionalCrossAttention,
         embed_dim: int = 256,
         feedforward_dim: int = 2048,
         num_heads: int = 8,
@@ -62,8 +62,8 @@ class ConditionalDecoder(nn.Module):
     The embedding predicts the reference point; boxes are offsets from it, and it is not refined.
 
     Args:
-        class_head: of all layers.
-        box_head: of all layers; offsets [..., 4] in logit space.
+        class_head: shared by all layers.
+        box_head: shared by all layers; offsets [..., 4] in logit space.
         num_layers: 6 in the paper.
         embed_dim: D.
         feedforward_dim: hidden width of the feed-forward networks.
@@ -90,15 +90,11 @@ class ConditionalDecoder(nn.Module):
         self.box_head = box_head
         self.embed_dim = embed_dim
         self.activation_checkpointing = activation_checkpointing
-        attentions = [FirstConditionalCrossAttention] + [ConditionalCrossAttention] * (num_layers - 1)
+        attentions: list[type[ConditionalCrossAttention]] = [FirstConditionalCrossAttention]
+        attentions += [ConditionalCrossAttention] * (num_layers - 1)
         self.layers = nn.ModuleList(
             self.make_layer(
-                attention(embed_dim, num_heads, dropout),
-                embed_dim=embed_dim,
-                feedforward_dim=feedforward_dim,
-                num_heads=num_heads,
-                dropout=dropout,
-                activation=activation,
+                attention(embed_dim, num_heads, dropout), embed_dim, feedforward_dim, num_heads, dropout, activation
             )
             for attention in attentions
         )
@@ -106,15 +102,22 @@ class ConditionalDecoder(nn.Module):
         self.position_head = self.make_position_head()
         self.norm = nn.LayerNorm(embed_dim)
 
-    def make_layer(self, cross_attention: nn.Module, **sizes: int | float | nn.Module | None) -> nn.Module:
+    def make_layer(
+        self,
+        cross_attention: ConditionalCrossAttention,
+        embed_dim: int,
+        feedforward_dim: int,
+        num_heads: int,
+        dropout: float,
+        activation: nn.Module | None,
+    ) -> nn.Module:
         """One layer around its cross-attention."""
-        return ConditionalDecoderLayer(cross_attention, **sizes)
+        return ConditionalDecoderLayer(cross_attention, embed_dim, feedforward_dim, num_heads, dropout, activation)
 
     def make_position_head(self) -> nn.Module:
         """From embeddings [B, T, D] to logits [B, T, 2] of their reference points."""
         head = MLP(self.embed_dim, self.embed_dim, 2, num_layers=2)
-        for linear in head.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        head.initialise_xavier()
         return head
 
     def forward(self, inputs: DecoderInputs) -> LayerPredictions:
@@ -125,13 +128,13 @@ class ConditionalDecoder(nn.Module):
         """
         points = self.position_head(inputs.anchors).sigmoid()  # [B, T, 2]
         sine = anchor_embedding(points, self.embed_dim // 2)
-        states = []
+        layer_states = []
         x = inputs.content
         for i in range(len(self.layers)):
             layer_sine = sine if i == 0 else sine * self.position_scale(x)
             x = self.run_layer(i, x, inputs.anchors, layer_sine, inputs)
-            states.append(self.norm(x))
-        states = torch.stack(states)  # [L, B, T, D]
+            layer_states.append(self.norm(x))
+        states = torch.stack(layer_states)  # [L, B, T, D]
         boxes = (self.box_head(states) + anchor_logits(points, eps=1e-5)).sigmoid()
         return LayerPredictions(self.class_head(states), boxes)
 

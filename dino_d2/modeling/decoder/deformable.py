@@ -48,11 +48,11 @@ class DeformableDecoderLayer(nn.Module):
 
 
 class DeformableDecoder(nn.Module):
-    """Decoder layers, each of which refines the anchors it was given.
+    """Decoder layers, each of which refines the anchors of the previous one.
 
     Args:
         class_head: shared by all layers (section D.3), or :class:`~dino_d2.modeling.heads.PerLayer`.
-        box_head: likewise.
+        box_head: shared or per layer, as the class head.
         box_update: :class:`LookForwardOnce` or :class:`LookForwardTwice`; None: all layers start from the anchors of
             the query source (Deformable DETR without refinement).
         num_layers: 6 in the paper (Table 8); Table 6 studies fewer.
@@ -100,7 +100,7 @@ class DeformableDecoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim) if norm is None else norm
 
     def forward(self, inputs: DecoderInputs) -> LayerPredictions:
-        """Decode; positions of the memory are not used, since deformable attention samples by place.
+        """Decode; positions of the memory are not used, because deformable attention samples by coordinates.
 
         Args:
             inputs: with anchors [B, T, 4] cxcywh in [0, 1] or [B, T, 2] xy.

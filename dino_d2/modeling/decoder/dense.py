@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DETR's decoder: queries that are embeddings alone, attending to every pixel (DETR section 3.2)."""
+"""DETR's decoder: queries without anchors that attend to every pixel (DETR section 3.2)."""
 
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers import CrossAttention, FeedForward, SelfAttention, recomputed
+from dino_d2.layers import CrossAttention, FeedForward, RowColumnAttention, SelfAttention, recomputed
 from dino_d2.modeling.contracts import DecoderInputs, LayerPredictions
 from dino_d2.modeling.levels import Levels
 
@@ -12,7 +12,7 @@ from dino_d2.modeling.levels import Levels
 class DenseDecoderLayer(nn.Module):
     """Self-attention among queries, attention to the memory, feed-forward; normalised after each (DETR figure 10)."""
 
-    attention_class = CrossAttention
+    attention_class: type[CrossAttention | RowColumnAttention] = CrossAttention
 
     def __init__(self, embed_dim: int = 256, feedforward_dim: int = 2048, num_heads: int = 8, dropout: float = 0.0):
         super().__init__()
@@ -49,8 +49,8 @@ class DenseDecoder(nn.Module):
     """Decoder layers that predict boxes directly, without anchors.
 
     Args:
-        class_head: of all layers, :class:`~dino_d2.modeling.heads.SoftmaxClassHead` in DETR.
-        box_head: of all layers; [..., D] -> [..., 4] logits of cxcywh.
+        class_head: shared by all layers, :class:`~dino_d2.modeling.heads.SoftmaxClassHead` in DETR.
+        box_head: shared by all layers; [..., D] -> [..., 4] logits of cxcywh.
         num_layers: 6 in DETR.
         embed_dim: D.
         feedforward_dim: hidden width of the feed-forward networks.
@@ -60,7 +60,7 @@ class DenseDecoder(nn.Module):
         activation_checkpointing: as in the deformable decoder.
     """
 
-    layer_class = DenseDecoderLayer
+    layer_class: type[DenseDecoderLayer] = DenseDecoderLayer
 
     def __init__(
         self,

@@ -15,8 +15,8 @@ class DynamicAnchorDecoder(ConditionalDecoder):
     """DAB-DETR's decoder: the size of each anchor modulates the attention of its query (section 4).
 
     Args:
-        class_head, box_head: as in :class:`ConditionalDecoder`; the box head may be one for each layer.
-        box_update: :class:`LookForwardTwice`, which the authors' code had before DINO named it, or
+        class_head, box_head: as in :class:`ConditionalDecoder`; the box head may also be a :class:`PerLayer`.
+        box_update: :class:`LookForwardTwice`, which the authors' code used before DINO introduced the name, or
             :class:`LookForwardOnce`.
         num_layers, embed_dim, feedforward_dim, num_heads, dropout, activation, activation_checkpointing: as in
             :class:`ConditionalDecoder`.

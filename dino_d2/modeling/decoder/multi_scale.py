@@ -4,6 +4,8 @@
 Queries attend to every level separately and combine the results with learned level weights.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,18 +26,21 @@ class MultiScaleDecoderLayer(ConditionalDecoderLayer):
     Args:
         cross_attention: to the memory.
         num_levels: V.
-        embed_dim: D.
-        others: of :class:`~dino_d2.modeling.decoder.conditional.ConditionalDecoderLayer`.
+        embed_dim, feedforward_dim, num_heads, dropout, activation: as in
+            :class:`~dino_d2.modeling.decoder.conditional.ConditionalDecoderLayer`.
     """
 
     def __init__(
         self,
         cross_attention: ConditionalCrossAttention,
         num_levels: int,
-        embed_dim: int,
-        **others: int | float | nn.Module | None,
+        embed_dim: int = 256,
+        feedforward_dim: int = 2048,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        activation: nn.Module | None = None,
     ):
-        super().__init__(cross_attention, embed_dim, **others)
+        super().__init__(cross_attention, embed_dim, feedforward_dim, num_heads, dropout, activation)
         self.level_weights = nn.Linear(embed_dim, num_levels)
         nn.init.xavier_uniform_(self.level_weights.weight)
 
@@ -52,8 +57,8 @@ class MultiScaleDecoderLayer(ConditionalDecoderLayer):
         """Content, positions and sine features [B, T, D], memory and its positions [B, S, D] -> content [B, T, D]."""
         weights = self.level_weights(self.self_attention.query(x, query_position)).softmax(-1)  # [B, T, V]
         x = self.self_norm(x + self.dropout(self.self_attention(x, query_position, mask)))
-        projected = self.cross_attention.project(x, query_position, query_sine, memory, memory_position)
-        x = self.cross_norm(x + self.dropout(self.attend_levels(*projected, levels, weights)))
+        query, key, value = self.cross_attention.project(x, query_position, query_sine, memory, memory_position)
+        x = self.cross_norm(x + self.dropout(self.attend_levels(query, key, value, levels, weights)))
         return self.feed_forward(x)
 
     def attend_levels(self, query: Tensor, key: Tensor, value: Tensor, levels: Levels, weights: Tensor) -> Tensor:
@@ -70,13 +75,15 @@ class MultiScaleDecoderLayer(ConditionalDecoderLayer):
             [B, T, D].
         """
         sizes = [h * w for h, w in levels.shapes]
-        blocked = [None] * len(sizes)
+        blocked: Sequence[Tensor | None] = [None] * len(sizes)
         if levels.padding_mask is not None:
             blocked = [padding[:, None, None] for padding in levels.padding_mask.split(sizes, dim=1)]
         dropout = self.cross_attention.dropout if self.training else 0.0
         found = [
-            attend(query, *level, dropout)
-            for level in zip(key.split(sizes, dim=2), value.split(sizes, dim=2), blocked, strict=True)
+            attend(query, level_key, level_value, level_blocked, dropout)
+            for level_key, level_value, level_blocked in zip(
+                key.split(sizes, dim=2), value.split(sizes, dim=2), blocked, strict=True
+            )
         ]
         # The weights sum to one, so combining before the shared output projection equals combining after it.
         return self.cross_attention.out_proj((torch.stack(found, dim=-1) * weights[:, :, None]).sum(-1))
@@ -86,9 +93,8 @@ class MultiScaleAnchorDecoder(DynamicAnchorDecoder):
     """DAB-DETR's decoder with :class:`MultiScaleDecoderLayer`.
 
     Args:
-        class_head, box_head, box_update, others: as in
-            :class:`~dino_d2.modeling.decoder.dynamic_anchors.DynamicAnchorDecoder`.
         num_levels: V.
+        others: as in :class:`~dino_d2.modeling.decoder.dynamic_anchors.DynamicAnchorDecoder`.
     """
 
     def __init__(
@@ -97,11 +103,38 @@ class MultiScaleAnchorDecoder(DynamicAnchorDecoder):
         box_head: nn.Module,
         box_update: BoxUpdate,
         num_levels: int = 4,
-        **others: int | float | bool | nn.Module | None,
+        num_layers: int = 6,
+        embed_dim: int = 256,
+        feedforward_dim: int = 2048,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        activation: nn.Module | None = None,
+        activation_checkpointing: bool = False,
     ):
         self.num_levels = num_levels  # the base class makes the layers
-        super().__init__(class_head, box_head, box_update, **others)
+        super().__init__(
+            class_head,
+            box_head,
+            box_update,
+            num_layers,
+            embed_dim,
+            feedforward_dim,
+            num_heads,
+            dropout,
+            activation,
+            activation_checkpointing,
+        )
 
-    def make_layer(self, cross_attention: nn.Module, **sizes: int | float | nn.Module | None) -> nn.Module:
+    def make_layer(
+        self,
+        cross_attention: ConditionalCrossAttention,
+        embed_dim: int,
+        feedforward_dim: int,
+        num_heads: int,
+        dropout: float,
+        activation: nn.Module | None,
+    ) -> nn.Module:
         """One layer around its cross-attention."""
-        return MultiScaleDecoderLayer(cross_attention, self.num_levels, **sizes)
+        return MultiScaleDecoderLayer(
+            cross_attention, self.num_levels, embed_dim, feedforward_dim, num_heads, dropout, activation
+        )

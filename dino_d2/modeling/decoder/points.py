@@ -23,6 +23,7 @@ class PointDecoder(DenseDecoder):
         Args:
             inputs: with anchors that are points [B, T, 2], and query positions.
         """
+        assert inputs.query_positions is not None  # point queries make them
         states = self.run_layers(inputs, inputs.query_positions)
         boxes = (self.box_head(states) + anchor_logits(inputs.anchors, eps=1e-5)).sigmoid()
         return LayerPredictions(self.class_head(states), boxes)
@@ -31,7 +32,7 @@ class PointDecoder(DenseDecoder):
 class RowColumnDecoderLayer(DenseDecoderLayer):
     """Dense self-attention among queries, row-column attention to the memory (section 3.4).
 
-    Positions of queries are [B, T, 3 * D]: of the point, for self-attention, and of its x and its y.
+    Query positions are [B, T, 3 * D]: D of the point, for self-attention, then D of its x and D of its y.
     """
 
     attention_class = RowColumnAttention
@@ -45,6 +46,6 @@ class RowColumnDecoderLayer(DenseDecoderLayer):
 
 
 class RowColumnPointDecoder(PointDecoder):
-    """The same with row-column attention to the memory."""
+    """A point decoder with row-column attention to the memory."""
 
     layer_class = RowColumnDecoderLayer

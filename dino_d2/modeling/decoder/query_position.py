@@ -2,29 +2,28 @@
 """Position encodings of the deformable decoder's queries.
 
 Each class gets the anchors on the finest map [B, T, 4], the content [B, T, D] of the previous layer (None in the first
-layer) and the positions [B, T, D] that the query source made (or None), and returns positions [B, T, D].
+layer) and the positions [B, T, D] of the query source (or None), and returns positions [B, T, D].
 """
 
 from torch import Tensor, nn
 
-from dino_d2.layers import MLP, anchor_embedding
+from dino_d2.layers import MLP, LinearStack, anchor_embedding
 
 
-class AnchorPosition(MLP):
-    """From the sine features of the anchors (DAB-DETR section 4); DINO's choice."""
+class AnchorPosition(LinearStack):
+    """Computed from the sine features of the anchors (DAB-DETR section 4), as in DINO."""
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(2 * embed_dim, embed_dim, embed_dim, num_layers=2)
         self.sine_dim = embed_dim // 2
-        for linear in self.layers:
-            nn.init.xavier_uniform_(linear.weight)
+        self.initialise_xavier()
 
     def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor | None) -> Tensor:
-        return super().forward(anchor_embedding(anchors, self.sine_dim))
+        return self.run_layers(anchor_embedding(anchors, self.sine_dim))
 
 
 class ScaledAnchorPosition(AnchorPosition):
-    """The same, from the second layer on multiplied by a scale predicted from the content (DAB-DETR section 4)."""
+    """Anchor positions, from the second layer on scaled by a function of the content (DAB-DETR section 4)."""
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(embed_dim)
@@ -36,7 +35,7 @@ class ScaledAnchorPosition(AnchorPosition):
 
 
 class OwnPosition(nn.Module):
-    """The positions that the query source made, the same in all layers (Deformable DETR)."""
+    """The positions of the query source, equal in all layers (Deformable DETR)."""
 
     def forward(self, anchors: Tensor, content: Tensor | None, positions: Tensor) -> Tensor:
         return positions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anchor refinement from layer to layer, shared by the decoders that do it (DINO section 3.5, figure 6)."""
+"""Anchor refinement from layer to layer, shared by all decoders with refinement (DINO section 3.5, figure 6)."""
 
 from collections.abc import Callable
 
@@ -53,7 +53,7 @@ def refine_layer_by_layer(
         box_head: [L, B, T, D] -> corrections [L, B, T, 4] of the anchors' logits; shared or one for each layer.
         anchor_eps: anchors are clamped to this distance from 0 and 1 before the logit.
     """
-    bases, states = [], []
+    bases, layer_states = [], []
     base = anchors
     for i in range(num_layers):
         if i > 0 and box_update is not None:
@@ -62,7 +62,7 @@ def refine_layer_by_layer(
             base, anchors = box_update(refined), refined.detach()
         content = run_layer(i, content, anchors)
         bases.append(anchor_logits(base, anchor_eps))
-        states.append(norm(content))
-    states = torch.stack(states)  # [L, B, T, D]
+        layer_states.append(norm(content))
+    states = torch.stack(layer_states)  # [L, B, T, D]
     boxes = (box_head(states) + torch.stack(bases)).sigmoid()
     return LayerPredictions(class_head(states), boxes)

@@ -69,7 +69,7 @@ class DeformableEncoder(nn.Module):
     def forward(self, tokens: Tensor, position: Tensor, levels: Levels) -> Tensor:
         """Tokens and positions, both [B, S, D] -> memory [B, S, D]."""
         reference_points = self.reference_points(levels)
-        position = position.to(tokens.dtype)  # once; under autocast each layer then reads half as many bytes
+        position = position.to(tokens.dtype)  # once; under autocast this halves the bytes that each layer reads
         for layer in self.layers:
             inputs = (tokens, position, reference_points, levels)
             tokens = recomputed(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
@@ -77,5 +77,5 @@ class DeformableEncoder(nn.Module):
 
     @staticmethod
     def reference_points(levels: Levels) -> Tensor:
-        """Each token samples around its own place on every level: [B, S, V, 2]; the speed wing caches it."""
+        """Reference points [B, S, V, 2]: the position of each token on every level; ``dino_d2.speed`` caches them."""
         return token_references(levels)

@@ -3,14 +3,14 @@
 
 from torch import Tensor, nn
 
-from dino_d2.layers import FeedForward, SelfAttention, recomputed
+from dino_d2.layers import FeedForward, RowColumnAttention, SelfAttention, recomputed
 from dino_d2.modeling.levels import Levels
 
 
 class DenseEncoderLayer(nn.Module):
     """Self-attention over all tokens, then a feed-forward network; normalised after each (DETR figure 10)."""
 
-    attention_class = SelfAttention
+    attention_class: type[SelfAttention | RowColumnAttention] = SelfAttention
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class DenseEncoder(nn.Module):
         activation_checkpointing: as in the deformable encoder.
     """
 
-    layer_class = DenseEncoderLayer
+    layer_class: type[DenseEncoderLayer] = DenseEncoderLayer
 
     def __init__(
         self,

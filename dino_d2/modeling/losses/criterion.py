@@ -104,6 +104,7 @@ class SetCriterion(nn.Module):
         counts = None
         if part is not None:
             of_step = denoising_queries.of_step
+            assert of_step is not None  # the queries of a part of a step have it
             positives, objects = of_step.positive, sum(part.counts) / part.num_batches
             counts = QueryCounts(matched=of_step.positive, unmatched=of_step.scored - of_step.positive)
         # Every object is reconstructed once in each group; the loss is the mean over groups.

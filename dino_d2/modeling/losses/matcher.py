@@ -56,11 +56,11 @@ class HungarianMatcher(nn.Module):
         num_layers, _, num_queries, _ = logits.shape
         cost = self.cost(logits, boxes, pad_sequence(labels, batch_first=True), pad_sequence(targets, batch_first=True))
         # NaN predictions are matched last; the loss that they enter reports them.
-        cost = cost.nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().numpy()
+        costs = cost.nan_to_num(nan=1e9, posinf=1e9, neginf=-1e9).cpu().numpy()
         images, queries, objects = [], [], []
         for i, image_labels in enumerate(labels):
             count = len(image_labels)
-            pairs = [linear_sum_assignment(cost[layer, i, :, :count]) for layer in range(num_layers)]
+            pairs = [linear_sum_assignment(costs[layer, i, :, :count]) for layer in range(num_layers)]
             images += [i] * min(num_queries, count)
             queries.append(torch.tensor([query.tolist() for query, _ in pairs], dtype=torch.int64))
             objects.append(torch.tensor([target.tolist() for _, target in pairs], dtype=torch.int64))

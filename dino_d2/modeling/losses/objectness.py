@@ -26,6 +26,7 @@ class ObjectnessCriterion(SetCriterion):
     ) -> dict[str, Tensor]:
         """As in :class:`SetCriterion`; the proposals' losses have the suffix ``_enc`` there too."""
         proposals = output.proposals
+        assert proposals is not None  # the query source of a two-stage detector makes them
         named = super().forward(output._replace(proposals=None), labels, boxes, denoising_queries, part)
         tokens = DetectorOutput(proposals.logits[None], proposals.boxes[None], output.anchors, proposals=None)
         losses = super().forward(tokens, [torch.zeros_like(x) for x in labels], boxes, part=part)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What most query sources share."""
+"""Base classes and helpers of query sources."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class BaseQueries(nn.Module):
     """A query source whose position encodings, if any, come with the queries."""
 
     def query_positions(self, queries: Queries, anchors: Tensor, encoding: PositionEncoding) -> Tensor | None:
-        """[B, N, D], or None where the decoder makes positions from the anchors."""
+        """[B, N, D], or None if the decoder computes positions from the anchors."""
         return queries.positions
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Initial content of queries: denoising queries embed class labels, matching queries bring their own.
+"""Initial content of queries: class embeddings for denoising queries, the query source's content for matching queries.
 
-Each class embeds the (noised) labels of denoising queries and completes the content of matching queries, so that the
-decoder gets both in one form.
+Each class embeds the (noised) labels of denoising queries and completes the content of matching queries, so that both
+have the same form in the decoder.
 """
 
 import torch
@@ -18,7 +18,7 @@ class LabelEmbedding(nn.Embedding):
         embed_dim: D.
     """
 
-    #: Whether matching queries read the embedding too, so that it is trained without denoising.
+    #: Whether matching queries use the embedding, which then is also trained without denoising.
     serves_matching = False
 
     def __init__(self, num_classes: int, embed_dim: int = 256):
@@ -33,7 +33,7 @@ class LabelEmbedding(nn.Embedding):
         return content
 
     def known(self, labels: Tensor, content: Tensor) -> Tensor:
-        """Matching queries [B, N, D] that search for one class [B] an image, -1 for any.
+        """Matching queries [B, N, D] that search for one class [B] per image, -1 for any.
 
         The class embedding is added to the learned content, which DN-DETR's queries do not have.
         """
@@ -43,11 +43,11 @@ class LabelEmbedding(nn.Embedding):
 class IndicatedLabelEmbedding(nn.Embedding):
     """The last channel is an indicator: 1 for denoising queries, 0 for matching queries (DN-DETR section 4.5).
 
-    Matching queries bring D - 1 learned channels of their own, as in DN-Deformable-DETR++.
+    The query source provides D - 1 learned channels for matching queries, as in DN-Deformable-DETR++.
 
     Args:
         num_classes: C.
-        embed_dim: D, the indicator included.
+        embed_dim: D, including the indicator.
     """
 
     serves_matching = False
@@ -65,14 +65,14 @@ class IndicatedLabelEmbedding(nn.Embedding):
         return F.pad(content, (0, 1))
 
     def known(self, labels: Tensor, content: Tensor) -> Tensor:
-        """Matching queries [B, N, D] that search for one class [B] an image, -1 for any: its embedding, indicator 1."""
+        """Matching queries [B, N, D] that search for one class [B] per image, -1 for any: embedding and indicator 1."""
         return torch.where((labels >= 0)[:, None, None], self.denoising(labels[:, None]), content)
 
 
 class UnknownLabelEmbedding(IndicatedLabelEmbedding):
-    """The same with one more row: an "unknown" class, with which every matching query starts (DN-DETR on DAB-DETR).
+    """Has another row for an "unknown" class, from which every matching query starts (DN-DETR on DAB-DETR).
 
-    It is added to the content of the query source: zeros, or the pattern embeddings of DAB-DETR.
+    The row is added to the content of the query source, which is zero or a pattern embedding of DAB-DETR.
     """
 
     serves_matching = True

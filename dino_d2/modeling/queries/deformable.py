@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deformable DETR's queries: learned points, or proposals of the encoder ("two-stage").
 
-Both have position encodings of their own, which stay the same in all decoder layers (``OwnPosition``).
+Both provide position encodings, which are the same in all decoder layers (``OwnPosition``).
 """
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .proposals import ObjectnessProposalHead
 
 
 class ReferencePointQueries(BaseQueries):
-    """Learned content and position; the position predicts the point where a query starts (section 4.1).
+    """Learned content and position; the reference point is predicted from the position (section 4.1).
 
     Args:
         num_queries: N.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DETR's queries: learned embeddings without a place in the image (DETR section 3.2)."""
+"""DETR's queries: learned embeddings without a position in the image (DETR section 3.2)."""
 
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class EmbeddedQueries(BaseQueries):
 
 
 class DenoisedEmbeddedQueries(EmbeddedQueries):
-    """The same with denoising: a linear layer embeds noised boxes as positions (DN-DETR section 4.7.2)."""
+    """Supports denoising: a linear layer embeds noised boxes as positions (DN-DETR section 4.7.2)."""
 
     def __init__(self, num_queries: int = 100, embed_dim: int = 256):
         super().__init__(num_queries, embed_dim)

@@ -20,6 +20,8 @@ class PointQueries(nn.Module):
         embed_dim: D.
     """
 
+    points: "nn.Embedding | Grid"
+
     def __init__(self, num_points: int = 300, num_patterns: int = 3, embed_dim: int = 256):
         super().__init__()
         self.patterns = nn.Embedding(num_patterns, embed_dim)
@@ -27,8 +29,9 @@ class PointQueries(nn.Module):
 
     def make_points(self, num_points: int) -> None:
         """Set ``points`` to an embedding of xy [num_points, 2], not restricted to the image."""
-        self.points = nn.Embedding(num_points, 2)
-        nn.init.uniform_(self.points.weight)
+        points = nn.Embedding(num_points, 2)
+        nn.init.uniform_(points.weight)
+        self.points = points
 
     def forward(self, memory: Tensor, levels: Levels) -> Queries:
         """Only the batch size of memory [B, S, D] is used; anchors are points [B, N, 2]."""
@@ -38,7 +41,7 @@ class PointQueries(nn.Module):
         return Queries(content.expand(memory.shape[0], -1, -1), points.expand(memory.shape[0], -1, -1), None)
 
     def query_positions(self, queries: Queries, anchors: Tensor, encoding: PointPositions) -> Tensor:
-        """Positions of all queries' points [B, T, 2], made by the weights that also encode the pixels' positions."""
+        """Positions of all queries' points [B, T, 2], encoded with the same weights as the pixels' positions."""
         return encoding.embed(anchors)
 
     def denoising_anchors(self, boxes: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class PointQueries(nn.Module):
 
 
 class GridPointQueries(PointQueries):
-    """The same with points on a fixed grid (section 4.3, table 4) of round(sqrt(num_points)) points a side."""
+    """Points on a fixed grid (section 4.3, table 4) with round(sqrt(num_points)) points per side."""
 
     def make_points(self, num_points: int) -> None:
         """Set ``points`` to a fixed embedding of xy [num_points, 2]."""
@@ -59,6 +62,8 @@ class GridPointQueries(PointQueries):
 
 class Grid(nn.Module):
     """Points [num_points, 2] that are neither trained nor saved in checkpoints."""
+
+    weight: Tensor
 
     def __init__(self, points: Tensor):
         super().__init__()

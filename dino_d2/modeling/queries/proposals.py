@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder's own detection head: every token proposes a box at its place ("two-stage")."""
+"""The detection head of the encoder: every token proposes a box at its position ("two-stage")."""
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from .base import take
 class ProposalHead(nn.Module):
     """Proposals of DINO (section 3.4): the tokens with the highest class logits, each with a box.
 
-    A token's anchor is its pixel with sides of 0.05 · 2^level of the image. Tokens of padding, and tokens whose
-    anchor comes within 0.01 of the border, are masked: they share one feature vector and the box (1, 1, 1, 1).
+    A token's anchor is centred on its pixel, with sides of 0.05 · 2^level of the image. Padding tokens and tokens whose
+    anchor is within 0.01 of the border are masked: they share one feature vector and the box (1, 1, 1, 1).
 
     Args:
         embed_dim: D.
@@ -36,7 +36,7 @@ class ProposalHead(nn.Module):
         Args:
             memory: [B, S, D].
             levels: geometry of the tokens.
-            num_proposals: K; all S tokens where an image has fewer.
+            num_proposals: K, limited to S.
         """
         anchor_logits, usable = self.token_anchors(levels)
         features = self.norm(self.project(memory * usable))
@@ -45,7 +45,7 @@ class ProposalHead(nn.Module):
         return self.select(index, features, logits, anchor_logits)
 
     def token_scores(self, logits: Tensor) -> Tensor:
-        """Class logits [B, S, C] -> [B, S], by which tokens are ranked: the highest logit of a token."""
+        """Ranking scores of the tokens, their highest logits: class logits [B, S, C] -> [B, S]."""
         return logits.amax(-1)
 
     def select(self, index: Tensor, features: Tensor, logits: Tensor, anchor_logits: Tensor) -> Proposals:
@@ -62,7 +62,7 @@ class ProposalHead(nn.Module):
 
     @staticmethod
     def token_anchors(levels: Levels) -> tuple[Tensor, Tensor]:
-        """Anchors as logits [B, S, 4] (+inf where masked) and usable tokens [B, S, 1]; the speed wing caches them."""
+        """Anchor logits [B, S, 4] (+inf if masked) and usable tokens [B, S, 1]; ``dino_d2.speed`` caches them."""
         centres = pixel_centres(levels)
         side = torch.cat([centres.new_full((h * w,), 0.05 * 2**i) for i, (h, w) in enumerate(levels.shapes)])
         anchors = torch.cat([centres, side[None, :, None].expand_as(centres)], dim=-1)

@@ -23,7 +23,7 @@ class StaticQueries(AnchorQueries):
         self.num_queries = num_queries
         self.content = nn.Embedding(num_queries, embed_dim)
         self.anchor_logits = nn.Embedding(num_queries, 4)
-        for embedding in (self.content, self.anchor_logits):  # so all anchors start near the middle of the image
+        for embedding in (self.content, self.anchor_logits):  # all anchors start near the centre of the image
             nn.init.xavier_uniform_(embedding.weight)
 
     def forward(self, memory: Tensor, levels: Levels) -> Queries:
@@ -59,7 +59,7 @@ class PureQuerySelection(AnchorQueries):
 
     Args:
         proposal_head: scores the tokens.
-        num_queries: N; an image with fewer tokens gives one query a token.
+        num_queries: N, limited to the number of tokens S.
     """
 
     def __init__(self, proposal_head: ProposalHead, num_queries: int = 900):
@@ -74,11 +74,11 @@ class PureQuerySelection(AnchorQueries):
 
 
 class MixedQuerySelection(AnchorQueries):
-    """Anchors come from the selected encoder tokens, content is learned for each rank (figure 5c): DINO's choice.
+    """Anchors come from the selected encoder tokens, content is learned for each rank (figure 5c), as in DINO.
 
     Args:
         proposal_head: scores the tokens.
-        num_queries: N; an image with fewer tokens gives one query a token.
+        num_queries: N, limited to the number of tokens S.
         embed_dim: D.
     """
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One config file under both engines, and config.yaml across them."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,55 @@ def test_targets_become_objects_of_the_loading_engine(saver, loader, tmp_path):
         allowed.append(module("embedded", "data.transforms").RandomFlip)
     assert type(flip) in (allowed[-1:] if loader == "embedded" else allowed)
     assert flip.prob == 0.2
+
+
+@dataclass
+class Size:
+    height: int
+    width: int | None = None
+
+
+@dataclass
+class Sizes:
+    first: Size
+    rest: list[Size] = field(default_factory=list)
+
+
+def pair(size, scale=1):
+    return size, scale
+
+
+@pytest.mark.parametrize("saver", ENGINES)
+@pytest.mark.parametrize("loader", ENGINES)
+def test_dataclasses_in_a_config(saver, loader, tmp_path):
+    config = module(saver, "config")
+    cfg = OmegaConf.create(
+        {
+            "value": config.LazyCall(pair)(size=Size(3, 4), scale=2),
+            "target": config.LazyCall(Size)(height=5),
+            "nested": config.LazyCall(pair)(size=Sizes(Size(1), [Size(2), Size(3)])),
+        },
+        flags={"allow_objects": True},
+    )
+    config.LazyConfig.save(cfg, str(tmp_path / "c.yaml"))
+    assert not (tmp_path / "c.yaml.pkl").exists()
+    config = module(loader, "config")
+    for read in (cfg, config.LazyConfig.load(str(tmp_path / "c.yaml"))):
+        assert config.instantiate(read.value) == (Size(3, 4), 2)
+        assert config.instantiate(read.target) == Size(5)
+        assert config.instantiate(read.nested) == (Sizes(Size(1), [Size(2), Size(3)]), 1)
+        read.value.size.width = 7
+        assert config.instantiate(read.value) == (Size(3, 7), 2)
+
+
+@pytest.mark.parametrize("statement", ["from . import x", "from .nothing import x"])
+def test_imports_that_cannot_work_alike(statement, tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(statement)
+    words = "relative import" if statement == "from . import x" else "not exist"
+    for config in both("config"):
+        with pytest.raises(ImportError, match=words):
+            config.LazyConfig.load(str(path))
 
 
 OVERRIDES = [

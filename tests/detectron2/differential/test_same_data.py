@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dataset dicts, transforms, samplers and batches of both engines."""
 
+import copy
 import itertools
 import json
-import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 
 from tests.paths import COCO_TINY
 
-from .engines import ENGINES, both, module
+from .engines import ENGINES, both, module, seed_all
+from .test_same_augmentations import AUGMENTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -75,53 +77,44 @@ def test_dataset_dicts_of_real_photographs():
             same_dicts(path, path.parent, f"door_{path.stem}")
 
 
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_conversion_to_coco(coco_file, with_ids):
+    """A dataset of dicts with polygons, RLE, keypoints, crowds, array and xyxy boxes; with and without dataset ids."""
+    converted = []
+    for engine in ENGINES:
+        data, coco, structures = (module(engine, name) for name in ("data", "data.datasets.coco", "structures"))
+        records = copy.deepcopy(dicts(engine, coco_file, coco_file.parent, "door_differential"))
+        for number, record in enumerate(records):
+            if not with_ids:
+                del record["image_id"]
+            if number % 2:
+                for a in record["annotations"]:
+                    x, y, w, h = a["bbox"]
+                    a |= {"bbox": np.array([x, y, x + w, y + h]), "bbox_mode": structures.BoxMode.XYXY_ABS}
+        name = f"of_a_function_{with_ids}"
+        data.DatasetCatalog.register(name, lambda records=records: copy.deepcopy(records))
+        data.MetadataCatalog.get(name).thing_classes = ["a", "b", "c"]
+        if with_ids:
+            data.MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {3: 0, 5: 1, 8: 2}
+        result = coco.convert_to_coco_dict(name)
+        path = str(coco_file.parent / f"{engine}_{with_ids}.json")
+        for _ in range(2):  # the second time the file is there
+            module(engine, "data.datasets").convert_to_coco_json(name, path)
+        written = json.loads(Path(path).read_text())
+        assert written.pop("info").keys() == result.pop("info").keys()
+        assert written == result
+        converted.append(result)
+        data.DatasetCatalog.remove(name)
+        data.MetadataCatalog.remove(name)
+    assert converted[0] == converted[1]
+    assert any("keypoints" in a for a in converted[0]["annotations"])
+
+
 def test_builtin_coco():
     for split in ("coco_2017_train", "coco_2017_val", "coco_2017_test-dev"):
         real, embedded = (m.MetadataCatalog.get(split) for m in both("data"))
         for key in ("thing_classes", "thing_dataset_id_to_contiguous_id", "json_file", "image_root", "evaluator_type"):
             assert getattr(real, key) == getattr(embedded, key)
-
-
-def seed_all(seed):
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
-AUGMENTATIONS = {
-    "flip": lambda T: [T.RandomFlip(prob=0.5)],
-    "flip down": lambda T: [T.RandomFlip(prob=0.7, horizontal=False, vertical=True)],
-    "shortest edge of some": lambda T: [T.ResizeShortestEdge((30, 45, 70), max_size=90, sample_style="choice")],
-    "shortest edge in a range": lambda T: [T.ResizeShortestEdge((30, 70), 75)],
-    "crop": lambda T: [T.RandomCrop("absolute_range", (20, 50))],
-    "crop of a size": lambda T: [T.RandomCrop("absolute", (35, 200))],
-    "crop by share": lambda T: [T.RandomCrop("relative", (0.5, 0.7))],
-    "crop by drawn share": lambda T: [T.RandomCrop("relative_range", (0.3, 0.6))],
-    "detr": lambda T: [
-        T.RandomFlip(),
-        T.ResizeShortestEdge((40, 60), sample_style="choice"),
-        T.RandomCrop("absolute_range", (20, 50)),
-        T.ResizeShortestEdge((30, 45, 70), max_size=90, sample_style="choice"),
-        T.NoOpTransform(),
-    ],
-}
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_augmentation(name):
-    rng = np.random.default_rng(1)
-    for seed in range(15):
-        height, width = (int(x) for x in rng.integers(51, 120, 2))
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        boxes = rng.uniform(0, 50, (4, 4))
-        results = []
-        for T in both("data.transforms"):
-            seed_all(seed)
-            aug_input = T.AugInput(image.copy(), boxes=boxes.copy())
-            transforms = T.AugmentationList(AUGMENTATIONS[name](T))(aug_input)
-            results.append((aug_input.image, aug_input.boxes, transforms.apply_box(boxes.copy()), np.random.rand()))  # noqa: NPY002
-        for a, b in zip(*results, strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "BGR", "L"])
@@ -134,28 +127,6 @@ def test_read_image(tmp_path, mode, orientation):
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     real, embedded = (m.read_image(str(tmp_path / "a.jpg"), mode) for m in both("data.detection_utils"))
     np.testing.assert_array_equal(real, embedded)
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_training_sampler(shuffle):
-    real, embedded = (list(itertools.islice(m.TrainingSampler(13, shuffle, seed=9), 50)) for m in both("data.samplers"))
-    assert real == embedded
-    draws = []
-    for m in both("data.samplers"):
-        seed_all(4)
-        draws.append(list(itertools.islice(m.TrainingSampler(13), 20)))  # without a seed: from NumPy's
-    assert draws[0] == draws[1]
-
-
-@pytest.mark.parametrize(("size", "world"), [(10, 4), (3, 4), (8, 2)])
-def test_inference_sampler(size, world, monkeypatch):
-    for rank in range(world):
-        for engine in ENGINES:
-            comm = module(engine, "utils.comm")
-            monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-            monkeypatch.setattr(comm, "get_world_size", lambda: world)
-        real, embedded = (list(m.InferenceSampler(size)) for m in both("data.samplers"))
-        assert real == embedded
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -188,6 +159,77 @@ def test_batches(coco_file, workers, grouping, seed):
             assert x["instances"].image_size == y["instances"].image_size
 
 
+def test_registered_torch_datasets():
+    for data in both("data"):
+        for name in ("numbers_a", "numbers_b"):
+            data.DatasetCatalog.register(name, lambda data=data: data.DatasetFromList([1, 2]))
+        assert list(data.get_detection_dataset_dicts("numbers_a")) == [1, 2]
+        assert list(data.get_detection_dataset_dicts(["numbers_a", "numbers_b"])) == [1, 2, 1, 2]
+        for name in ("numbers_a", "numbers_b"):
+            data.DatasetCatalog.remove(name)
+
+
+def test_metadata_as_a_dict():
+    for data in both("data"):
+        metadata = data.Metadata(name="a").set(thing_classes=["b"])
+        found = metadata.as_dict()
+        assert found == {"name": "a", "thing_classes": ["b"]}
+        found["more"] = 1
+        assert metadata.get("more") is None
+
+
+def test_filtering_of_instances():
+    outcomes = []
+
+    class Masks(list):
+        def nonempty(self):
+            return torch.tensor([True, False, True, False])
+
+        def __getitem__(self, item):
+            return Masks(itertools.compress(self, item.tolist()))
+
+    for structures, utils in zip(both("structures"), both("data.detection_utils"), strict=True):
+        boxes = structures.Boxes([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 0, 3], [1, 1, 1, 1]])
+        instances = structures.Instances((9, 9), gt_boxes=boxes, gt_classes=torch.arange(4))
+        some = ({}, {"by_box": False}, {"by_mask": False}, {"box_threshold": 1.5})
+        kept = [utils.filter_empty_instances(instances, **options).gt_classes.tolist() for options in some]
+        kept.append(utils.filter_empty_instances(instances, True, True, 1e-5, True)[1].tolist())
+        instances = structures.Instances((9, 9), gt_boxes=boxes, gt_masks=Masks(range(4)))
+        kept += [utils.filter_empty_instances(instances, return_mask=True, **options)[1].tolist() for options in some]
+        with pytest.raises(AssertionError):
+            utils.filter_empty_instances(instances, by_box=False, by_mask=False)
+        outcomes.append(kept)
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("BGR", 3), ("RGB", 3), ("L", 1)])
+def test_conversion_to_rgb(mode, channels):
+    image = np.random.default_rng(3).integers(0, 255, (4, 6, channels), dtype=np.uint8)
+    real, embedded = (m.convert_image_to_rgb(image, mode) for m in both("data.detection_utils"))
+    np.testing.assert_array_equal(real, embedded)
+    assert embedded.shape == (4, 6, 3)
+
+
+def test_mapper_with_semantic_segmentation(coco_file):
+    rng = np.random.default_rng(4)
+    mapped = []
+    for engine in ENGINES:
+        data, T = module(engine, "data"), module(engine, "data.transforms")
+        record = dict(dicts(engine, coco_file, coco_file.parent, "door_differential")[0])
+        if engine == ENGINES[0]:
+            classes = rng.integers(0, 9, (record["height"], record["width"]), dtype=np.uint8)
+            Image.fromarray(classes).save(coco_file.parent / "classes.png")
+        record["sem_seg_file_name"] = str(coco_file.parent / "classes.png")
+        seed_all(2)
+        augmentations = [T.RandomCrop("absolute", (20, 21)), T.Resize(33)]
+        mapper = data.DatasetMapper(True, augmentations=augmentations, image_format="RGB")
+        mapped.append(mapper(record))
+    assert mapped[0].keys() == mapped[1].keys()
+    for key in ("image", "sem_seg"):
+        assert torch.equal(mapped[0][key], mapped[1][key])
+        assert mapped[0][key].dtype == mapped[1][key].dtype
+
+
 def test_test_loader(coco_file):
     batches = []
     for engine in ENGINES:
@@ -210,8 +252,11 @@ def test_structures():
         area, nonempty = a.area(), a.nonempty(2)
         a.clip((40, 50))
         a.scale(0.3, 1.7)
+        inside = [a.inside_box((40, 50), threshold) for threshold in (0, 3)]
         xywh = m.BoxMode.convert(numbers[0], m.BoxMode.XYXY_ABS, m.BoxMode.XYWH_ABS)
         single = m.BoxMode.convert([0.1, 0.2, 0.3, 0.7], m.BoxMode.XYWH_ABS, m.BoxMode.XYXY_ABS)
-        outcomes.append((iou, area, nonempty, a.tensor, xywh, torch.tensor(single, dtype=torch.float64)))
+        outcomes.append(
+            (*inside, a.get_centers(), iou, area, nonempty, a.tensor, xywh, torch.tensor(single, dtype=torch.float64))
+        )
     for x, y in zip(*outcomes, strict=True):
         assert torch.equal(x, y)

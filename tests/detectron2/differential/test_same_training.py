@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedules, events, training runs, checkpoints and AP of both engines."""
 
+import copy
 import json
+import logging
 import random
 
 import numpy as np
@@ -53,14 +55,31 @@ class Toy(nn.Module):
         {"base_lr": 0.1},
         {"base_lr": 0.1, "weight_decay": 0.2, "weight_decay_norm": 0.0},
         {"base_lr": 0.1, "lr_factor_func": lambda name: 0.1 if name.startswith("stem") else 1.0},
+        {"base_lr": 0.1, "bias_lr_factor": 2.0, "weight_decay_bias": 0.0, "weight_decay_norm": 0.1},
+        {"base_lr": 0.1, "overrides": {"weight": {"lr": 0.01, "weight_decay": 0.3}, "nothing": {"lr": 1.0}}},
+        {"weight_decay": 0.1, "weight_decay_bias": 0.0, "bias_lr_factor": None, "overrides": {"weight": {"lr": 0.5}}},
     ],
 )
 def test_parameter_groups(options):
     model = Toy()
     names = {parameter: name for name, parameter in model.named_parameters()}
-    real, embedded = (m.get_default_optimizer_params(model, **options) for m in both("solver"))
+    real, embedded = (m.get_default_optimizer_params(model, **copy.deepcopy(options)) for m in both("solver"))
     named = [[{**g, "params": [names[p] for p in g["params"]]} for g in groups] for groups in (real, embedded)]
     assert named[0] == named[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_factor_func": lambda name: 1.0},
+        {"bias_lr_factor": 2.0},
+        {"weight_decay_bias": 0.0, "overrides": {"bias": {"lr": 0.1}}},
+    ],
+)
+def test_arguments_that_parameter_groups_refuse(options):
+    for solver in both("solver"):
+        with pytest.raises(ValueError, match=r"base_lr|bias"):
+            solver.get_default_optimizer_params(Toy(), **options)
 
 
 def batches():
@@ -84,17 +103,19 @@ def run(engine, folder, iterations=20, before_forward=False):
         MultiStepParamScheduler([1, 0.1], milestones=[15, 20]), 0.1, 0.2
     )
     losses = []
+
+    class TakeLosses(e.HookBase):
+        def after_step(self):
+            losses.append({k: v for k, v in self.trainer.storage.latest().items() if k not in TIMES})
+
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=schedule),
             hooks.PeriodicCheckpointer(checkpointer, 6, max_to_keep=2),
             hooks.EvalHook(7, lambda: {"bbox": {"AP": float(trainer.iter % 5), "deep": {"x": 1}}}),
-            hooks.BestCheckpointer(7, checkpointer, "bbox/AP"),
             hooks.PeriodicWriter(e.default_writers(str(folder), iterations), period=4),
-            hooks.CallbackHook(
-                after_step=lambda t: losses.append({k: v for k, v in t.storage.latest().items() if k not in TIMES})
-            ),
+            TakeLosses(),
         ]
     )
     trainer.train(0, iterations)
@@ -190,6 +211,82 @@ def test_event_storage():
                 )
             )
     assert outcomes[0] == outcomes[1]
+
+
+def test_event_storage_of_a_loop_of_ones_own(tmp_path):
+    outcomes = []
+    for engine in ENGINES:
+        events = module(engine, "utils.events")
+        rng = np.random.default_rng(3)
+        assert not events.has_event_storage()
+        with events.EventStorage(5) as storage:
+            assert events.has_event_storage()
+            writer = events.TensorboardXWriter(str(tmp_path / engine))
+            for _ in range(6):
+                with storage.name_scope("outer/"):
+                    storage.put_scalar("a", rng.random())
+                    with storage.name_scope("inner"):
+                        storage.put_scalars(b=rng.random(), smoothing_hint=False)
+                    storage.put_scalar("c", rng.random())
+                storage.put_histogram("h", torch.tensor(rng.standard_normal((4, 9))), bins=7)
+                storage.step()
+            kept = copy.deepcopy(storage._histograms)
+            writer.write()
+            writer.close()
+            outcomes.append((storage.iter, storage.iteration, storage.latest(), storage.smoothing_hints(), kept))
+            assert storage._histograms == []
+        accumulator = EventAccumulator(str(tmp_path / engine), size_guidance={"histograms": 0}).Reload()
+        shown = [event.histogram_value for event in accumulator.Histograms("h")]
+        outcomes[-1] += ([(h.min, h.max, h.num, h.bucket) for h in shown],)
+        assert len(shown) == 6
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("write_metrics_async", [True, False])
+def test_metrics_written_by_a_thread_and_a_loader_that_is_replaced(write_metrics_async):
+    outcomes = []
+    for engine in ENGINES:
+        torch.manual_seed(3)
+        model = Toy()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        options = {"gather_metric_period": 2, "async_write_metrics": write_metrics_async}
+        trainer = module(engine, "engine").SimpleTrainer(model, batches(), optimizer, **options)
+
+        class Replace(module(engine, "engine").HookBase):
+            def before_step(self):
+                if self.trainer.iter == 4:
+                    self.trainer.reset_data_loader(batches)
+
+        trainer.register_hooks([Replace()])
+        trainer.train(0, 8)
+        histories = {name: trainer.storage.history(name).values() for name in ("total_loss", "loss_a", "loss_b")}
+        assert len(histories["total_loss"]) == 4
+        outcomes.append((histories, [p.tolist() for p in model.parameters()]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_loss_that_is_not_finite(caplog):
+    for engine in ENGINES:
+        logging.getLogger("detectron2").propagate = True
+        caplog.clear()
+        model = nn.Linear(1, 1)
+        model.forward = lambda batch: {"loss": torch.zeros((), requires_grad=True) * float("nan")}
+        trainer = module(engine, "engine").SimpleTrainer(model, [1], torch.optim.SGD(model.parameters(), lr=0.1))
+        with pytest.raises(FloatingPointError):
+            trainer.train(0, 1)
+        errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert errors == ["Exception in writing metrics: ", "Exception during training:"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_logger_options(engine, capsys, caplog):
+    name = f"logger_options_{engine}"
+    setup_logger = module(engine, "utils.logger").setup_logger
+    logger = setup_logger(name=name, enable_propagation=True, configure_stdout=False)
+    assert not logger.handlers
+    logger.info("hello")
+    assert caplog.messages == ["hello"]
+    assert setup_logger(name=f"{name}_2", color=False).propagate is False
 
 
 def test_seeds():

@@ -6,12 +6,13 @@ from typing import Any
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from ..._refusal import needs_detectron2
 from ..utils import comm
 from ..utils.file_io import PathManager
 
 
 class DetectionCheckpointer(Checkpointer):
-    """fvcore's `Checkpointer`, saving on rank 0 only and loading bare state dicts too.
+    """fvcore's `Checkpointer`, which saves on rank 0 only and also loads bare state dicts.
 
     A checkpoint holds "model", the states of the `checkpointables` and "iteration".
     """
@@ -23,17 +24,31 @@ class DetectionCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and, if the file has their states, the checkpointables.
+
+        Args:
+            path: an empty one loads nothing.
+            checkpointables: names of those to load; by default all.
+
+        Raises:
+            ValueError: the file is one whose parameters must be matched to the model by heuristics.
+        """
+        if path and path.endswith("?matching_heuristics=True"):
+            raise ValueError(needs_detectron2(f"{path}, whose parameters are matched by similar names"))
+        return super().load(path, checkpointables)
+
     def _load_file(self, f: str) -> dict[str, Any]:
         if f.endswith((".pkl", ".pyth")):
-            raise ValueError(
-                f"{f}: files of Detectron2's and pycls' model zoos need Detectron2, whose name matching reads them."
-            )
+            raise ValueError(needs_detectron2(f"{f}, a file of Detectron2's or pycls' model zoo"))
         content = super()._load_file(f)
+        if content.get("matching_heuristics", False):
+            raise ValueError(needs_detectron2(f"{f}, whose parameters are matched by similar names"))
         return content if "model" in content else {"model": content}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        # The config, not the weights, says how pixels are normalised.
+        # Files without the pixel statistics are complete: these come from the config.
         own_buffers = dict(self.model.named_buffers(recurse=False))
         for name in ("pixel_mean", "pixel_std"):
             if name in own_buffers and name in incompatible.missing_keys:

@@ -4,20 +4,20 @@
 import ast
 import builtins
 import copy
-import inspect
 import logging
 import os
 import types
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
+from ..._refusal import needs_detectron2
 from ..utils.file_io import PathManager
 from ..utils.registry import _convert_target_to_string
 
@@ -25,7 +25,7 @@ _ALLOW_OBJECTS = {"allow_objects": True}
 
 
 class LazyCall:
-    """`LazyCall(f)(a=1)` describes the call `f(a=1)`; `instantiate` makes it, after any editing.
+    """`LazyCall(f)(a=1)` describes the call `f(a=1)`, which can be edited before `instantiate` makes it.
 
     The description is a `DictConfig` with the keyword arguments and `_target_`.
     """
@@ -36,9 +36,10 @@ class LazyCall:
         self._target = target
 
     def __call__(self, **kwargs: Any) -> DictConfig:
-        # omegaconf would take a dataclass for a schema, so it goes in by name
+        # omegaconf treats a dataclass as a schema, so it is given by name
         target = _convert_target_to_string(self._target) if is_dataclass(self._target) else self._target
-        return DictConfig(content={**kwargs, "_target_": target}, flags=_ALLOW_OBJECTS)
+        content: dict[Any, Any] = {**kwargs, "_target_": target}
+        return DictConfig(content=content, flags=_ALLOW_OBJECTS)
 
 
 def _to_config(value: Any) -> Any:
@@ -48,18 +49,24 @@ def _to_config(value: Any) -> Any:
 def _run_config_file(filename: str) -> dict[str, Any]:
     """Execute one config file and return its namespace.
 
-    Relative imports inside it mean files beside it, whether or not they form a package, are executed anew
-    each time (so that editing an imported config has no effect elsewhere) and give `DictConfig`s for dicts.
-    Only the file's own namespace sees this kind of import.
+    A relative import in the file imports from other config files, which need not form a package. They are executed for
+    each import, so that editing an imported config has no effect elsewhere, and their dicts become `DictConfig`s. Other
+    modules import as usual.
     """
-    with PathManager.open(filename) as file:
-        content = file.read()
+    with PathManager.open(filename, "rb") as file:
+        content = file.read().decode("utf-8-sig")
     try:
         code = compile(ast.parse(content, filename), filename, "exec")
     except SyntaxError as error:
         raise SyntaxError(f"Config file {filename} has a syntax error: {error}") from error
 
-    def import_(name, globals=None, locals=None, fromlist=(), level=0):
+    def import_(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> types.ModuleType:
         if level == 0:
             return builtins.__import__(name, globals, locals, fromlist, level)
         module = types.ModuleType(name)
@@ -73,7 +80,7 @@ def _run_config_file(filename: str) -> dict[str, Any]:
     namespace = {
         "__builtins__": {**vars(builtins), "__import__": import_},
         "__file__": filename,
-        # A fresh name in no sys.modules: what the file defines is pickled by value.
+        # No module has this name, so functions and classes of the file are pickled by value.
         "__name__": f"_lazy_config_{uuid.uuid4().hex}",
     }
     exec(code, namespace)
@@ -84,16 +91,15 @@ def _relative_file(importer: str, name: str, level: int) -> str:
     folder = os.path.normpath(os.path.join(os.path.dirname(importer), *[os.pardir] * (level - 1)))
     path = os.path.join(folder, *name.split("."))
     if not name or (PathManager.isdir(path) and not PathManager.isfile(f"{path}.py")):
-        raise ImportError(f"In config {importer}: a config can import from other config files, not from folders.")
+        raise ImportError(f"In config {importer}: a relative import must name a config file, not a folder.")
     if not PathManager.isfile(f"{path}.py"):
-        raise ImportError(f"In config {importer}: cannot import from {'.' * level}{name}, no file {path}.py.")
+        raise ImportError(f"In config {importer}: cannot import from {'.' * level}{name}: {path}.py does not exist.")
     return f"{path}.py"
 
 
 def _name_the_targets(cfg: Any) -> None:
     if isinstance(cfg, DictConfig):
-        target = cfg._get_node("_target_")
-        if target is not None and callable(cfg._target_) and hasattr(cfg._target_, "__qualname__"):
+        if "_target_" in cfg and callable(cfg._target_) and hasattr(cfg._target_, "__qualname__"):
             cfg._target_ = _convert_target_to_string(cfg._target_)
         for key in cfg:
             _name_the_targets(cfg._get_node(key))
@@ -102,14 +108,13 @@ def _name_the_targets(cfg: Any) -> None:
             _name_the_targets(cfg._get_node(index))
 
 
-class LazyConfig:
-    """Load, edit and save configs."""
+class _RefusesOtherNames(type):
+    def __getattr__(cls, name: str) -> NoReturn:
+        raise AttributeError(needs_detectron2(f"'detectron2.config.{cls.__name__}.{name}'"), name=name, obj=cls)
 
-    @staticmethod
-    def load_rel(filename: str, keys: str | tuple[str, ...] | None = None) -> Any:
-        """`load`, with `filename` relative to the file of the caller."""
-        caller = inspect.stack()[1].filename
-        return LazyConfig.load(os.path.join(os.path.dirname(caller), filename), keys)
+
+class LazyConfig(metaclass=_RefusesOtherNames):
+    """Load, edit and save configs."""
 
     @staticmethod
     def load(filename: str, keys: str | tuple[str, ...] | None = None) -> Any:
@@ -117,8 +122,8 @@ class LazyConfig:
 
         Args:
             filename: a path, absolute or relative to the working directory.
-            keys: what to return: one value for a name, a tuple for a tuple of names; by default a
-                `DictConfig` of all public configs, lists of configs and dicts of the file.
+            keys: the name of a value to return, or several for a tuple of values; by default a `DictConfig` with all
+                configs and dicts of the file whose names do not start with an underscore.
         """
         filename = filename.replace("/./", "/")
         suffix = os.path.splitext(filename)[1]
@@ -129,7 +134,7 @@ class LazyConfig:
         if suffix == ".py":
             content: Any = _run_config_file(filename)
         else:
-            with PathManager.open(filename) as file:
+            with PathManager.open(filename, "rb") as file:
                 content = OmegaConf.create(yaml.unsafe_load(file), flags=_ALLOW_OBJECTS)
 
         if isinstance(keys, str):
@@ -147,7 +152,7 @@ class LazyConfig:
 
     @staticmethod
     def save(cfg: Any, filename: str) -> None:
-        """Write `cfg` as yaml. What yaml cannot carry is also written to `filename + ".pkl"`, with a warning."""
+        """Write `cfg` as yaml. If yaml cannot represent it, `filename + ".pkl"` is written too, with a warning."""
         logger = logging.getLogger("detectron2.config.lazy")
         cfg = copy.deepcopy(cfg)
         _name_the_targets(cfg)
@@ -155,10 +160,10 @@ class LazyConfig:
             content = OmegaConf.to_container(cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE)
             text = yaml.dump(content, default_flow_style=None, allow_unicode=True, width=9999)
             text = text.replace("dino_d2.detectron2.embedded.", "dino_d2.detectron2.")  # for either engine
-            with PathManager.open(filename, "w") as file:
+            with PathManager.open(filename, "w", encoding="utf-8") as file:
                 file.write(text)
             yaml.unsafe_load(text)
-        except Exception as error:  # any object may sit in a config, and fail in its own way
+        except Exception as error:  # a config may hold any object, which may fail in any way
             with PathManager.open(f"{filename}.pkl", "wb") as file:
                 cloudpickle.dump(cfg, file)
             logger.warning(
@@ -171,8 +176,8 @@ class LazyConfig:
         """Set `key.path=value` in `cfg` in place, by hydra's override grammar, and return it.
 
         Raises:
-            KeyError: if a part of the path is there and is no config.
-            NotImplementedError: for a deletion (`~key`).
+            KeyError: a part of the path exists and is not a config.
+            NotImplementedError: an override deletes a key (`~key`).
         """
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_delete():

@@ -4,18 +4,19 @@
 import itertools
 import logging
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from tabulate import tabulate
 from termcolor import colored
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler
 
+from ..not_served import NeedsDetectron2, refuse_yacs_config
 from ..utils.comm import get_world_size
 from ..utils.env import seed_all_rng
 from .catalog import DatasetCatalog, MetadataCatalog
-from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
+from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset, _length
 from .detection_utils import check_metadata_consistency
 from .samplers import InferenceSampler, TrainingSampler
 
@@ -49,17 +50,31 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
 
 
 def get_detection_dataset_dicts(
-    names: str | list[str], filter_empty: bool = True, check_consistency: bool = True
-) -> list[dict]:
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
+) -> list[dict] | Dataset:
     """Load registered datasets, one after the other, into one list of dicts.
+
+    Datasets that are registered as torch datasets are returned as one torch dataset, and not looked into.
 
     Args:
         names: one or more names in the `DatasetCatalog`.
         filter_empty: whether to leave out images without objects.
+        min_keypoints, proposal_files: must be at their defaults.
         check_consistency: whether to check that all datasets have the same classes.
+
+    Raises:
+        NeedsDetectron2: for keypoints and proposals.
     """
+    if min_keypoints > 0 or proposal_files is not None:
+        raise NeedsDetectron2("get_detection_dataset_dicts with min_keypoints or proposal_files")
     names = [names] if isinstance(names, str) else list(names)
-    per_dataset = [DatasetCatalog.get(name) for name in names]
+    per_dataset: list[Any] = [DatasetCatalog.get(name) for name in names]
+    if isinstance(per_dataset[0], Dataset):
+        return per_dataset[0] if len(per_dataset) == 1 else ConcatDataset(per_dataset)
     for name, dicts in zip(names, per_dataset, strict=True):
         if not dicts:
             raise AssertionError(f"Dataset '{name}' has no images.")
@@ -77,45 +92,101 @@ def get_detection_dataset_dicts(
     return dataset_dicts
 
 
+def build_batch_data_loader(
+    dataset: Dataset,
+    sampler: Sampler | None,
+    total_batch_size: int | None,
+    *,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable[[list], Any] | None = None,
+    drop_last: bool = True,
+    single_gpu_batch_size: int | None = None,
+    prefetch_factor: int | None = 2,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A loader of batches that are lists of elements.
+
+    Args:
+        sampler: of a map-style dataset; None for an `IterableDataset`.
+        total_batch_size: over all ranks; None or 0 with `single_gpu_batch_size`.
+        aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
+        collate_fn: what makes a batch of a list of elements, by default the list itself.
+        drop_last: leave out a last batch that is not full, which grouping always does.
+        single_gpu_batch_size: of each rank.
+        prefetch_factor: batches that a worker loads in advance; without effect without workers.
+        seed: of the generator that seeds the workers; by default torch's own generator does.
+        kwargs: further arguments of `torch.utils.data.DataLoader`.
+    """
+    batch_size = _batch_size_of_rank(total_batch_size, single_gpu_batch_size)
+    logger.info("Making batched data loader with batch_size=%d", batch_size)
+    if not isinstance(dataset, IterableDataset):
+        assert sampler is not None
+        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
+    elif sampler is not None:
+        raise AssertionError("An IterableDataset has no sampler.")
+    kwargs |= {
+        "num_workers": num_workers,
+        "prefetch_factor": prefetch_factor if num_workers else None,
+        "worker_init_fn": worker_init_reset_seed,
+        "generator": None if seed is None else torch.Generator().manual_seed(seed),
+    }
+    if not aspect_ratio_grouping:
+        collate_fn = collate_fn or trivial_batch_collator
+        return DataLoader(dataset, batch_size, drop_last=drop_last, collate_fn=collate_fn, **kwargs)
+    if not drop_last:
+        raise AssertionError("aspect_ratio_grouping leaves out batches that are not full: set drop_last=True.")
+    one_by_one = DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
+    grouped = AspectRatioGroupedDataset(one_by_one, batch_size)
+    return grouped if collate_fn is None else MapDataset(grouped, collate_fn)
+
+
+def _batch_size_of_rank(total_batch_size: int | None, single_gpu_batch_size: int | None) -> int:
+    if single_gpu_batch_size:
+        if total_batch_size:
+            raise ValueError("Give total_batch_size or single_gpu_batch_size, not both.")
+        return single_gpu_batch_size
+    world_size = get_world_size()
+    if not total_batch_size or total_batch_size < 0 or total_batch_size % world_size:
+        raise AssertionError(f"A total batch size of {total_batch_size} cannot be shared by {world_size} ranks.")
+    return total_batch_size // world_size
+
+
+@refuse_yacs_config
 def build_detection_train_loader(
     dataset: list[dict] | Dataset,
     *,
     mapper: Callable[[dict], Any] | None,
     sampler: Sampler | None = None,
-    total_batch_size: int,
+    total_batch_size: int | None,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
-    seed: int | None = None,
+    collate_fn: Callable[[list], Any] | None = None,
     **kwargs: Any,
 ) -> Any:
     """An endless loader of lists of `total_batch_size / world size` elements.
 
     Args:
         mapper: from a dataset dict to what the model takes.
-        sampler: by default a `TrainingSampler` with a random seed.
-        total_batch_size: over all ranks.
-        aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
-        seed: of the generator that seeds the workers; by default torch's own generator does.
-        kwargs: further arguments of `torch.utils.data.DataLoader`.
+        sampler: by default a `TrainingSampler` with a random seed; None for an `IterableDataset`.
+        total_batch_size, aspect_ratio_grouping, num_workers, collate_fn, kwargs: see `build_batch_data_loader`.
     """
-    world_size = get_world_size()
-    if total_batch_size <= 0 or total_batch_size % world_size:
-        raise AssertionError(f"A total batch size of {total_batch_size} cannot be shared by {world_size} ranks.")
-    batch_size = total_batch_size // world_size
-    logger.info("Making batched data loader with batch_size=%d", batch_size)
     mapped = _mapped(dataset, mapper)
-    in_order = ToIterableDataset(mapped, sampler or TrainingSampler(len(mapped)), shard_chunk_size=batch_size)
-    kwargs |= {
-        "num_workers": num_workers,
-        "worker_init_fn": worker_init_reset_seed,
-        "generator": None if seed is None else torch.Generator().manual_seed(seed),
-    }
-    if aspect_ratio_grouping:
-        one_by_one = DataLoader(in_order, collate_fn=operator.itemgetter(0), **kwargs)
-        return AspectRatioGroupedDataset(one_by_one, batch_size)
-    return DataLoader(in_order, batch_size, drop_last=True, collate_fn=trivial_batch_collator, **kwargs)
+    if sampler is None and not isinstance(mapped, IterableDataset):
+        sampler = TrainingSampler(_length(mapped))
+    return build_batch_data_loader(
+        mapped,
+        sampler,
+        total_batch_size,
+        aspect_ratio_grouping=aspect_ratio_grouping,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        **kwargs,
+    )
 
 
+@refuse_yacs_config
 def build_detection_test_loader(
     dataset: list[dict] | Dataset,
     *,
@@ -123,15 +194,25 @@ def build_detection_test_loader(
     sampler: Sampler | None = None,
     batch_size: int = 1,
     num_workers: int = 0,
+    collate_fn: Callable[[list], Any] | None = None,
 ) -> DataLoader:
-    """A loader that gives each image once over all ranks, `batch_size` at a time on each rank."""
+    """A loader that gives each image once over all ranks, `batch_size` at a time on each rank.
+
+    Args:
+        sampler: by default an `InferenceSampler`; None for an `IterableDataset`.
+        collate_fn: what makes a batch of a list of elements, by default the list itself.
+    """
     mapped = _mapped(dataset, mapper)
+    if not isinstance(mapped, IterableDataset):
+        sampler = sampler or InferenceSampler(_length(mapped))
+    elif sampler is not None:
+        raise AssertionError("An IterableDataset has no sampler.")
     return DataLoader(
         mapped,
         batch_size=batch_size,
-        sampler=sampler or InferenceSampler(len(mapped)),
+        sampler=sampler,
         num_workers=num_workers,
-        collate_fn=trivial_batch_collator,
+        collate_fn=collate_fn or trivial_batch_collator,
     )
 
 

@@ -29,7 +29,7 @@ class _DatasetCatalog(_Catalog):
             raise AssertionError(f"A dataset called '{name}' is registered already.")
         self[name] = func
 
-    def get(self, name: str) -> list[dict]:
+    def get(self, name: str) -> list[dict]:  # type: ignore[override]  # as in Detectron2, no default
         """Load a dataset.
 
         Raises:
@@ -68,11 +68,15 @@ class Metadata(types.SimpleNamespace):
     def get(self, key: str, default: Any = None) -> Any:
         return self.__dict__.get(key, default)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All that is known, as a new dict."""
+        return dict(self.__dict__)
+
 
 class _MetadataCatalog(_Catalog):
     """From the name of a dataset to its metadata, which is empty at first."""
 
-    def get(self, name: str) -> Metadata:
+    def get(self, name: str) -> Metadata:  # type: ignore[override]  # as in Detectron2, no default
         if not name:
             raise AssertionError("A dataset must have a name.")
         return self.data.setdefault(name, Metadata(name=name))

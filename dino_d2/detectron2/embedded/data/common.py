@@ -5,7 +5,7 @@ import copy
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,34 @@ from ..utils.serialize import PicklableWrapper
 logger = logging.getLogger("detectron2.data.common")
 
 
-class MapDataset(Dataset):
-    """A dataset with a function applied to each element.
+def _length(dataset: Dataset) -> int:
+    """The number of elements of a map-style dataset; PyTorch does not declare that there is one."""
+    return len(dataset)  # type: ignore[arg-type]
 
-    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed.
+
+class MapDataset(Dataset):
+    """A dataset with a function applied to each element; of an `IterableDataset` again an `IterableDataset`.
+
+    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed; an
+    `IterableDataset` goes on to its next element.
     """
+
+    def __new__(cls, dataset: Dataset, map_func: Callable) -> Dataset:  # type: ignore[misc]  # as in Detectron2
+        if isinstance(dataset, IterableDataset):
+            return _MapIterableDataset(dataset, map_func)
+        return super().__new__(cls)
+
+    def __getnewargs__(self) -> tuple:
+        return self._dataset, self._map_func
 
     def __init__(self, dataset: Dataset, map_func: Callable) -> None:
         self._dataset = dataset
         self._map_func = PicklableWrapper(map_func)
         self._rng = random.Random(42)
-        self._fallback_candidates = set(range(len(dataset)))
+        self._fallback_candidates = set(range(_length(dataset)))
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return _length(self._dataset)
 
     def __getitem__(self, idx: int) -> Any:
         retries, current = 0, int(idx)
@@ -42,6 +56,18 @@ class MapDataset(Dataset):
                 logger.warning("No usable element for idx %d after %d tries.", idx, retries)
         self._fallback_candidates.add(current)
         return item
+
+
+class _MapIterableDataset(IterableDataset):
+    def __init__(self, dataset: IterableDataset, map_func: Callable) -> None:
+        self._dataset = dataset
+        self._map_func = PicklableWrapper(map_func)
+
+    def __len__(self) -> int:
+        return _length(self._dataset)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (item for item in map(self._map_func, self._dataset) if item is not None)
 
 
 class _SerializedList:
@@ -58,14 +84,23 @@ class _SerializedList:
 
     def __getitem__(self, idx: int) -> Any:
         begin = 0 if idx == 0 else self._ends[idx - 1].item()
-        return pickle.loads(memoryview(self._bytes[begin : self._ends[idx].item()].numpy()))
+        return pickle.loads(self._bytes[begin : self._ends[idx].item()].numpy().data)
 
 
 class DatasetFromList(Dataset):
     """The elements of a list; each access gives a new copy, unless both arguments are False."""
 
-    def __init__(self, lst: list, copy: bool = True, serialize: bool = True) -> None:
-        self._lst = _SerializedList(lst) if serialize else lst
+    def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence[Any]] = True) -> None:
+        """
+        Args:
+            copy: give out copies of the elements of a list that is not serialized.
+            serialize: keep the elements as bytes; or a function that makes a sequence of the list to keep instead.
+        """
+        if not isinstance(serialize, bool) and not callable(serialize):
+            raise TypeError(f"serialize must be True, False or a function, not {serialize!r}.")
+        self._lst: Sequence[Any] | _SerializedList = lst
+        if serialize:
+            self._lst = serialize(lst) if callable(serialize) else _SerializedList(lst)
         self._copy = copy and not serialize  # what comes out of the bytes is a copy already
 
     def __len__(self) -> int:
@@ -83,20 +118,32 @@ class ToIterableDataset(IterableDataset):
     batch k comes from worker k modulo `num_workers` and batches are the same for any number of workers.
     """
 
-    def __init__(self, dataset: Dataset, sampler: Sampler, shard_chunk_size: int = 1) -> None:
+    def __init__(
+        self, dataset: Dataset, sampler: Sampler, shard_sampler: bool = True, shard_chunk_size: int = 1
+    ) -> None:
+        """
+        Args:
+            shard_sampler: False if the sampler itself gives each worker indices of its own.
+        """
+        if isinstance(dataset, IterableDataset) or not isinstance(sampler, Sampler):
+            raise AssertionError(
+                f"ToIterableDataset takes a map-style dataset and a Sampler, not {type(dataset).__name__} and "
+                f"{type(sampler).__name__}."
+            )
         self.dataset = dataset
         self.sampler = sampler
+        self.shard_sampler = shard_sampler
         self.shard_chunk_size = shard_chunk_size
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        number, workers = (0, 1) if worker is None or not self.shard_sampler else (worker.id, worker.num_workers)
         for position, idx in enumerate(self.sampler):
             if position // self.shard_chunk_size % workers == number:
                 yield self.dataset[idx]
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.sampler)  # type: ignore[arg-type]  # PyTorch does not declare it, as for datasets
 
 
 class AspectRatioGroupedDataset(IterableDataset):

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from dino_d2.bit_depth import eight_bits
 
+from ..not_served import NeedsDetectron2
 from ..structures import Boxes, BoxMode, Instances
 from ..utils.file_io import PathManager
 from . import transforms as T
@@ -30,6 +31,16 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     if format == "BGR":
         return array[:, :, ::-1]
     return array[:, :, None] if format == "L" else array
+
+
+def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
+    """An image `[H, W, C]` of one of `read_image`'s formats as RGB `[H, W, 3]`."""
+    image = image.cpu().numpy() if isinstance(image, torch.Tensor) else image
+    if format == "BGR":
+        return image[:, :, [2, 1, 0]]
+    pixels = (image[:, :, 0] if format == "L" else image).astype(np.uint8)
+    size = pixels.shape[1::-1]
+    return np.asarray(Image.frombytes(format, size, np.ascontiguousarray(pixels).tobytes()).convert("RGB"))
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
@@ -56,19 +67,26 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
 
 
 def transform_instance_annotations(
-    annotation: dict[str, Any], transforms: T.TransformList | list, image_size: tuple[int, int]
+    annotation: dict[str, Any],
+    transforms: T.TransformList | list,
+    image_size: tuple[int, int],
+    *,
+    keypoint_hflip_indices: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Transform the box of one object and clip it to the new image, in place.
 
     Args:
         annotation: with "bbox" and "bbox_mode"; masks and keypoints must have been taken out.
         image_size: (height, width) after the transforms.
+        keypoint_hflip_indices: has no effect without keypoints.
 
     Returns:
         The same dict, the box as an array in `BoxMode.XYXY_ABS`.
+
+    Raises:
+        NeedsDetectron2: the annotation has a mask or keypoints.
     """
-    if "segmentation" in annotation or "keypoints" in annotation:
-        raise NotImplementedError("The embedded engine transforms boxes only, not masks or keypoints.")
+    _refuse_masks_and_keypoints(annotation)
     if isinstance(transforms, tuple | list):
         transforms = T.TransformList(transforms)
     box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -79,8 +97,17 @@ def transform_instance_annotations(
     return annotation
 
 
-def annotations_to_instances(annos: list[dict], image_size: tuple[int, int]) -> Instances:
-    """`Instances` with `gt_boxes` and `gt_classes` (int64) from annotations with box and category."""
+def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mask_format: str = "polygon") -> Instances:
+    """`Instances` with `gt_boxes` and `gt_classes` (int64) from annotations with box and category.
+
+    Args:
+        mask_format: has no effect without masks.
+
+    Raises:
+        NeedsDetectron2: the first annotation has a mask or keypoints.
+    """
+    if annos:
+        _refuse_masks_and_keypoints(annos[0])
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
     classes = [int(a["category_id"]) for a in annos]
     return Instances(
@@ -91,11 +118,33 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int]) -> 
 
 
 def filter_empty_instances(
-    instances: Instances, *, box_threshold: float = 1e-5, return_mask: bool = False
+    instances: Instances,
+    by_box: bool = True,
+    by_mask: bool = True,
+    box_threshold: float = 1e-5,
+    return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
-    """The instances whose boxes are wider and higher than `box_threshold` pixels; on request also which."""
-    mask = instances.gt_boxes.nonempty(threshold=box_threshold)
+    """The instances that are not empty; with `return_mask` also which they are, bool `[n]`.
+
+    Args:
+        by_box: leave out those whose `gt_boxes` are not wider and higher than `box_threshold` pixels.
+        by_mask: leave out those whose `gt_masks`, if there are any, are empty.
+    """
+    if not (by_box or by_mask):
+        raise AssertionError("filter_empty_instances needs by_box or by_mask.")
+    masks = [instances.gt_boxes.nonempty(threshold=box_threshold)] if by_box else []
+    if by_mask and instances.has("gt_masks"):
+        masks.append(instances.gt_masks.nonempty())
+    if not masks:
+        return instances
+    mask = torch.stack(masks).all(dim=0)
     return (instances[mask], mask) if return_mask else instances[mask]
+
+
+def _refuse_masks_and_keypoints(annotation: dict[str, Any]) -> None:
+    for key in ("segmentation", "keypoints"):
+        if key in annotation:
+            raise NeedsDetectron2(f"An annotation with {key!r} (take it out of the dict to use the box alone)")
 
 
 def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
@@ -104,6 +153,8 @@ def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:
         AttributeError: if a dataset's metadata has no such key.
         ValueError: if two datasets have different values for it.
     """
+    if not dataset_names:
+        return
     first, *others = (getattr(MetadataCatalog.get(name), key) for name in dataset_names)
     for name, value in zip(dataset_names[1:], others, strict=True):
         if value != first:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The usual beginning of a training script, and a predictor, as in `detectron2.engine.defaults`."""
+"""What most training scripts begin with, and a predictor, as in `detectron2.engine.defaults`."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..._refusal import needs_detectron2
 from ..checkpoint import DetectionCheckpointer
 from ..config import CfgNode, LazyConfig
 from ..data import MetadataCatalog
@@ -26,11 +27,11 @@ from ..utils.logger import setup_logger
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> nn.Module:
-    """The model in `DistributedDataParallel` if there are several ranks, else the model.
+    """Wrap the model in `DistributedDataParallel` if there are several ranks; otherwise return it.
 
     Args:
-        fp16_compression: whether gradients travel in half precision.
-        kwargs: of `DistributedDataParallel`.
+        fp16_compression: whether gradients are sent in half precision.
+        kwargs: more arguments of `DistributedDataParallel`.
     """
     if comm.get_world_size() == 1:
         return model
@@ -45,7 +46,7 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the flags that every Detectron2 script has."""
+    """A parser with the flags that all Detectron2 scripts share."""
     script = sys.argv[0]
     parser = argparse.ArgumentParser(
         epilog=epilog
@@ -61,31 +62,31 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # A fixed port per user: if an old run is still alive, its port is taken, and the new run says so.
+    # Each user has a fixed port: while an old run is still alive, a new one fails because the port is taken.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs per machine")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's number, from 0")
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet")
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="address at which the processes connect")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="changes to the config, as path.key=value")
     return parser
 
 
-def _first_key(cfg: DictConfig, *keys: str, default: Any = None) -> Any:
-    found = (OmegaConf.select(cfg, key, default=None) for key in keys)
-    return next((value for value in found if value is not None), default)
-
-
 def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Set up logs, write `config.yaml` to the output folder, and seed the generators with seed + rank.
+    """Set up logs, write `config.yaml` to the output folder, and seed the random generators with seed + rank.
 
-    Reads `train.output_dir`, `train.seed` (negative or missing: a random seed), `train.cudnn_benchmark`
-    and `train.float32_precision` from the config.
+    Reads `output_dir` or `train.output_dir`, `train.seed` (negative or missing: a random seed),
+    `train.cudnn_benchmark` and `train.float32_precision` from the config.
+
+    Raises:
+        TypeError: `cfg` is a yacs config.
     """
-    output_dir = _first_key(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir")
+    if isinstance(cfg, CfgNode):
+        raise TypeError(needs_detectron2("'detectron2.engine.default_setup' for a yacs config, only for a LazyConfig"))
+    output_dir = _value(cfg, "output_dir", _value(cfg, "train.output_dir", None))
     if comm.is_main_process() and output_dir:
         PathManager.mkdirs(output_dir)
     rank = comm.get_rank()
@@ -96,26 +97,31 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
     if getattr(args, "config_file", ""):
-        with PathManager.open(args.config_file) as file:
-            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read())
+        with PathManager.open(args.config_file, "rb") as file:
+            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, file.read().decode("utf-8"))
     if comm.is_main_process() and output_dir:
         path = os.path.join(output_dir, "config.yaml")
         LazyConfig.save(cfg, path)
         logger.info("Full config saved to %s", path)
 
-    seed = _first_key(cfg, "SEED", "train.seed", default=-1)
+    seed = _value(cfg, "train.seed", -1)
     seed_all_rng(None if seed < 0 else seed + rank)
     if not getattr(args, "eval_only", False):
-        torch.backends.cudnn.benchmark = _first_key(cfg, "CUDNN_BENCHMARK", "train.cudnn_benchmark", default=False)
-    precision = _first_key(cfg, "FLOAT32_PRECISION", "train.float32_precision", default="")
+        torch.backends.cudnn.benchmark = _value(cfg, "train.cudnn_benchmark", False)
+    precision = _value(cfg, "train.float32_precision", "")
     if precision and torch.cuda.is_available():
         logger.info("Set fp32 precision to %s", precision)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = precision != "highest"
 
 
+def _value(cfg: DictConfig, key: str, default: Any) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return default if value is None else value
+
+
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """Writers to the log, to `metrics.json` and to TensorBoard events, the last two in `output_dir`."""
+    """The writers of the log, of `metrics.json` and of TensorBoard events; the last two write to `output_dir`."""
     PathManager.mkdirs(output_dir)
     return [
         CommonMetricPrinter(max_iter),
@@ -125,10 +131,11 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
 
 
 class DefaultPredictor:
-    """A model with its weights, for one BGR image at a time.
+    """Runs a model on one BGR image at a time.
 
-    Builds `cfg.MODEL.META_ARCHITECTURE`, loads `cfg.MODEL.WEIGHTS`, resizes by `cfg.INPUT.{MIN,MAX}_SIZE_TEST`
-    and gives the channels in the order of `cfg.INPUT.FORMAT`. `metadata` is that of `cfg.DATASETS.TEST[0]`.
+    It builds `cfg.MODEL.META_ARCHITECTURE`, loads `cfg.MODEL.WEIGHTS`, resizes images to
+    `cfg.INPUT.{MIN,MAX}_SIZE_TEST` and puts their channels in the order of `cfg.INPUT.FORMAT`. `metadata` is that of
+    `cfg.DATASETS.TEST[0]`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens beside the training steps, as in `detectron2.engine.hooks`."""
+"""Everything in a training but the iterations themselves, as in `detectron2.engine.hooks`."""
 
 import datetime
 import logging
-import math
-import operator
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
 from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
@@ -21,27 +18,19 @@ from ..solver import LRMultiplier
 from ..solver import LRScheduler as _LRScheduler
 from ..utils import comm
 from ..utils.events import EventWriter
-from .train_loop import HookBase, TrainerBase
+from .train_loop import HookBase
 
 logger = logging.getLogger("detectron2.engine.hooks")
 
 
-class CallbackHook(HookBase):
-    """A hook made of functions (`before_train`, `after_train`, `before_step`, `after_step`) of the trainer."""
-
-    def __init__(self, **functions: Callable[[TrainerBase], None] | None) -> None:
-        for when, function in functions.items():
-            if when not in ("before_train", "after_train", "before_step", "after_step"):
-                raise TypeError(f"CallbackHook has no '{when}'.")
-            if function is not None:
-                setattr(self, when, lambda function=function: function(self.trainer))
-
-
 class IterationTimer(HookBase):
-    """Store each iteration's seconds as "time" and log the speed in the end. Should be the first hook."""
+    """Stores the seconds of each iteration as "time" and logs the speed at the end. Should be the first hook."""
 
     def __init__(self, warmup_iter: int = 3) -> None:
-        """The first `warmup_iter` iterations are not counted: they are slower than the rest."""
+        """
+        Args:
+            warmup_iter: the number of iterations at the start that are not counted, because they are slower.
+        """
         self._warmup_iter = warmup_iter
         self._step_timer = Timer()
         self._total_timer = Timer()
@@ -78,7 +67,7 @@ def _hms(seconds: float) -> str:
 
 
 class PeriodicWriter(HookBase):
-    """Let writers write every `period` iterations, after the last one, and once more before they close."""
+    """Calls the writers every `period` iterations, after the last one, and once more before it closes them."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
         self._writers = writers
@@ -107,7 +96,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
 
 class LRScheduler(HookBase):
-    """Store the learning rate as "lr" and step the scheduler, after each iteration."""
+    """Stores the learning rate as "lr" and steps the scheduler, after each iteration."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer | None = None, scheduler: _LRScheduler | ParamScheduler | None = None
@@ -115,7 +104,7 @@ class LRScheduler(HookBase):
         """
         Args:
             optimizer: by default the trainer's.
-            scheduler: a torch scheduler, or a multiplier on the learning rates as a `ParamScheduler`; by
+            scheduler: a torch scheduler, or a `ParamScheduler` whose values are factors on the learning rates; by
                 default the trainer's.
         """
         self._optimizer = optimizer
@@ -123,19 +112,23 @@ class LRScheduler(HookBase):
 
     @property
     def scheduler(self) -> _LRScheduler | ParamScheduler:
-        return self._scheduler or self.trainer.scheduler
+        return self._scheduler or self.trainer.scheduler  # type: ignore[attr-defined]  # of trainers that have one
 
     def before_train(self) -> None:
-        self._optimizer = self._optimizer or self.trainer.optimizer
+        optimizer = self._optimizer or self.trainer.optimizer  # type: ignore[attr-defined]  # of trainers that have one
+        self._optimizer = optimizer
         if isinstance(self.scheduler, ParamScheduler):
             self._scheduler = LRMultiplier(
-                self._optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
+                optimizer, self.scheduler, self.trainer.max_iter, last_iter=self.trainer.iter - 1
             )
-        self._best_param_group_id = self.get_best_param_group_id(self._optimizer)
+        self._best_param_group_id = self.get_best_param_group_id(optimizer)
 
     @staticmethod
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
-        """The group whose learning rate stands for all: the largest, or among groups of one the commonest rate."""
+        """The index of the parameter group whose learning rate is stored.
+
+        It is the largest group or, if every group has one parameter, the first one with the most common rate.
+        """
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         if max(sizes) > 1:
             return sizes.index(max(sizes))
@@ -143,6 +136,7 @@ class LRScheduler(HookBase):
         return rates.index(Counter(rates).most_common()[0][0])
 
     def after_step(self) -> None:
+        assert self._optimizer is not None  # since before_train
         rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
         self.scheduler.step()
@@ -157,15 +151,15 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Evaluate every `eval_period` iterations (0: never) and at the end, and store the numbers."""
+    """Evaluates every `eval_period` iterations (0: never) and at the end, and stores the results."""
 
     def __init__(
         self, eval_period: int, eval_function: Callable[[], dict | None], eval_after_train: bool = True
     ) -> None:
         """
         Args:
-            eval_function: returns a nested dict of numbers, stored as "outer/inner", or nothing. It is
-                called on all ranks.
+            eval_function: called on all ranks; returns a nested dict of numbers, which are stored as
+                "outer/inner", or nothing.
         """
         self._period = eval_period
         self._func = eval_function
@@ -175,8 +169,9 @@ class EvalHook(HookBase):
         results = self._func()
         if results:
             numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
-            self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
-        comm.synchronize()  # ranks that had less to evaluate wait here, not inside the next iteration
+            for name, number in numbers.items():
+                self.trainer.storage.put_scalar(name, number, smoothing_hint=False)
+        comm.synchronize()  # a rank with less to evaluate waits here, not inside the timed iteration
 
     def after_step(self) -> None:
         if _is_period_end(self.trainer, self._period):
@@ -185,61 +180,10 @@ class EvalHook(HookBase):
     def after_train(self) -> None:
         if self._eval_after_train and self.trainer.iter + 1 >= self.trainer.max_iter:
             self._do_eval()
-        del self._func  # likely a closure over the trainer
+        del self._func  # often a closure that refers to the trainer
 
 
 def _is_period_end(trainer: Any, period: int) -> bool:
-    """Whether a period ends with this iteration; the end of training is left to `after_train`."""
+    """Whether this iteration completes a period; the last iteration of training is handled by `after_train`."""
     done = trainer.iter + 1
     return period > 0 and done % period == 0 and done != trainer.max_iter
-
-
-class BestCheckpointer(HookBase):
-    """Keep the checkpoint with the best value of a metric. Belongs after the `EvalHook` that makes it."""
-
-    def __init__(
-        self,
-        eval_period: int,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        mode: str = "max",
-        file_prefix: str = "model_best",
-    ) -> None:
-        """
-        Args:
-            eval_period: that of the `EvalHook`.
-            val_metric: such as "bbox/AP".
-            mode: whether the best is the "max" or the "min".
-        """
-        if mode not in ("max", "min"):
-            raise AssertionError(f"mode must be 'max' or 'min', not {mode!r}.")
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._better = operator.gt if mode == "max" else operator.lt
-        self._file_prefix = file_prefix
-        self.best_metric: float | None = None
-        self.best_iter: int | None = None
-
-    def _check(self) -> None:
-        latest = self.trainer.storage.latest().get(self._val_metric)
-        if latest is None:
-            logger.warning("There is no metric '%s', so no best checkpoint is kept.", self._val_metric)
-            return
-        metric, iteration = latest
-        first = self.best_metric is None
-        if not math.isfinite(metric) or not (first or self._better(metric, self.best_metric)):
-            logger.info("%s is %.5f: not better than %s @ iteration %s.",
-                        self._val_metric, metric, self.best_metric, self.best_iter)  # fmt: skip
-            return
-        self.best_metric, self.best_iter = metric, iteration
-        self._checkpointer.save(self._file_prefix, iteration=iteration)
-        logger.info("Saved best model: %s is %.5f @ iteration %d.", self._val_metric, metric, iteration)
-
-    def after_step(self) -> None:
-        if _is_period_end(self.trainer, self._period):
-            self._check()
-
-    def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._check()

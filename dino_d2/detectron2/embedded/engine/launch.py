@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process per GPU, as in `detectron2.engine.launch`."""
+"""Starting one process per GPU, as in `detectron2.engine.launch`."""
 
 import logging
 import socket
@@ -24,15 +24,16 @@ def launch(
     args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Call `main_func(*args)` in `num_gpus_per_machine` new processes here, or in this one if that is all.
+    """Call `main_func(*args)` in `num_gpus_per_machine` new processes, or in this process if one is all there is.
 
-    The ranks talk over NCCL where there is CUDA, else over gloo. Every machine calls this itself.
+    The ranks communicate over NCCL if there is CUDA, otherwise over gloo. Call this on every machine.
 
     Args:
-        num_gpus_per_machine: processes per machine, not more than it has GPUs if it has any.
+        num_gpus_per_machine: processes per machine; at most its number of GPUs, if it has any.
         machine_rank: this machine's number, 0 .. num_machines - 1.
-        dist_url: where the ranks meet, such as "tcp://host:port"; "auto" is a free port on one machine.
-        timeout: how long ranks wait for each other.
+        dist_url: address at which the ranks connect, such as "tcp://host:port"; "auto" picks a free port of this
+            machine, if it is the only one.
+        timeout: of operations among the ranks.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size == 1:
@@ -40,7 +41,7 @@ def launch(
         return
     if dist_url == "auto":
         if num_machines != 1:
-            raise AssertionError("dist_url='auto' works on one machine only; give the address of machine 0.")
+            raise AssertionError("dist_url='auto' is for one machine; for several, give the address of machine 0.")
         dist_url = f"tcp://127.0.0.1:{_find_free_port()}"
     mp.start_processes(
         _distributed_worker,
@@ -67,7 +68,9 @@ def _distributed_worker(
 ) -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu and num_gpus_per_machine > torch.cuda.device_count():
-        raise AssertionError(f"{num_gpus_per_machine} GPUs wanted, this machine has {torch.cuda.device_count()}.")
+        raise AssertionError(
+            f"{num_gpus_per_machine} processes need a GPU each; this machine has {torch.cuda.device_count()} GPUs."
+        )
     try:
         dist.init_process_group(
             backend="nccl" if has_gpu else "gloo",

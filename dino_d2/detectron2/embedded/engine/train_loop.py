@@ -4,7 +4,8 @@
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ logger = logging.getLogger("detectron2.engine.train_loop")
 
 
 class HookBase:
-    """Something that is done at fixed points of the training loop; `self.trainer` is the trainer."""
+    """Base class of hooks, which the training loop calls at fixed points; `self.trainer` is the trainer."""
 
-    trainer: "TrainerBase" = None
+    trainer: "TrainerBase" = None  # type: ignore[assignment]  # until register_hooks
 
     def before_train(self) -> None:
         """Before the first iteration."""
@@ -29,7 +30,7 @@ class HookBase:
         """After the last iteration, also when training stops with an error."""
 
     def before_step(self) -> None:
-        """Before each iteration; must be quick, or timing is wrong."""
+        """Before each iteration. It should be quick: the measured time of an iteration includes it."""
 
     def after_backward(self) -> None:
         """After the backward pass, before the optimiser's step."""
@@ -38,7 +39,7 @@ class HookBase:
         """After each iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What of the hook belongs into a checkpoint; if anything, `load_state_dict` takes it back."""
+        """The hook's part of a checkpoint; a hook that has one also defines `load_state_dict`."""
         return {}
 
 
@@ -59,10 +60,10 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
-        """Add hooks, which run in this order; None is skipped."""
+        """Add hooks, which are called in this order; None is skipped."""
         for hook in hooks:
             if hook is not None:
-                hook.trainer = weakref.proxy(self)  # hook and trainer must not keep each other alive
+                hook.trainer = weakref.proxy(self)  # avoids a reference cycle
                 self._hooks.append(hook)
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -76,7 +77,7 @@ class TrainerBase:
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                self.iter += 1  # hooks see by this that training was not cut short
+                self.iter += 1  # tells hooks that training was completed
             except Exception:
                 logger.exception("Exception during training:")
                 raise
@@ -122,15 +123,17 @@ class TrainerBase:
         for name, hook_state in state_dict.get("hooks", {}).items():
             hook = next((h for h in self._hooks if type(h).__qualname__ == name), None)
             if hook is None:
-                logger.warning("The checkpoint has the state of a hook '%s', and there is none.", name)
+                logger.warning(
+                    "The checkpoint has the state of hook '%s', which is not registered; it is ignored.", name
+                )
             else:
-                hook.load_state_dict(hook_state)
+                hook.load_state_dict(hook_state)  # type: ignore[attr-defined]  # a hook with a state has it
 
 
 class SimpleTrainer(TrainerBase):
-    """One model that returns a dict of losses, one optimiser, one data loader.
+    """Trains one model, which returns a dict of losses, with one optimiser and one data loader.
 
-    Each step takes a batch, sums the losses, goes back and steps the optimiser.
+    Each iteration takes a batch, backpropagates the sum of its losses and steps the optimiser.
     """
 
     def __init__(
@@ -140,11 +143,14 @@ class SimpleTrainer(TrainerBase):
         optimizer: torch.optim.Optimizer,
         gather_metric_period: int = 1,
         zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
     ) -> None:
         """
         Args:
             gather_metric_period: losses are averaged over the ranks and stored every so many iterations.
-            zero_grad_before_forward: when to clear the gradients: before the forward pass or after it.
+            zero_grad_before_forward: whether gradients are cleared before the forward pass or after it.
+            async_write_metrics: whether losses are stored in another thread, so that the GPU is not waited for. Its
+                errors are logged and do not stop the training.
         """
         super().__init__()
         model.train()
@@ -153,11 +159,13 @@ class SimpleTrainer(TrainerBase):
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
-        self._data_loader_iter_obj = None
+        self.async_write_metrics = async_write_metrics
+        self.concurrent_executor = ThreadPoolExecutor(max_workers=1)  # one thread: iterations are stored in order
+        self._data_loader_iter_obj: Iterator[Any] | None = None
 
     @property
-    def _data_loader_iter(self):
-        # made at first use, so that the workers start when training does
+    def _data_loader_iter(self) -> Iterator[Any]:
+        # created on first use, so that worker processes start when training does
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
@@ -171,36 +179,46 @@ class SimpleTrainer(TrainerBase):
 
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()
-        losses, loss_dict = self._losses(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self._backward(losses)
-        self.after_backward()
-        self._write_metrics(loss_dict, data_time)
-        self._step_optimizer()
-
-    def _backward(self, losses: Tensor) -> None:
-        losses.backward()
-
-    def _step_optimizer(self) -> None:
-        self.optimizer.step()
-
-    def _losses(self, data: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         loss_dict = self.model(data)
         if isinstance(loss_dict, Tensor):
-            return loss_dict, {"total_loss": loss_dict}
-        return sum(loss_dict.values()), loss_dict
+            loss_dict = {"total_loss": loss_dict}
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        sum(loss_dict.values()).backward()
+        self.after_backward()
+        if self.async_write_metrics:
+            self.concurrent_executor.submit(self._write_metrics, loss_dict, data_time, iter=self.iter)
+        else:
+            self._write_metrics(loss_dict, data_time)
+        self.optimizer.step()
 
-    def _write_metrics(self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "") -> None:
-        if (self.iter + 1) % self.gather_metric_period == 0:
-            self.write_metrics(loss_dict, data_time, self.iter, prefix)
+    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
+        """Replace the data loader by the one that `data_loader_builder` makes, once the old one is deleted."""
+        del self.data_loader
+        self.data_loader = data_loader_builder()
+        self._data_loader_iter_obj = None
+
+    def after_train(self) -> None:
+        super().after_train()
+        self.concurrent_executor.shutdown(wait=True)
+
+    def _write_metrics(
+        self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
+    ) -> None:
+        iteration = self.iter if iter is None else iter
+        if (iteration + 1) % self.gather_metric_period == 0:
+            try:
+                self.write_metrics(loss_dict, data_time, iteration, prefix)
+            except Exception:
+                logger.exception("Exception in writing metrics: ")  # in another thread, nobody else sees it
+                raise
 
     @staticmethod
     def write_metrics(loss_dict: Mapping[str, Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Store the losses averaged over the ranks, their sum, and the longest data time.
 
         Raises:
-            FloatingPointError: on rank 0, if the sum is infinite or NaN.
+            FloatingPointError: on rank 0; the sum is infinite or NaN.
         """
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)
@@ -223,44 +241,3 @@ class SimpleTrainer(TrainerBase):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-
-class AMPTrainer(SimpleTrainer):
-    """`SimpleTrainer` with automatic mixed precision on a CUDA device."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: torch.optim.Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        grad_scaler: torch.amp.GradScaler | None = None,
-        precision: torch.dtype = torch.float16,
-    ) -> None:
-        super().__init__(model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
-        self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
-        self.precision = precision
-
-    def run_step(self) -> None:
-        if not torch.cuda.is_available():
-            raise AssertionError("AMPTrainer needs CUDA.")
-        super().run_step()
-
-    def _losses(self, data: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        with torch.autocast("cuda", dtype=self.precision):
-            return super()._losses(data)
-
-    def _backward(self, losses: Tensor) -> None:
-        self.grad_scaler.scale(losses).backward()
-
-    def _step_optimizer(self) -> None:
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from ..data import MetadataCatalog
+from ..data.datasets import convert_to_coco_json
+from ..not_served import NeedsDetectron2
 from ..structures import BoxMode, Instances
 from ..utils import comm
 from ..utils.file_io import PathManager
@@ -42,18 +45,27 @@ class COCOEvaluator(DatasetEvaluator):
         *,
         max_dets_per_image: int | None = None,
         use_fast_impl: bool = True,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
     ) -> None:
         """
         Args:
-            dataset_name: its metadata has "json_file", a COCO json file.
+            dataset_name: its metadata has "json_file", a COCO json file. A dataset without one is converted to
+                `<output_dir>/<dataset_name>_coco_format.json`, which becomes its "json_file".
             tasks: `("bbox",)` or None.
             distributed: whether to gather the predictions of all ranks on rank 0.
             output_dir: if given, `coco_instances_results.json` and `instances_predictions.pth` go there.
             max_dets_per_image: detections that count in each image for each class, best first; COCO's 100 by default.
-            use_fast_impl: accepted, for Detectron2's sake; this is always the official implementation.
+            use_fast_impl: has no effect, since results are the same: this is always the official implementation.
+            kpt_oks_sigmas: must be empty, since keypoints are not evaluated.
+            allow_cached_coco: take a converted file that is in `output_dir` already.
+
+        Raises:
+            ValueError: the dataset must be converted, and there is no `output_dir`.
+            NeedsDetectron2: `tasks` has more than boxes.
         """
-        if tasks is not None and tuple(tasks) != ("bbox",):
-            raise ValueError(f"The embedded engine evaluates boxes only: tasks=('bbox',), not {tasks}.")
+        if (tasks is not None and tuple(tasks) != ("bbox",)) or kpt_oks_sigmas:
+            raise NeedsDetectron2(f"Evaluation of {' and '.join({*(tasks or ['keypoints'])} - {'bbox'})}")
         if max_dets_per_image is not None and not isinstance(max_dets_per_image, int):
             raise TypeError(
                 f"max_dets_per_image must be a whole number, such as 300, as in Detectron2; not {max_dets_per_image!r}."
@@ -64,7 +76,15 @@ class COCOEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._metadata = MetadataCatalog.get(dataset_name)
         if "json_file" not in vars(self._metadata):
-            raise ValueError(f"Dataset '{dataset_name}' has no json_file: register it from a COCO json file.")
+            if output_dir is None:
+                raise ValueError(
+                    f"Dataset '{dataset_name}' is no COCO json file, and must be converted to one: give COCOEvaluator "
+                    "an output_dir to write it to."
+                )
+            self._logger.info("Trying to convert '%s' to COCO format ...", dataset_name)
+            converted = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, converted, allow_cached=allow_cached_coco)
+            self._metadata.json_file = converted
         with contextlib.redirect_stdout(io.StringIO()):
             self._coco_api = COCO(PathManager.get_local_path(self._metadata.json_file))
 
@@ -72,11 +92,17 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take the "image_id" of each input and the "instances" of each output."""
+        """Take the "image_id" of each input and the "instances" of each output.
+
+        Raises:
+            NeedsDetectron2: an output has proposals, masks or keypoints.
+        """
         for image, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            detections = instances_to_coco_json(instances, image["image_id"])
-            self._predictions.append({"image_id": image["image_id"], "instances": detections})
+            if "proposals" in output:
+                raise NeedsDetectron2("Evaluation of proposals")
+            if "instances" in output:
+                detections = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
+                self._predictions.append({"image_id": image["image_id"], "instances": detections})
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """`{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}}`; empty on ranks above 0.
@@ -193,6 +219,9 @@ def _table(per_class: dict[str, float]) -> str:
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
     """The detections of one image (on the CPU) as COCO results, classes as the model numbers them."""
+    for field in ("pred_masks", "pred_keypoints"):
+        if instances.has(field):
+            raise NeedsDetectron2(f"Evaluation of {field}")
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
     return [

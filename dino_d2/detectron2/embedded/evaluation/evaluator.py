@@ -4,6 +4,7 @@
 import datetime
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -59,16 +60,21 @@ def inference_on_dataset(
     model: Callable[[Any], Any],
     data_loader: Any,
     evaluator: DatasetEvaluator | MutableSequence[DatasetEvaluator] | None,
+    callbacks: dict[str, Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
     """Run the model over a loader without gradients, a module in eval mode, and return what the evaluator says.
 
     The log tells the time per iteration for data, model and evaluator, the first iterations not counted.
+
+    Args:
+        callbacks: functions to call "on_start", "before_inference" and "after_inference" of each batch, and "on_end".
     """
     total = len(data_loader)
+    callbacks = defaultdict(lambda: lambda: None, callbacks or {})
     logger.info("Start inference on %d batches", total)
     # A list in a config is instantiated to OmegaConf's kind of list.
     if evaluator is None or isinstance(evaluator, MutableSequence):
-        evaluator = DatasetEvaluators(evaluator or [])
+        evaluator = DatasetEvaluators(list(evaluator or []))
     evaluator.reset()
 
     warmup = min(5, total - 1)
@@ -85,12 +91,15 @@ def inference_on_dataset(
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
+        callbacks["on_start"]()
         for idx, inputs in enumerate(data_loader):
             lap("Dataloading")
             if idx == warmup:
                 start = mark
                 times = dict.fromkeys(times, 0.0)
+            callbacks["before_inference"]()
             outputs = model(inputs)
+            callbacks["after_inference"]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             lap("Inference")
@@ -105,6 +114,7 @@ def inference_on_dataset(
                 last_log = mark
                 message = f"Inference done {idx + 1}/{total}. {parts} Total: {per_iter:.4f} s/iter. ETA={eta}"
                 logger.info(message)
+        callbacks["on_end"]()
 
     for what, seconds in (("", time.perf_counter() - start), ("pure compute ", times["Inference"])):
         logger.info("Total inference %stime: %s (%.6f s / iter per device, on %d devices)",

@@ -22,7 +22,7 @@ def print_csv_format(results: Mapping[str, Any]) -> None:
 
 def flatten_results_dict(results: Mapping[str, Any]) -> dict[str, Any]:
     """`{"bbox": {"AP": 50}}` becomes `{"bbox/AP": 50}`, at any depth."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in results.items():
         if isinstance(value, Mapping):
             flat |= {f"{name}/{inner}": v for inner, v in flatten_results_dict(value).items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates over iterations, as in `detectron2.solver.lr_scheduler`."""
+"""Learning rate schedules, as in `detectron2.solver.lr_scheduler`."""
 
 import torch
 from fvcore.common.param_scheduler import (
@@ -8,11 +8,12 @@ from fvcore.common.param_scheduler import (
     LinearParamScheduler,
     ParamScheduler,
 )
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """A warm-up in front of another scheduler."""
+    """Another scheduler with a warm-up before it."""
 
     def __init__(
         self,
@@ -24,11 +25,11 @@ class WarmupParamScheduler(CompositeParamScheduler):
     ) -> None:
         """
         Args:
-            warmup_factor: where warm-up starts, as a fraction of the scheduler's first value.
-            warmup_length: how long it lasts, as a fraction of training.
-            warmup_method: "linear" up to the scheduler's value there, or "constant".
-            rescale_interval: whether the scheduler then runs as a whole in the rest of training, or goes on
-                from where it would be without warm-up.
+            warmup_factor: the first value, as a fraction of the scheduler's first value.
+            warmup_length: the duration of the warm-up, as a fraction of training.
+            warmup_method: "linear" up to the scheduler's value at the end of the warm-up, or "constant".
+            rescale_interval: whether the scheduler is compressed into the rest of training; otherwise the warm-up
+                hides its first part.
         """
         start = warmup_factor * scheduler(0.0)
         if warmup_method == "constant":
@@ -45,7 +46,7 @@ class WarmupParamScheduler(CompositeParamScheduler):
 
 
 class LRMultiplier(LRScheduler):
-    """A torch scheduler: each group's learning rate is its initial one times a `ParamScheduler`'s value."""
+    """A PyTorch scheduler that multiplies each group's initial learning rate by the value of a `ParamScheduler`."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
@@ -53,7 +54,7 @@ class LRMultiplier(LRScheduler):
         """
         Args:
             max_iter: the number of iterations of the training.
-            last_iter: the iteration that was done last; -1 at the beginning.
+            last_iter: the last completed iteration; -1 at the beginning.
         """
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"LRMultiplier needs a fvcore ParamScheduler, not {multiplier!r}.")
@@ -64,6 +65,6 @@ class LRMultiplier(LRScheduler):
     def state_dict(self) -> dict:
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * multiplier for base_lr in self.base_lrs]

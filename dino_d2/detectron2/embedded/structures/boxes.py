@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..not_served import NeedsDetectron2
+
 
 @unique
 class BoxMode(IntEnum):
@@ -26,8 +28,10 @@ class BoxMode(IntEnum):
         """Convert a list, tuple, array or tensor `[4]`, or an array or tensor `[..., 4]`, keeping its type."""
         if from_mode == to_mode:
             return box
+        if {from_mode, to_mode} & {BoxMode.XYXY_REL, BoxMode.XYWH_REL}:
+            raise AssertionError("Boxes in relative coordinates cannot be converted.")
         if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
-            raise NotImplementedError(f"Converting boxes from mode {from_mode} to {to_mode} is not supported.")
+            raise NeedsDetectron2(f"Converting boxes from {from_mode!r} to {to_mode!r}")
         single = isinstance(box, list | tuple)
         if single and len(box) != 4:
             raise ValueError(f"A box has 4 numbers, not {len(box)}: {box}.")
@@ -81,6 +85,17 @@ class Boxes:
         """Which boxes are wider and higher than `threshold`, bool `[n]`."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+        """Which boxes reach at most `boundary_threshold` pixels out of an image of `box_size` (height, width), bool
+        `[n]`; at its right and lower border the threshold itself is outside."""
+        height, width = box_size
+        above = (self.tensor[:, :2] >= -boundary_threshold).all(dim=1)
+        return above & (self.tensor[:, 2:] < self.tensor.new_tensor([width, height]) + boundary_threshold).all(dim=1)
+
+    def get_centers(self) -> Tensor:
+        """(x, y) of the middles, `[n, 2]`."""
+        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply the coordinates, in place."""
         self.tensor[:, 0::2] *= scale_x
@@ -90,6 +105,8 @@ class Boxes:
         selected = self.tensor[item]
         if isinstance(item, int):
             selected = selected.view(1, -1)
+        if selected.dim() != 2:
+            raise AssertionError(f"Boxes indexed with {item} give no list of boxes.")
         return Boxes(selected)
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 """The objects of one image, as in `detectron2.structures.instances`."""
 
 import itertools
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -81,7 +81,7 @@ class Instances:
             return len(value)
         raise NotImplementedError("Instances without fields have no length.")
 
-    def __iter__(self):
+    def __iter__(self) -> NoReturn:
         raise NotImplementedError("Instances cannot be iterated over: index them, or iterate over a field.")
 
     @staticmethod

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Communication, events, logging, registry and small tools, as in `detectron2.utils`."""
+"""Communication among ranks, events, logging, files and the registry, as in `detectron2.utils`."""

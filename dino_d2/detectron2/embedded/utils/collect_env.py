@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bug report needs to know, as in `detectron2.utils.collect_env`."""
+"""Versions and devices for logs and bug reports, as in `detectron2.utils.collect_env`."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 
 def collect_env_info() -> str:
-    """A table of the platform, the devices and the versions that matter."""
+    """A table of the platform, the devices, and the versions of Python and the most important packages."""
     rows = [
         ("sys.platform", sys.platform),
         ("Python", sys.version.replace("\n", "")),

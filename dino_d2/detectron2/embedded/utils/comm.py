@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who am I among the processes, and what do the others have, as in `detectron2.utils.comm`."""
+"""The ranks of a distributed run and what they exchange, as in `detectron2.utils.comm`."""
 
 import functools
 from typing import Any
@@ -29,29 +29,32 @@ def is_main_process() -> bool:
 
 @functools.lru_cache
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Make the group of the ranks on this machine. All ranks call it together, after `init_process_group`."""
+    """Create the process group of this machine. All ranks must call this, after `init_process_group`."""
     global _local_group
     world_size, rank = get_world_size(), get_rank()
     if world_size % num_workers_per_machine:
-        raise AssertionError(f"{world_size} ranks cannot be {num_workers_per_machine} on every machine.")
+        raise AssertionError(
+            f"{world_size} ranks cannot be divided among machines with {num_workers_per_machine} ranks each."
+        )
     for first in range(0, world_size, num_workers_per_machine):
         ranks = list(range(first, first + num_workers_per_machine))
         group = dist.new_group(ranks)
         if rank in ranks:
+            assert isinstance(group, dist.ProcessGroup)
             _local_group = group
 
 
 def get_local_process_group() -> dist.ProcessGroup:
     if _local_group is None:
         raise AssertionError(
-            "There is no group of local ranks: start processes with launch(), or call "
+            "There is no process group of this machine: start processes with launch(), or call "
             "comm.create_local_process_group(ranks_per_machine) after torch.distributed.init_process_group()."
         )
     return _local_group
 
 
 def get_local_rank() -> int:
-    """This process's rank on its machine."""
+    """The rank of this process among those of its machine."""
     return dist.get_rank(group=get_local_process_group()) if _distributed() else 0
 
 
@@ -61,7 +64,7 @@ def get_local_size() -> int:
 
 
 def synchronize() -> None:
-    """Wait until all ranks are here."""
+    """Wait until all ranks have called this."""
     if get_world_size() == 1:
         return
     if dist.get_backend() == dist.Backend.NCCL:
@@ -72,12 +75,14 @@ def synchronize() -> None:
 
 @functools.lru_cache
 def _gloo_group() -> dist.ProcessGroup:
-    """All ranks, connected through the CPU: Python objects must not cost GPU memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    """The group of all ranks over the CPU, so that exchanging Python objects takes no GPU memory."""
+    group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's `data` (anything that can be pickled) on every rank, in rank order."""
+    """Collect `data`, any picklable object, of all ranks on all ranks, in the order of ranks."""
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()
@@ -87,7 +92,7 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's `data` on rank `dst`, in rank order; an empty list on the others."""
+    """Collect `data` of all ranks on rank `dst`, in the order of ranks. The other ranks get an empty list."""
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()
@@ -97,5 +102,5 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
 
 
 def shared_random_seed() -> int:
-    """A random number, the same on all ranks. All ranks must call this together."""
-    return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 the seeded global generator is meant
+    """A random number that is the same on all ranks. All ranks must call this."""
+    return all_gather(np.random.randint(2**31))[0]  # noqa: NPY002 drawn from the seeded global generator

@@ -11,12 +11,16 @@ import torch
 
 
 def seed_all_rng(seed: int | None = None) -> None:
-    """Seed Python, NumPy and torch (CPU and all CUDA devices); without a seed, by process, clock and chance."""
+    """Seed the generators of Python, NumPy and PyTorch (CPU and all CUDA devices).
+
+    Args:
+        seed: None makes one from the process id, the time and random bytes, and logs it.
+    """
     if seed is None:
         clock = int(datetime.now().strftime("%S%f"))
         seed = os.getpid() + clock + int.from_bytes(os.urandom(2), "big")
         logging.getLogger("detectron2.utils.env").info("Using a generated random seed %d", seed)
-    np.random.seed(seed)  # noqa: NPY002 the global generator is what augmentation draws from
+    np.random.seed(seed)  # noqa: NPY002 augmentations draw from the global generator
     torch.manual_seed(seed)
     random.seed(seed)
     os.environ["PYTHONHASHSEED"] = str(seed)

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and pictures over iterations and where they are written, as in `detectron2.utils.events`."""
+"""Scalars, images and histograms of a training run, and their writers, as in `detectron2.utils.events`."""
 
 import datetime
 import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
 from .file_io import PathManager
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _storages: "list[EventStorage]" = []
 
@@ -25,8 +30,13 @@ def get_event_storage() -> "EventStorage":
     return _storages[-1]
 
 
+def has_event_storage() -> bool:
+    """Whether a `with EventStorage(...)` block is active."""
+    return bool(_storages)
+
+
 class EventStorage:
-    """The scalars of a training run, by name and iteration. Used as a context manager."""
+    """Scalars by name and iteration, and the images and histograms that are not written yet. A context manager."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
@@ -34,23 +44,44 @@ class EventStorage:
         self._latest: dict[str, tuple[float, int]] = {}
         self._smoothing: dict[str, bool] = {}
         self._images: list[tuple[str, np.ndarray | torch.Tensor, int]] = []
+        self._histograms: list[dict[str, Any]] = []
+        self._prefix = ""
 
     @property
     def iter(self) -> int:
-        """The current iteration; a trainer sets it."""
+        """The current iteration. A trainer sets it; a loop of your own sets it or calls `step`."""
         return self._iter
 
     @iter.setter
     def iter(self, value: int) -> None:
         self._iter = int(value)
 
+    @property
+    def iteration(self) -> int:
+        """The same as `iter`."""
+        return self._iter
+
+    def step(self) -> None:
+        """Go on to the next iteration."""
+        self._iter += 1
+
+    @contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """In this context, `name/` is put before the names of scalars, in the place of any outer scope."""
+        outer, self._prefix = self._prefix, f"{name.rstrip('/')}/"
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
     def put_scalar(self, name: str, value: float, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Add one value.
 
         Args:
-            smoothing_hint: whether writers should show the median of recent values; one answer per name.
+            smoothing_hint: whether writers should show the median of recent values; always the same for one name.
             cur_iter: the iteration it belongs to, by default the current one.
         """
+        name = self._prefix + name
         if self._smoothing.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"Scalar {name} was put with smoothing_hint={not smoothing_hint} before.")
         iteration = self._iter if cur_iter is None else cur_iter
@@ -68,8 +99,30 @@ class EventStorage:
         self._images.append((img_name, img_tensor, self._iter))
 
     def clear_images(self) -> None:
-        """Forget the images; done by the writer that has written them."""
+        """Remove all images; the writer that has written them does this."""
         self._images = []
+
+    def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
+        """Keep the histogram of a tensor of any shape for the next writer that shows histograms."""
+        low, high = hist_tensor.min().item(), hist_tensor.max().item()
+        edges = torch.linspace(low, high, bins + 1, dtype=torch.float32)
+        self._histograms.append(
+            {
+                "tag": hist_name,
+                "min": low,
+                "max": high,
+                "num": len(hist_tensor),
+                "sum": float(hist_tensor.sum()),
+                "sum_squares": float(hist_tensor.square().sum()),
+                "bucket_limits": edges[1:].tolist(),
+                "bucket_counts": torch.histc(hist_tensor, bins).tolist(),
+                "global_step": self._iter,
+            }
+        )
+
+    def clear_histograms(self) -> None:
+        """Remove all histograms; the writer that has written them does this."""
+        self._histograms = []
 
     def history(self, name: str) -> HistoryBuffer:
         if name not in self._history:
@@ -83,6 +136,10 @@ class EventStorage:
         """The last value of each scalar and its iteration."""
         return self._latest
 
+    def smoothing_hints(self) -> dict[str, bool]:
+        """The `smoothing_hint` of each scalar."""
+        return self._smoothing
+
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """`latest`, with the median over the last `window_size` iterations where smoothing is wanted."""
         return {
@@ -94,7 +151,7 @@ class EventStorage:
         return self._history[name].median(self.count_samples(name, window_size))
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """How many values the last `window_size` iterations have, counted back from the newest value."""
+        """The number of values within `window_size` iterations, counted back from the newest value."""
         iterations = [iteration for _, iteration in self._history[name].values()]
         count = 0
         while count < len(iterations) and iterations[-1 - count] > iterations[-1] - window_size:
@@ -110,7 +167,7 @@ class EventStorage:
 
 
 class EventWriter:
-    """Something that writes what is new in the current storage, each time it is asked to."""
+    """Base class of writers. `write` writes what the current storage has got since the last call."""
 
     def write(self) -> None:
         raise NotImplementedError
@@ -123,7 +180,7 @@ class JSONWriter(EventWriter):
     """One json object per line and iteration, appended to a file (`metrics.json`)."""
 
     def __init__(self, json_file: str, window_size: int = 20) -> None:
-        self._file = PathManager.open(json_file, "a")
+        self._file = PathManager.open(json_file, "a", encoding="utf-8")
         self._window_size = window_size
         self._last_write = -1
 
@@ -143,7 +200,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """All scalars and images as TensorBoard events in a folder."""
+    """All scalars, images and histograms as TensorBoard events in a folder."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         """`kwargs` go to `torch.utils.tensorboard.SummaryWriter`."""
@@ -152,7 +209,7 @@ class TensorboardXWriter(EventWriter):
         self._last_write = -1
 
     @cached_property
-    def _writer(self):
+    def _writer(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every process writes
 
         return SummaryWriter(**self._arguments)
@@ -168,6 +225,9 @@ class TensorboardXWriter(EventWriter):
         for name, image, iteration in storage._images:
             self._writer.add_image(name, image, iteration)
         storage.clear_images()
+        for histogram in storage._histograms:
+            self._writer.add_histogram_raw(**histogram)
+        storage.clear_histograms()
 
     def close(self) -> None:
         if "_writer" in self.__dict__:
@@ -192,7 +252,7 @@ class CommonMetricPrinter(EventWriter):
             seconds = storage.history("time").median(1000) * left
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
             return str(datetime.timedelta(seconds=int(seconds)))
-        # no iteration is timed yet: take the time since the last line
+        # without timed iterations, the time since the last line gives the speed
         before, self._last_write = self._last_write, (storage.iter, time.perf_counter())
         if before is None:
             return None
@@ -202,7 +262,7 @@ class CommonMetricPrinter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         if storage.iter == self._max_iter:
-            return  # training is over; what was put since then is no progress
+            return  # training is over, and this line reports its progress only
         histories, window = storage.histories(), self._window_size
         eta = self._eta(storage)
         parts = [f"eta: {eta}"] if eta else []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines in Detectron2's format and places, as in `detectron2.utils.logger`.
+"""Logs in Detectron2's format, as in `detectron2.utils.logger`.
 
-All modules of this engine log under the name `detectron2.<module>`, so that one `setup_logger()` serves
-them, and tools that read a Detectron2 log read this one.
+All modules of this engine log under the name `detectron2.<module>`, so that one `setup_logger()` configures them and
+tools that read Detectron2's logs can read theirs.
 """
 
 import atexit
@@ -35,7 +35,7 @@ class _ColourFormatter(logging.Formatter):
         return line
 
 
-@functools.lru_cache  # a second call must not give every line twice
+@functools.lru_cache  # a second call must not add handlers, which would repeat every line
 def setup_logger(
     output: str | None = None,
     distributed_rank: int = 0,
@@ -43,24 +43,28 @@ def setup_logger(
     color: bool = True,
     name: str = "detectron2",
     abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
 ) -> logging.Logger:
-    """Send the log of `name` to standard output (rank 0) and to a file (each rank its own).
+    """Send the log of `name` to standard output (on rank 0) and to a file per rank.
 
     Args:
         output: a file ending in .txt or .log, or a folder for `log.txt`, or None for no file.
-        distributed_rank: ranks above 0 log only to the file, with `.rank<r>` appended to its name.
+        distributed_rank: ranks above 0 log only to their file, with `.rank<r>` appended to its name.
         color: whether to colour standard output.
-        name: the logger at the root of what is logged.
-        abbrev_name: what to print for `name`; by default `d2` for detectron2, else `name` itself.
+        name: of the root logger of what is logged.
+        abbrev_name: printed in the place of `name`; by default `d2` for detectron2, otherwise `name`.
+        enable_propagation: whether the loggers above `name` also get its records.
+        configure_stdout: whether rank 0 logs to standard output.
     """
     logger = logging.getLogger(name)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False
+    logger.propagate = enable_propagation
     if abbrev_name is None:
         abbrev_name = "d2" if name == "detectron2" else name
     plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
 
-    if distributed_rank == 0:
+    if configure_stdout and distributed_rank == 0:
         console = logging.StreamHandler(sys.stdout)
         console.setFormatter(_ColourFormatter(name, abbrev_name) if color else plain)
         logger.addHandler(console)
@@ -77,13 +81,13 @@ def setup_logger(
 
 @functools.cache  # several loggers write to one file
 def _open_once(path: str) -> IO[str]:
-    stream = PathManager.open(path, "a")
+    stream = PathManager.open(path, "a", encoding="utf-8")
     atexit.register(stream.close)
     return stream
 
 
 def create_small_table(small_dict: Mapping[str, Any]) -> str:
-    """A table with one row: the keys as headers, the values below."""
+    """A table with the keys as headers and one row with the values."""
     return tabulate(
         [list(small_dict.values())],
         headers=list(small_dict),

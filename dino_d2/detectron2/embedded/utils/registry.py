@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From names to objects and back, as in `detectron2.utils.registry`."""
+"""Finding objects by name and names of objects, as in `detectron2.utils.registry`."""
 
 import importlib
 from typing import Any
 
-from fvcore.common.registry import Registry  # noqa: F401 it is found here in Detectron2
+from fvcore.common.registry import Registry
+
+from ..._refusal import EMBEDDED, needs_detectron2
+
+__all__ = ["Registry", "locate"]
 
 _DOOR = "dino_d2.detectron2."
-_EMBEDDED = f"{_DOOR}embedded."
+_EMBEDDED = f"{EMBEDDED}."
 
 
 def _to_embedded(name: str) -> str:
-    """`detectron2.x` and `dino_d2.detectron2.x` both mean this engine's `x`."""
+    """Turn `detectron2.x` and `dino_d2.detectron2.x` into the name of this engine's `x`."""
     if name.startswith("detectron2."):
         name = f"dino_d2.{name}"
     if name.startswith(_DOOR) and not name.startswith(_EMBEDDED):
@@ -20,15 +24,15 @@ def _to_embedded(name: str) -> str:
 
 
 def locate(name: str) -> Any:
-    """Find the object that a dotted name stands for, importing what must be imported.
+    """Import the object with a dotted name.
 
     Args:
-        name: `package.module.object`; the last parts may be attributes of a class. Names of Detectron2,
-            with or without the door's prefix, mean this engine's objects, so that a config.yaml written
-            under either engine loads.
+        name: `package.module.object`; the last parts may be attributes of a class. Names of Detectron2, with or
+            without the prefix `dino_d2.`, stand for this engine's objects, so that a config.yaml written with either
+            engine loads.
 
     Raises:
-        ImportError: if there is no such object, or a module on the way cannot be imported.
+        ImportError: there is no such object, or a module cannot be imported.
     """
     parts = _to_embedded(name).split(".")
     for split in range(len(parts) - 1, 0, -1):
@@ -36,8 +40,8 @@ def locate(name: str) -> Any:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-                continue  # the last part is no module; it may be a class in the module before it
+            if error.name is not None and f"{module_name}.".startswith(f"{_to_embedded(error.name)}."):
+                continue  # the last part may be an attribute of the module before it
             raise
         try:
             for attribute in parts[split:]:
@@ -45,17 +49,13 @@ def locate(name: str) -> Any:
         except AttributeError:
             break
         return found
-    raise ImportError(f"Cannot locate '{name}': no such object in an installed package.{_hint(name)}")
-
-
-def _hint(name: str) -> str:
-    if not _to_embedded(name).startswith(_EMBEDDED):
-        return ""
-    return " The embedded engine holds only what dino_d2 calls; for the rest of Detectron2 install it."
+    if _to_embedded(name).startswith(_EMBEDDED):
+        raise ImportError(needs_detectron2(f"'{name}'"))
+    raise ImportError(f"Cannot locate '{name}': no such object in an installed package.")
 
 
 def _convert_target_to_string(target: Any) -> str:
-    """The shortest dotted name under which `locate` finds `target`, without this engine's own prefix."""
+    """The shortest name with which `locate` finds `target`; names of this engine are those of the door."""
     module, qualname = target.__module__, target.__qualname__
     parts = module.split(".")
     for length in range(1, len(parts) + 1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closures across processes, as in `detectron2.utils.serialize`."""
+"""Sending closures to other processes, as in `detectron2.utils.serialize`."""
 
 from typing import Any
 
@@ -8,6 +8,8 @@ import cloudpickle
 
 class PicklableWrapper:
     """A callable that is pickled with cloudpickle, so that lambdas and closures reach worker processes."""
+
+    _obj: Any
 
     def __init__(self, obj: Any) -> None:
         self._obj = obj._obj if isinstance(obj, PicklableWrapper) else obj

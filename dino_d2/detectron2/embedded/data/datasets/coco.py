@@ -2,15 +2,21 @@
 """COCO json files, as in `detectron2.data.datasets.coco`."""
 
 import contextlib
+import datetime
 import io
+import json
 import logging
 import os
+import shutil
 from typing import Any
 
+import numpy as np
 import pycocotools.mask as mask_util
+from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
 
-from ...structures import BoxMode
+from ...not_served import NeedsDetectron2
+from ...structures import Boxes, BoxMode
 from ...utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
 
@@ -89,7 +95,7 @@ def load_coco_json(
 
 
 def _to_object(
-    annotation: dict[str, Any], keys: list[str], id_map: dict[int, int] | None, json_file: str
+    annotation: dict[str, Any], keys: list[str], id_map: dict[int, int] | None, json_file: str | os.PathLike
 ) -> dict[str, Any] | None:
     """One annotation in Detectron2's form, or None if its polygons are malformed."""
     where = f"Annotation {annotation['id']} of image {annotation['image_id']} in {json_file}"
@@ -118,3 +124,90 @@ def _to_object(
             raise KeyError(f"{where} has category_id={obj['category_id']}, which is not in 'categories'.")
         obj["category_id"] = id_map[obj["category_id"]]
     return obj
+
+
+def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
+    """Write a registered dataset to a COCO json file; see `convert_to_coco_dict`.
+
+    Args:
+        allow_cached: keep `output_file` if it exists already.
+    """
+    PathManager.mkdirs(os.path.dirname(output_file))
+    with file_lock(output_file):  # all ranks come here, and share the file
+        if PathManager.exists(output_file) and allow_cached:
+            logger.warning(
+                "Using the COCO annotations cached in '%s'. Delete the file if the dataset has changed since.",
+                output_file,
+            )
+            return
+        logger.info("Converting the annotations of dataset '%s' to COCO format in '%s'", dataset_name, output_file)
+        unfinished = f"{output_file}.tmp"
+        with PathManager.open(unfinished, "w") as file:
+            json.dump(convert_to_coco_dict(dataset_name), file)
+        shutil.move(unfinished, output_file)
+
+
+def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
+    """The content of a COCO json file for a registered dataset whose metadata has `thing_classes`.
+
+    Images without "image_id" are numbered from 0, annotations from 1. An area is that of the mask where there is one,
+    otherwise that of the box. Without any annotation the file has no "annotations".
+    """
+    dataset_dicts, metadata = DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name)
+    classes = metadata.thing_classes
+    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {k: k for k in range(len(classes))}
+    dataset_ids = {index: dataset_id for dataset_id, index in to_contiguous.items()}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(dataset_dicts):
+        image_id = image.get("image_id", number)
+        images.append(
+            {
+                "id": image_id,
+                "width": int(image["width"]),
+                "height": int(image["height"]),
+                "file_name": str(image["file_name"]),
+            }
+        )
+        for obj in image.get("annotations", []):
+            numbers = {"id": len(annotations) + 1, "image_id": image_id}
+            annotations.append(numbers | _to_coco_annotation(obj, dataset_ids))
+    coco = {
+        "info": {"date_created": str(datetime.datetime.now()), "description": f"Dataset {dataset_name} of Detectron2"},
+        "images": images,
+        "categories": [{"id": dataset_ids[index], "name": name} for index, name in enumerate(classes)],
+        "licenses": None,
+    }
+    return coco | {"annotations": annotations} if annotations else coco
+
+
+def _to_coco_annotation(obj: dict[str, Any], dataset_ids: dict[int, int]) -> dict[str, Any]:
+    """One object without its ids; the given dict is left as it was."""
+    box = np.asarray(obj["bbox"]).tolist()
+    if len(box) != 4:
+        raise NeedsDetectron2(f"A bbox of {len(box)} numbers")
+    box = BoxMode.convert(box, obj["bbox_mode"], BoxMode.XYWH_ABS)
+    annotation: dict[str, Any] = {
+        "bbox": [round(float(number), 3) for number in box],
+        "area": Boxes([BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)]).area().item(),
+        "iscrowd": int(obj.get("iscrowd", 0)),
+        "category_id": int(dataset_ids[obj["category_id"]]),
+    }
+    if "keypoints" in obj:  # back from coordinates to pixel indices
+        keypoints = [v - 0.5 if i % 3 != 2 else v for i, v in enumerate(obj["keypoints"])]
+        visible = obj.get("num_keypoints", sum(v > 0 for v in keypoints[2::3]))
+        annotation |= {"keypoints": keypoints, "num_keypoints": visible}
+    if isinstance(segmentation := obj.get("segmentation"), list):
+        annotation |= {"segmentation": segmentation, "area": sum(map(_polygon_area, segmentation))}
+    elif isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        text = counts if isinstance(counts, str) else counts.decode("ascii")  # json has no bytes
+        annotation |= {"segmentation": segmentation | {"counts": text}, "area": mask_util.area(segmentation).item()}
+    elif "segmentation" in obj:
+        raise TypeError(f"A segmentation is polygons (a list) or RLE (a dict), not {type(segmentation).__name__}.")
+    return annotation
+
+
+def _polygon_area(polygon: list[float]) -> float:
+    x, y = np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T
+    return float(0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))

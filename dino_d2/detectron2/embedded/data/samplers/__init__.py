@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers."""
-# ruff: noqa: F401
 
-from .distributed_sampler import InferenceSampler, TrainingSampler
+from .distributed_sampler import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+
+__all__ = ["InferenceSampler", "RepeatFactorTrainingSampler", "TrainingSampler"]

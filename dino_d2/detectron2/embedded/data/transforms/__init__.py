@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image transforms and augmentation, as in `detectron2.data.transforms`."""
-# ruff: noqa: F401
 
 from fvcore.transforms.transform import (
     BlendTransform,
@@ -13,6 +12,44 @@ from fvcore.transforms.transform import (
     VFlipTransform,
 )
 
-from .augmentation import AugInput, Augmentation, AugmentationList
-from .augmentation_impl import RandomCrop, RandomFlip, ResizeShortestEdge
-from .transform import ResizeTransform
+from .augmentation import AugInput, Augmentation, AugmentationList, apply_augmentations
+from .augmentation import apply_augmentations as apply_transform_gens
+from .augmentation_impl import (
+    RandomApply,
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomSaturation,
+    Resize,
+    ResizeShortestEdge,
+)
+from .transform import ResizeTransform, RotationTransform
+
+__all__ = [
+    "AugInput",
+    "Augmentation",
+    "AugmentationList",
+    "BlendTransform",
+    "CropTransform",
+    "HFlipTransform",
+    "NoOpTransform",
+    "PadTransform",
+    "RandomApply",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomSaturation",
+    "Resize",
+    "ResizeShortestEdge",
+    "ResizeTransform",
+    "RotationTransform",
+    "Transform",
+    "TransformList",
+    "VFlipTransform",
+    "apply_augmentations",
+    "apply_transform_gens",
+]

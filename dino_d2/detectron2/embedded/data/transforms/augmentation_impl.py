@@ -8,15 +8,44 @@ Every one draws from NumPy's global generator, in Detectron2's order, so that on
 import sys
 
 import numpy as np
-from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, VFlipTransform
+from fvcore.transforms.transform import (
+    BlendTransform,
+    CropTransform,
+    HFlipTransform,
+    NoOpTransform,
+    Transform,
+    VFlipTransform,
+)
 from PIL import Image
 
-from .augmentation import Augmentation
-from .transform import ResizeTransform
+from .augmentation import AugInput, Augmentation, to_augmentation
+from .transform import ResizeTransform, RotationTransform
+
+_SAMPLE_STYLES = ("range", "choice")
+
+
+class RandomApply(Augmentation):
+    """Apply an augmentation or a transform with probability `prob`."""
+
+    def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
+        self.aug = to_augmentation(tfm_or_aug)
+        if not 0 <= prob <= 1:
+            raise AssertionError(f"prob={prob} must be in [0, 1].")
+        self.prob = prob
+
+    def get_transform(self, *args: np.ndarray) -> Transform:
+        return self.aug.get_transform(*args) if self._rand_range() < self.prob else NoOpTransform()
+
+    def __call__(self, aug_input: AugInput) -> Transform:
+        return self.aug(aug_input) if self._rand_range() < self.prob else NoOpTransform()
 
 
 class RandomFlip(Augmentation):
     """Mirror the image with probability `prob`, either left to right or top to bottom."""
+
+    prob: float
+    horizontal: bool
+    vertical: bool
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
         if horizontal == vertical:
@@ -30,32 +59,50 @@ class RandomFlip(Augmentation):
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
 
 
+class Resize(Augmentation):
+    """Resize to (height, width) `shape`, or to a square with sides `shape`."""
+
+    shape: tuple[int, int]
+    interp: int
+
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR.value) -> None:
+        shape = (shape, shape) if isinstance(shape, int) else (shape[0], shape[1])
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return ResizeTransform(image.shape[0], image.shape[1], *self.shape, self.interp)
+
+
 class ResizeShortestEdge(Augmentation):
     """Resize so that the shorter edge gets a drawn length and the longer one at most `max_size`."""
+
+    short_edge_length: list[int] | tuple[int, ...]
+    max_size: int
+    sample_style: str
+    interp: int
 
     def __init__(
         self,
         short_edge_length: int | list[int] | tuple[int, ...],
         max_size: int = sys.maxsize,
         sample_style: str = "range",
-        interp: int = Image.BILINEAR,
+        interp: int = Image.Resampling.BILINEAR.value,
     ) -> None:
         """
         Args:
             short_edge_length: for "range" the smallest and the largest length, for "choice" all lengths.
             sample_style: "range" or "choice".
         """
-        if sample_style not in ("range", "choice"):
-            raise AssertionError(f"sample_style must be 'range' or 'choice', not {sample_style!r}.")
+        self.is_range = _is_range(sample_style)
         if isinstance(short_edge_length, int):
             short_edge_length = (short_edge_length, short_edge_length)
-        if sample_style == "range" and len(short_edge_length) != 2:
+        if self.is_range and len(short_edge_length) != 2:
             raise AssertionError(f"sample_style 'range' takes two lengths, not {short_edge_length}.")
         self._init(locals())
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
-        if self.sample_style == "range":
+        if self.is_range:
             size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
         else:
             size = np.random.choice(self.short_edge_length)
@@ -80,6 +127,9 @@ class ResizeShortestEdge(Augmentation):
 class RandomCrop(Augmentation):
     """Crop a random region of a drawn size."""
 
+    crop_type: str
+    crop_size: tuple[float, float]
+
     def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
         """
         Args:
@@ -103,12 +153,119 @@ class RandomCrop(Augmentation):
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of a crop, in pixels."""
         if self.crop_type == "absolute":
-            return min(self.crop_size[0], image_size[0]), min(self.crop_size[1], image_size[1])
+            return int(min(self.crop_size[0], image_size[0])), int(min(self.crop_size[1], image_size[1]))
         if self.crop_type == "absolute_range":
             low, high = self.crop_size
-            return tuple(np.random.randint(min(side, low), min(side, high) + 1) for side in image_size)
-        fractions = self.crop_size
+            if low > high:
+                raise AssertionError(f"crop_size={self.crop_size}: the first must not be larger than the second.")
+            height, width = (np.random.randint(int(min(s, low)), int(min(s, high)) + 1) for s in image_size)
+            return height, width
+        fractions = np.asarray(self.crop_size)
         if self.crop_type == "relative_range":
             least = np.asarray(self.crop_size, dtype=np.float32)
             fractions = least + np.random.rand(2) * (1 - least)
-        return tuple(int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))
+        height, width = (int(side * fraction + 0.5) for side, fraction in zip(image_size, fractions, strict=True))
+        return height, width
+
+
+class RandomRotation(Augmentation):
+    """Rotate counterclockwise by a drawn angle, around a drawn centre; see `RotationTransform`."""
+
+    angle: list[float] | tuple[float, ...]
+    expand: bool
+    center: tuple | list | None
+    interp: int | None
+
+    def __init__(
+        self,
+        angle: float | list[float] | tuple[float, ...],
+        expand: bool = True,
+        center: tuple | list | None = None,
+        sample_style: str = "range",
+        interp: int | None = None,
+    ) -> None:
+        """
+        Args:
+            angle: for "range" the smallest and the largest angle in degrees, for "choice" all angles.
+            expand, interp: see `RotationTransform`.
+            center: for "range" the smallest and the largest (x, y), for "choice" all of them, as parts of the image's
+                width and height. By default the middle.
+            sample_style: "range" or "choice".
+        """
+        self.is_range = _is_range(sample_style)
+        if isinstance(angle, float | int):
+            angle = (angle, angle)
+        if center is not None and isinstance(center[0], float | int):
+            center = (center, center)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        height, width = image.shape[:2]
+        angle = np.random.uniform(*self.angle[:2]) if self.is_range else np.random.choice(self.angle)
+        center = self._draw_center()
+        if angle % 360 == 0:
+            return NoOpTransform()
+        if center is not None:
+            center = (width * center[0], height * center[1])
+        return RotationTransform(height, width, angle, expand=self.expand, center=center, interp=self.interp)
+
+    def _draw_center(self) -> tuple[float, float] | None:
+        if self.center is None:
+            return None
+        if not self.is_range:
+            return self.center[np.random.randint(len(self.center))]
+        low, high = self.center[:2]
+        return np.random.uniform(low[0], high[0]), np.random.uniform(low[1], high[1])
+
+
+class RandomContrast(Augmentation):
+    """Multiply the distance of each value from the image's mean by a drawn intensity; 1 changes nothing."""
+
+    intensity_min: float
+    intensity_max: float
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return _blend(image.mean(), self.intensity_min, self.intensity_max)
+
+
+class RandomBrightness(Augmentation):
+    """Multiply all values by a drawn intensity; 1 changes nothing."""
+
+    intensity_min: float
+    intensity_max: float
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return _blend(0, self.intensity_min, self.intensity_max)
+
+
+class RandomSaturation(Augmentation):
+    """Multiply the distance of each pixel from its grey by a drawn intensity; 1 changes nothing. Images are RGB."""
+
+    intensity_min: float
+    intensity_max: float
+
+    def __init__(self, intensity_min: float, intensity_max: float) -> None:
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        if image.shape[-1] != 3:
+            raise AssertionError(f"RandomSaturation takes RGB images, not images of shape {image.shape}.")
+        grey = image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
+        return _blend(grey, self.intensity_min, self.intensity_max)
+
+
+def _blend(source: float | np.ndarray, low: float, high: float) -> Transform:
+    weight = np.random.uniform(low, high)
+    return BlendTransform(src_image=source, src_weight=1 - weight, dst_weight=weight)
+
+
+def _is_range(sample_style: str) -> bool:
+    if sample_style not in _SAMPLE_STYLES:
+        raise AssertionError(f"sample_style must be one of {_SAMPLE_STYLES}, not {sample_style!r}.")
+    return sample_style == "range"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models by name, as in `detectron2.modeling.meta_arch.build`."""
+"""Building registered models, as in `detectron2.modeling.meta_arch.build`."""
 
 import torch
 from torch import nn
@@ -11,6 +11,6 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Make the model registered as `cfg.MODEL.META_ARCHITECTURE`, without weights, on `cfg.MODEL.DEVICE`."""
+    """Build the model registered as `cfg.MODEL.META_ARCHITECTURE`, without loading weights, on `cfg.MODEL.DEVICE`."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))

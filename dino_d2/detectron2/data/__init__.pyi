@@ -1,0 +1,1 @@
+from dino_d2.detectron2.embedded.data import *

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: how a training begins, and how it ends, finished or not."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from dino_d2.data.check import DatasetError
+from dino_d2.detectron2.engine import HookBase, SimpleTrainer, hooks
+from dino_d2.detectron2.utils.events import EventStorage
+from dino_d2.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
+
+
+#: Errors whose message says everything; the log has no traceback of them.
+EXPLAINED = (UserError, DatasetError, NonFiniteLossError)
+
+
+class TrainingLoop(SimpleTrainer):
+    """Detectron2's training loop with a stricter end.
+
+    ``after_train`` is called for those hooks only whose ``before_train`` has returned. If several things fail, the
+    first error is raised and the others are logged. A training with no iterations left runs its hooks as after the
+    last iteration.
+
+    Attributes:
+        fetching: whether the loop is waiting for a batch, so that nothing of the current iteration is done yet.
+    """
+
+    fetching = False
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run the iterations ``start_iter`` to ``max_iter - 1``.
+
+        Raises:
+            UserError: in place of an error that the data loader can explain, such as the death of a worker.
+        """
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        self._started: list[HookBase] = []
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                for self.iter in range(start_iter, max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = max_iter  # hooks see by this that the training is complete
+            except EXPLAINED:
+                raise
+            except Exception as error:
+                if explained := self._explain(error):
+                    raise explained from error
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        for hook in self._hooks:
+            hook.before_train()
+            self._started.append(hook)
+
+    def after_train(self) -> None:
+        self.storage.iter = self.iter
+        propagating = sys.exc_info()[1]
+        first = propagating
+        for hook in self._started:
+            error = _finish(hook)
+            if first is None:
+                first = error
+            elif error is not None:
+                logger.error("%s failed as well: %s: %s", type(hook).__name__, type(error).__name__, error)
+        if first is not None and first is not propagating:
+            raise first
+
+    def next_batch(self) -> list[dict]:
+        """What the data loader gives next."""
+        with self._fetches():
+            return next(self._data_loader_iter)
+
+    @contextlib.contextmanager
+    def _fetches(self) -> Iterator[None]:
+        self.fetching = True
+        try:
+            yield
+        finally:
+            self.fetching = False
+
+    def _explain(self, error: Exception) -> Exception | None:
+        explain: Any = getattr(self.data_loader, "explain", None)
+        return explain(error) if explain else None
+
+
+def _finish(hook: HookBase) -> BaseException | None:
+    """Call ``after_train``; returns the error, so that the other hooks are finished too, as by closing their files."""
+    try:
+        hook.after_train()
+    except BaseException as error:  # also a signal during the last evaluation
+        return error
+    return None
+
+
+class EvalHook(hooks.EvalHook):
+    """Detectron2's hook, which evaluates in the end only if the training is complete.
+
+    Detectron2's own takes an error, or a signal, in the last iteration for the end.
+    """
+
+    def after_train(self) -> None:
+        if self.trainer.iter == self.trainer.max_iter:
+            super().after_train()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The beginning of a run: its log, its seed, and its config.yaml."""
+
+import copy
+import io
+import logging
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from dino_d2.detectron2.config import LazyConfig
+from dino_d2.detectron2.utils import comm
+from dino_d2.detectron2.utils.collect_env import collect_env_info
+from dino_d2.detectron2.utils.env import seed_all_rng
+from dino_d2.detectron2.utils.logger import setup_logger
+from dino_d2.detectron2.utils.registry import _convert_target_to_string  # type: ignore[attr-defined]  # private
+from dino_d2.files import write_atomically
+
+#: Names of the loggers that write to the output folder.
+LOGGERS = ("fvcore", "detectron2", "dino_d2")
+
+
+def start_log(cfg: DictConfig) -> None:
+    """Send log lines to the terminal and to the output folder."""
+    for name in LOGGERS:
+        write_utf8(setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=name))
+
+
+def set_up(cfg: DictConfig, args: Namespace) -> None:
+    """Log the environment and seed the random generators with ``train.seed`` plus the rank.
+
+    With `start_log` this is Detectron2's ``default_setup`` without its config.yaml, which would replace that of an
+    earlier run before this one has passed its checks.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``; the command line and the config file go to the log.
+    """
+    rank, logger = comm.get_rank(), logging.getLogger("detectron2")
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    content = Path(args.config_file).read_text(encoding="utf-8", errors="replace")
+    logger.info("Contents of args.config_file=%s:\n%s", args.config_file, content)
+    seed = cfg.train.get("seed")
+    seed_all_rng(None if seed is None or seed < 0 else seed + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.train.get("cudnn_benchmark") or False
+    precision = cfg.train.get("float32_precision")
+    if precision and torch.cuda.is_available():
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != "highest"
+
+
+def write_utf8(logger: logging.Logger) -> None:
+    """Let the handlers of a logger write UTF-8 to files whatever the locale, and escape what a terminal cannot show."""
+    for handler in logger.handlers:
+        stream = getattr(handler, "stream", None)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")
+        elif stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8")
+
+
+def config_yaml(cfg: DictConfig) -> Path:
+    """The path of a run's config.yaml."""
+    return Path(cfg.train.output_dir) / "config.yaml"
+
+
+def save_config(cfg: DictConfig) -> None:
+    """Write the config as config.yaml in its output folder, atomically and in UTF-8.
+
+    What YAML cannot hold, such as a lambda, is saved by Detectron2 as config.yaml.pkl, with a warning.
+    """
+    path = config_yaml(cfg)
+    try:
+        text = to_yaml(cfg)
+    except Exception:  # any object may be in a config, and each fails in its own way
+        LazyConfig.save(cfg, str(path))
+        return
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def to_yaml(cfg: DictConfig) -> str:
+    """The config in the form of ``LazyConfig.save``, for either engine; it can be loaded again.
+
+    Raises:
+        Exception: of any kind, if YAML cannot hold a value.
+    """
+    cfg = copy.deepcopy(cfg)
+    _name_targets(cfg)
+    text = yaml.dump(
+        OmegaConf.to_container(cfg, resolve=False), default_flow_style=None, allow_unicode=True, width=9999
+    )
+    text = text.replace("dino_d2.detectron2.embedded.", "dino_d2.detectron2.")
+    yaml.unsafe_load(text)
+    return text
+
+
+def _name_targets(node: Any) -> None:
+    """Replace the callable of each call by its name."""
+    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
+        return
+    if node._is_interpolation():
+        return
+    if isinstance(node, DictConfig) and callable(node.get("_target_")) and hasattr(node._target_, "__qualname__"):
+        node._target_ = _convert_target_to_string(node._target_)
+    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        _name_targets(node._get_node(name))

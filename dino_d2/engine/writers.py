@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writers of a run's metrics to the log, to metrics.json and to TensorBoard, with either engine."""
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+from dino_d2.detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
+
+
+def writers(output_dir: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's ``default_writers`` with a metrics.json that is valid JSON whatever the values.
+
+    Args:
+        output_dir: folder of metrics.json and of TensorBoard's files.
+        max_iter: iterations of the run, for the remaining time in the log.
+    """
+    return [
+        CommonMetricPrinter(max_iter),
+        MetricsWriter(Path(output_dir) / "metrics.json"),
+        TensorboardXWriter(output_dir),
+    ]
+
+
+class MetricsWriter(EventWriter):
+    """Appends one JSON object per line and iteration, as Detectron2's ``JSONWriter`` does.
+
+    JSON has no NaN or infinity: such values, for example the AP of a class without objects, are written as null.
+
+    Args:
+        path: of the file.
+        window_size: iterations over which smoothed values take their median.
+    """
+
+    def __init__(self, path: Path, window_size: int = 20):
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
+        self._window_size = window_size
+        self._last_iteration = -1
+
+    def write(self) -> None:
+        lines: dict[int, dict[str, float | None]] = defaultdict(dict)
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_iteration:
+                lines[iteration][name] = value if math.isfinite(value) else None
+        for iteration, values in lines.items():
+            line = json.dumps(values | {"iteration": iteration}, sort_keys=True, allow_nan=False)
+            self._file.write(line + "\n")
+        self._last_iteration = max(lines, default=self._last_iteration)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

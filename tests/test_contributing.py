@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CONTRIBUTING's example of a new detector, taken out of the page: it trains and detects."""
+
+import importlib
+import re
+import shutil
+
+import pytest
+import torch
+
+import dino_d2.modeling
+from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.modeling import queries
+from tests.paths import CONFIGS, ROOT
+
+PART, RECIPE = "dino_d2/modeling/queries/box_grid.py", "configs/dino/dino_tiny_shapes_box_grid.py"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """A folder with the example's files; its part is exported as the page says."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", page, re.M | re.S))
+    assert set(files) == {PART, RECIPE}
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.setattr(queries, "__path__", [*queries.__path__, str((tmp_path / PART).parent)])
+    part = importlib.import_module("dino_d2.modeling.queries.box_grid")
+    monkeypatch.delitem(importlib.sys.modules, part.__name__)
+    monkeypatch.setattr(dino_d2.modeling, "BoxGridQueries", part.BoxGridQueries, raising=False)
+    yield tmp_path
+    del queries.box_grid
+
+
+def test_the_example_trains_and_detects(example, make_input):
+    torch.manual_seed(0)
+    cfg = LazyConfig.load(str(example / RECIPE))
+    model = instantiate(cfg.model)
+    assert model.detector.queries.anchors[[0, -1]].tolist() == [[1 / 16] * 2 + [1 / 8] * 2, [15 / 16] * 2 + [1 / 8] * 2]
+    assert "detector.queries.anchors" not in model.state_dict()
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = model.train()([make_input(64, 96, objects=2, seed=n) for n in (0, 1)])
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    optimizer.step()
+    assert any(not p.equal(old) for p, old in zip(model.parameters(), before, strict=True))
+    (output,) = model.eval()([make_input(64, 96)])
+    assert output["queries"].anchors.shape == (64, 4)
+    assert len(output["instances"]) > 0
+    assert output["instances"].pred_boxes.tensor.isfinite().all()
