@@ -13,14 +13,19 @@ PART = ".part"
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a file that appears at ``path``, in place of an older one, when it is whole.
 
-    Whenever the process is killed, or the power fails, there is either the old file or the new one.
+    Whenever the process is killed, or the power fails, there is either the old file or the new one. An error, such as
+    that of a full disk, leaves no part of the new one.
     """
     part = path.with_name(path.name + PART)
-    with open(part, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     # The new name must reach the disk before `last_checkpoint` speaks of it.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -258,7 +258,8 @@ def _let_trainer_handle_signals(trainer_pid: int, worker_id: int) -> None:
     Workers must keep running until the trainer has saved a checkpoint. SIGTERM from the trainer still ends a worker,
     because Python ends its workers with it on exit.
     """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # A signal handler does not learn the sender; sigwaitinfo does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_with, args=(trainer_pid,), daemon=True).start()

@@ -27,6 +27,7 @@ from dino_d2.data.check import DatasetError
 from dino_d2.data.check.structure import read_json
 from dino_d2.data.coco_format import coco_format
 from dino_d2.data.shapes_drawing import CLASSES, draw_image
+from dino_d2.signals import cleaned_up
 
 _SPLITS = ("train", "val")
 
@@ -79,7 +80,7 @@ def generate(root: Path, recipe: Recipe) -> None:
     with file_lock(str(root)):  # one process generates the images, the others wait
         if _is_there(root, recipe):
             return
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder:
+        with cleaned_up(), tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as folder:
             drawn = Path(folder) / root.name
             for split in _SPLITS:
                 _write_split(drawn, split, recipe)

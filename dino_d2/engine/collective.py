@@ -12,3 +12,12 @@ def any_rank(flag: bool) -> bool:
     count = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(count)
     return count.item() > 0
+
+
+def largest_of_ranks(value: float) -> float:
+    """The largest value of all ranks. All ranks must call this together; they exchange one number."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    largest = torch.tensor(float(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.item()

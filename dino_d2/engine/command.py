@@ -7,10 +7,13 @@ from argparse import Namespace
 import torch
 
 from dino_d2.data.check import DatasetError
+from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
+from dino_d2.signals import Interrupted, interruptible
 
 from .config import load_config
-from .launch import launch
+from .launch import launch, leave_process_groups
+from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
 from .trainer import NonFiniteLossError
 
@@ -29,15 +32,26 @@ def main(args: Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
     """
     try:
-        cfg = load_config(args)
-        if args.eval_only:
-            evaluate(cfg)
-        else:
-            train(cfg, resume=args.resume)
+        with interruptible():
+            cfg = load_config(args)
+            if args.eval_only:
+                evaluate(cfg)
+            else:
+                train(cfg, resume=args.resume)
+    except TrainingStopped as stopped:
+        if stopped.status:
+            leave_process_groups()
+            sys.exit(stopped.status)
+    except Interrupted as interrupted:
+        if comm.is_main_process():
+            print(f"Stopped by {interrupted}. Checkpoints that were written are complete.", file=sys.stderr)
+        sys.exit(128 + interrupted.number)
     except (UserError, DatasetError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")
     except torch.OutOfMemoryError as error:
         sys.exit(f"error: {OUT_OF_MEMORY}\nPyTorch says: {error}")
+    finally:
+        end_workers()
 
 
 def launch_main(args: Namespace) -> None:

@@ -31,7 +31,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
-        UserError: more processes than GPUs, processes from both sides, or numbers that cannot be.
+        UserError: more processes than GPUs, processes from both sides, numbers that cannot be, or a rank was killed.
     """
     if args.num_gpus < 1 or args.num_machines < 1:
         raise UserError("--num-gpus and --num-machines must be at least 1; without a GPU --num-gpus 1 runs on the CPU")
@@ -59,8 +59,13 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
             args=(main, args),
         )
     except ProcessExitedException as error:
-        if error.exit_code < 0:  # killed by a signal
-            raise
+        if error.exit_code < 0:
+            rank = args.machine_rank * args.num_gpus + error.error_index
+            raise UserError(
+                f"rank {rank} (process {error.error_pid}) was killed by {error.signal_name}. SIGKILL often means that "
+                "the machine's memory was full: `dmesg` says so; fewer dataloader.train.num_workers need less. Run "
+                "the same command with --resume to go on from the last checkpoint"
+            ) from error
         sys.exit(error.exit_code)  # the rank has said why in its own words
 
 

@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,10 +32,11 @@ class TrainingLoop(SimpleTrainer):
     last iteration.
 
     Attributes:
-        fetching: whether the loop is waiting for a batch, so that nothing of the current iteration is done yet.
+        fetching_since: when the loop began to wait for a batch, by ``time.monotonic``; None while it does not wait.
+            While it waits, nothing of the current iteration is computed yet.
     """
 
-    fetching = False
+    fetching_since: float | None = None
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations ``start_iter`` to ``max_iter - 1``.
@@ -89,11 +91,11 @@ class TrainingLoop(SimpleTrainer):
 
     @contextlib.contextmanager
     def _fetches(self) -> Iterator[None]:
-        self.fetching = True
+        self.fetching_since = time.monotonic()
         try:
             yield
         finally:
-            self.fetching = False
+            self.fetching_since = None
 
     def _explain(self, error: Exception) -> Exception | None:
         explain: Any = getattr(self.data_loader, "explain", None)

@@ -1,34 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Save and stop cleanly on SIGTERM and SIGUSR1, the signals of batch systems that reclaim a machine."""
+"""Save and stop cleanly on a signal: from a batch system that reclaims the machine, Ctrl-C, or a closed terminal."""
 
 import logging
 import multiprocessing
 import os
+import select
 import shlex
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 from typing import Any
 
 from dino_d2.detectron2.engine import HookBase
+from dino_d2.detectron2.utils import comm
+from dino_d2.signals import SIGNALS, in_main_thread, name_of
 
 from .checkpointer import AtomicCheckpointer
-from .collective import any_rank
+from .collective import largest_of_ranks
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: Signals of batch systems, which expect a process that has saved to end with status 0.
+EXPECTED = (signal.SIGTERM, signal.SIGUSR1)
+#: Seconds in which more signals count as the first one: `timeout`, torchrun and the process that started the ranks
+#: signal a process that its process group's signal reaches as well.
+SAME = 1.0
+#: Seconds that a signalled rank waits for its data loader; without the batch, the ranks cannot save together.
+PATIENCE = 30.0
 
 
 class TrainingStopped(BaseException):
-    """Training was asked to stop and has saved. Not an `Exception`, so that the trainer does not log it as an error."""
+    """Training was asked to stop and has saved. Not an `Exception`, so that the trainer does not log it as an error.
+
+    Attributes:
+        status: for the exit of the process: 0 after signals of batch systems, otherwise 128 + the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(name_of(number))
+        self.status = 0 if number in EXPECTED else 128 + number
 
 
 class StopOnSignal(HookBase):
-    """All ranks save and stop after the iteration in which any rank received SIGTERM or SIGUSR1.
+    """All ranks save and stop after the iteration in which any rank received one of `SIGNALS`.
 
-    Register it after the hooks that step something and before evaluation, for which there may be no time. After a
-    signal during the last iteration, or later, training ends normally.
+    A single rank that is waiting for its data loader saves and stops at once, with the state after the previous
+    iteration. A second signal ends the process at once without saving, whatever the process is waiting for. After a
+    signal during the last iteration, training ends normally.
+
+    Register it after the hooks that step something and before evaluation, for which there may be no time. Outside the
+    main thread, where Python cannot handle signals, it does nothing on this rank.
 
     Args:
         checkpointer: writes the checkpoint.
@@ -36,38 +59,145 @@ class StopOnSignal(HookBase):
 
     def __init__(self, checkpointer: AtomicCheckpointer):
         self.checkpointer = checkpointer
-        self.received: str | None = None
+        self.received: int | None = None
         self.previous: dict[int, Any] = {}
+        self.process = os.getpid()
+        self.watch: SecondSignal | None = None
 
     def before_train(self) -> None:
-        self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self.loader_state = None
+        if not in_main_thread():
+            logger.warning("Training is not in the main thread: signals end it without a checkpoint.")
+            return
+        self.process = os.getpid()
+        self.watch = SecondSignal(self.trainer, self.checkpointer.save_dir)
+        heeded = [number for number in SIGNALS if number in EXPECTED or signal.getsignal(number) != signal.SIG_IGN]
+        self.previous = {number: signal.signal(number, self._note) for number in heeded}
+
+    def before_step(self) -> None:
+        loader = self.trainer.data_loader
+        self.loader_state = loader.state_dict() if hasattr(loader, "load_state_dict") else None
 
     def after_step(self) -> None:
         """
         Raises:
             TrainingStopped: on all ranks, after the checkpoint was written.
         """
-        iteration = self.trainer.iter
-        if not any_rank(self.received is not None) or iteration + 1 == self.trainer.max_iter:
+        number = int(largest_of_ranks(self.received or 0))
+        if number and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._save_and_stop(number)
+
+    def after_train(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self.watch is not None:
+            self.watch.close()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None or os.getpid() != self.process:  # forked workers leave it to the trainer
             return
+        self.received = number
+        if getattr(self.trainer, "fetching_since", None) is not None and comm.get_world_size() == 1:
+            self._stop_before_step(number)
+
+    def _stop_before_step(self, number: int) -> None:
+        """Save the state after the previous iteration: no part of the current one has been computed."""
+        if self.trainer.iter == self.trainer.start_iter:
+            logger.info("Stopped by %s before the first iteration; there was nothing to save.", name_of(number))
+            raise TrainingStopped(number)
+        if self.loader_state is not None:
+            self.trainer.data_loader.load_state_dict(self.loader_state)
+        self.trainer.iter -= 1
+        self._save_and_stop(number)
+
+    def _save_and_stop(self, number: int) -> None:
+        iteration = self.trainer.iter
         name = f"model_{iteration:07d}"
         self.checkpointer.save(name, iteration=iteration)
         logger.info(
             "Stopped by %s after iteration %d and saved %s/%s.pth. To go on:\n  %s",
-            self.received or "a signal to another rank",
+            name_of(number),
             iteration,
             self.checkpointer.save_dir,
             name,
             resume_command(),
         )
-        raise TrainingStopped
+        raise TrainingStopped(number)
 
-    def after_train(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+class SecondSignal:
+    """A thread that ends this process on a second signal, even while the main thread waits and runs no handlers.
+
+    The interpreter writes the number of each signal to a pipe as soon as it arrives.
+
+    Args:
+        trainer: with ``fetching_since`` of :class:`~dino_d2.engine.loop.TrainingLoop`, if it has that.
+        folder: with the checkpoints; named in the message.
+    """
+
+    def __init__(self, trainer: Any, folder: str):
+        self.trainer, self.folder = trainer, folder
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.write_end, False)
+        self.previous = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
+        _watching.add(self.write_end)
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        signal.set_wakeup_fd(self.previous)
+        _watching.discard(self.write_end)
+        os.close(self.write_end)
+        self.thread.join()
+        os.close(self.read_end)
+
+    def _watch(self) -> None:
+        number, first = 0, 0.0
+        while True:
+            ready, _, _ = select.select([self.read_end], [], [], 1.0)
+            received = os.read(self.read_end, 1) if ready else None
+            if received == b"":
+                return
+            now = time.monotonic()
+            if received and received[0] in SIGNALS:
+                if number and now - first > SAME:
+                    self._end(received[0], "a second signal")
+                elif not number:
+                    number, first = received[0], now
+            since = getattr(self.trainer, "fetching_since", None)
+            if number and since is not None and now - max(first, since) > PATIENCE:
+                self._end(number, f"no batch from the data loader for {PATIENCE:.0f} s after the signal")
+
+    def _end(self, number: int, reason: str) -> None:
+        print(
+            f"Ended by {name_of(number)} at once ({reason}). The last checkpoint in {self.folder} is complete; "
+            f"to go on: {resume_command()}",
+            file=sys.stderr,
+            flush=True,
+        )
+        end_workers()
+        os._exit(128 + number)
+
+
+_watching: set[int] = set()
+
+
+def _stop_writing() -> None:
+    """In a forked process: its signals are not those of the process that it was forked from."""
+    if _watching:
+        signal.set_wakeup_fd(-1)
+        _watching.clear()
+
+
+os.register_at_fork(after_in_child=_stop_writing)
+
+
+def end_workers() -> None:
+    """End the loading processes of this one; at its exit, Python would wait for those that ignore SIGTERM."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def forward_signals() -> None:
@@ -83,7 +213,8 @@ def forward_signals() -> None:
             os.kill(os.getpid(), number)
 
     for number in SIGNALS:
-        signal.signal(number, hand_on)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, hand_on)
 
 
 def resume_command() -> str:

@@ -33,7 +33,7 @@ from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
 from .panels import Panels
-from .preemption import StopOnSignal, TrainingStopped
+from .preemption import StopOnSignal
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume, keep_seed
@@ -56,11 +56,12 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         resume: go on from the last checkpoint in ``cfg.train.output_dir``, if there is one, as if never stopped.
 
     Returns:
-        the last metrics on rank 0; nothing on other ranks or if a signal has stopped the training.
+        the last metrics on rank 0; nothing on other ranks or if the run had finished before.
 
     Raises:
         UserError, DatasetError: the data, the model or the checkpoint cannot be used. In the output folder, config.yaml
             and checkpoints are as before then.
+        TrainingStopped: a signal stopped the training, which has saved a checkpoint.
     """
     start = time.perf_counter()
     resume = can_resume(cfg, resume)
@@ -128,10 +129,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
     if resume and start_iter == cfg.train.max_iter:
         write_final(checkpointer, path)
-    try:
-        trainer.train(start_iter, cfg.train.max_iter)
-    except TrainingStopped:
-        return {}
+    trainer.train(start_iter, cfg.train.max_iter)
     if main_process:
         metrics = {k: v for k, (v, _) in trainer.storage.latest().items()}
         if cfg.train.num_pictures:
