@@ -344,6 +344,25 @@ def test_a_bgr_recipe_gives_one_result_for_a_path_an_array_and_a_video_frame(tra
         assert all(torch.equal(a, b) for a, b in zip(detections(found), detections(expected), strict=True))
 
 
+def test_a_bgr_model_finds_what_the_same_model_finds_in_rgb(trained, tmp_path):
+    """The same weights, with the channels of the first convolution in the other order."""
+    config = trained[1].parent / "config.yaml"
+    checkpoint = torch.load(trained[1], weights_only=True)
+    stem = next(name for name, value in checkpoint["model"].items() if value.ndim == 4 and value.shape[1] == 3)
+    checkpoint["model"][stem] = checkpoint["model"][stem].flip(1)
+    torch.save(checkpoint, tmp_path / "bgr.pth")
+    cfg = LazyConfig.load(str(config))
+    cfg.dataloader.test.mapper.image_format = "BGR"
+    cfg.model.pixel_mean, cfg.model.pixel_std = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "image.png")
+    expected = Predictor(config, trained[1], device="cpu")(rgb, "RGB")
+    bgr = Predictor(tmp_path / "config.yaml", tmp_path / "bgr.pth", device="cpu")
+    for found in (bgr(tmp_path / "image.png"), bgr(rgb, "RGB"), bgr(rgb[:, :, ::-1], "BGR")):
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

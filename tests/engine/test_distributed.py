@@ -147,7 +147,7 @@ def _evaluate(folder: Path, images: int) -> None:
         (folder / "results.json").write_text(json.dumps(results))
 
 
-@pytest.mark.parametrize("images", [5, 1])
+@pytest.mark.parametrize("images", [21, 5, 1])
 def test_evaluation_counts_each_image_once(images, tmp_path):
     """Also where the ranks have not as many images each, or one has none."""
     for rank in "01":
