@@ -62,15 +62,15 @@ CALLS = {
         BOX | {"segmentation": [[1, 2, 3, 4, 5, 6]]}, T.TransformList([]), (8, 8)
     ),
     "'keypoints'": lambda: detection_utils.annotations_to_instances([BOX | {"keypoints": [1, 2, 2]}], (8, 8)),
-    "Converting boxes": lambda: BoxMode.convert([1, 2, 3, 4, 5], BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS),
-    "A bbox of 5 numbers": convert_rotated,
-    "Evaluation of segm": lambda: COCOEvaluator("coco_2017_val", tasks=("bbox", "segm")),
-    "Evaluation of keypoints": lambda: COCOEvaluator("coco_2017_val", kpt_oks_sigmas=[0.1]),
-    "Evaluation of pred_masks": lambda: instances_to_coco_json(with_field("pred_masks"), 1),
-    "Drawing pred_keypoints": lambda: Visualizer(IMAGE).draw_instance_predictions(with_field("pred_keypoints")),
-    "Drawing keypoints": lambda: Visualizer(IMAGE).overlay_instances(keypoints=torch.zeros(1, 2, 3)),
-    "Drawing rotated boxes": lambda: Visualizer(IMAGE).overlay_instances(boxes=np.zeros((1, 5))),
-    "Drawing sem_seg_file_name": lambda: Visualizer(IMAGE).draw_dataset_dict({"sem_seg_file_name": "a.png"}),
+    "converting boxes": lambda: BoxMode.convert([1, 2, 3, 4, 5], BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS),
+    "a bbox of 5 numbers": convert_rotated,
+    "evaluation of segm": lambda: COCOEvaluator("coco_2017_val", tasks=("bbox", "segm")),
+    "evaluation of keypoints": lambda: COCOEvaluator("coco_2017_val", kpt_oks_sigmas=[0.1]),
+    "evaluation of pred_masks": lambda: instances_to_coco_json(with_field("pred_masks"), 1),
+    "drawing pred_keypoints": lambda: Visualizer(IMAGE).draw_instance_predictions(with_field("pred_keypoints")),
+    "drawing keypoints": lambda: Visualizer(IMAGE).overlay_instances(keypoints=torch.zeros(1, 2, 3)),
+    "drawing rotated boxes": lambda: Visualizer(IMAGE).overlay_instances(boxes=np.zeros((1, 5))),
+    "drawing sem_seg_file_name": lambda: Visualizer(IMAGE).draw_dataset_dict({"sem_seg_file_name": "a.png"}),
 }
 
 
@@ -87,5 +87,7 @@ def test_a_call_that_is_not_served_says_so(words):
 def test_a_method_that_is_not_served_says_so():
     visualizer = Visualizer(IMAGE)
     assert not hasattr(visualizer, "draw_panoptic_seg")
-    with pytest.raises(AttributeError, match=r"Visualizer.draw_panoptic_seg needs Detectron2 itself"):
+    with pytest.raises(
+        AttributeError, match=r"'detectron2.utils.visualizer.Visualizer.draw_panoptic_seg'. This needs Detectron2"
+    ):
         visualizer.draw_panoptic_seg()
