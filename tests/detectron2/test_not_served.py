@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Detectron2's data, structures, evaluation and visualizer can do and the embedded engine cannot says so."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,10 @@ def test_a_method_that_is_not_served_says_so():
         AttributeError, match=r"'detectron2.utils.visualizer.Visualizer.draw_panoptic_seg'. This needs Detectron2"
     ):
         visualizer.draw_panoptic_seg()
+
+
+def test_rotation_without_opencv_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    rotation = T.RandomRotation([10, 20])
+    with pytest.raises(UserError, match="pip install opencv-python-headless"):
+        rotation(T.AugInput(IMAGE))
