@@ -104,13 +104,14 @@ def class_names(dataset: str) -> list[str]:
 
 
 def iterations(epochs: float, dataset: str, batch_size: int, accumulate: int = 1) -> int:
-    """Iterations in which a model sees each image of a `coco_format` dataset ``epochs`` times, at least one.
+    """Iterations in which a model sees each image of a registered dataset ``epochs`` times, at least one.
 
     Args:
         batch_size: images in a batch over all ranks.
         accumulate: batches in an iteration.
     """
-    return max(1, math.ceil(epochs * MetadataCatalog.get(dataset).num_images / (batch_size * accumulate)))
+    num_images = MetadataCatalog.get(dataset).get("num_images") or len(DatasetCatalog.get(dataset))
+    return max(1, math.ceil(epochs * num_images / (batch_size * accumulate)))
 
 
 def metadata_of(classes: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
-from dino_d2.engine.config import read_config
+from dino_d2.engine.config import CLASSES as COUNTED
+from dino_d2.engine.config import SCHEDULE, read_config, resolve_calls
 from tests.in_process import run_train_net
 from tests.paths import ROOT
 
@@ -85,6 +86,16 @@ def test_a_changed_dataset_is_converted_again(place):
     old.write_text('{"images": [], "annotations": [], "categories": []}')
     run_train_net("--config-file", "mine.py", "train.max_iter=1", "train.num_pictures=0")
     assert len(json.loads(old.read_text())["images"]) == 3
+
+
+def test_the_recipe_for_own_data_counts_its_images_and_classes(place):
+    read_config("mine.py")  # registers them
+    names = ["dataloader.train.dataset.names=mine_train", "dataloader.test.dataset.names=mine_val"]
+    cfg = read_config(str(ROOT / "configs/dino/dino_r50_4scale_custom.py"), [*names, "train.max_iter.epochs=6"])
+    resolve_calls(cfg, (*COUNTED, *SCHEDULE))
+    assert cfg.train.max_iter == 6  # batches of all four images
+    assert cfg.model.detector.num_classes == len(CLASSES)
+    assert cfg.data.classes == CLASSES
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from fvcore.common.config import CfgNode
 
 from dino_d2.errors import UserError
 
+from .._refusal import needs_detectron2
+
 
 class NeedsDetectron2(UserError, NotImplementedError):
     """A call asks for something that Detectron2 alone can do."""
@@ -16,12 +18,9 @@ class NeedsDetectron2(UserError, NotImplementedError):
     def __init__(self, what: str) -> None:
         """
         Args:
-            what: the missing part, as the subject of a sentence: "Evaluation of masks".
+            what: the missing part, such as "evaluation of masks".
         """
-        super().__init__(
-            f"{what} needs Detectron2 itself; the embedded engine of dino_d2 does not have it. docs/detectron2.md "
-            "says how to install Detectron2."
-        )
+        super().__init__(needs_detectron2(what))
 
 
 def refuse_yacs_config(function: Callable) -> Callable:

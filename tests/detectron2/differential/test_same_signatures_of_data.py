@@ -29,13 +29,11 @@ MODULES = (
 )
 #: Arguments that stay in **kwargs, on their way to DataLoader.
 PASSED_ON = {"build_batch_data_loader": {"persistent_workers", "pin_memory"}}
-#: Of the embedded engine alone, between its modules.
-OWN = {"to_augmentation"}
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, object]]:
     for name, value in vars(module).items():
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and name not in OWN:
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
             yield name, value
 
 

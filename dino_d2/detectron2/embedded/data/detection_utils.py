@@ -144,7 +144,7 @@ def filter_empty_instances(
 def _refuse_masks_and_keypoints(annotation: dict[str, Any]) -> None:
     for key in ("segmentation", "keypoints"):
         if key in annotation:
-            raise NeedsDetectron2(f"An annotation with {key!r} (take it out of the dict to use the box alone)")
+            raise NeedsDetectron2(f"an annotation with {key!r} (take it out of the dict to use the box alone)")
 
 
 def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:

@@ -64,8 +64,9 @@ class COCOEvaluator(DatasetEvaluator):
             ValueError: the dataset must be converted, and there is no `output_dir`.
             NeedsDetectron2: `tasks` has more than boxes.
         """
-        if (tasks is not None and tuple(tasks) != ("bbox",)) or kpt_oks_sigmas:
-            raise NeedsDetectron2(f"Evaluation of {' and '.join({*(tasks or ['keypoints'])} - {'bbox'})}")
+        unserved = {*(tasks or ()), *(["keypoints"] if kpt_oks_sigmas else [])} - {"bbox"}
+        if unserved:
+            raise NeedsDetectron2(f"evaluation of {' and '.join(sorted(unserved))}")
         if max_dets_per_image is not None and not isinstance(max_dets_per_image, int):
             raise TypeError(
                 f"max_dets_per_image must be a whole number, such as 300, as in Detectron2; not {max_dets_per_image!r}."
@@ -99,7 +100,7 @@ class COCOEvaluator(DatasetEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "proposals" in output:
-                raise NeedsDetectron2("Evaluation of proposals")
+                raise NeedsDetectron2("evaluation of proposals")
             if "instances" in output:
                 detections = instances_to_coco_json(output["instances"].to("cpu"), image["image_id"])
                 self._predictions.append({"image_id": image["image_id"], "instances": detections})
@@ -221,7 +222,7 @@ def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, 
     """The detections of one image (on the CPU) as COCO results, classes as the model numbers them."""
     for field in ("pred_masks", "pred_keypoints"):
         if instances.has(field):
-            raise NeedsDetectron2(f"Evaluation of {field}")
+            raise NeedsDetectron2(f"evaluation of {field}")
     boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
     scores, classes = instances.scores.tolist(), instances.pred_classes.tolist()
     return [

@@ -31,7 +31,7 @@ class BoxMode(IntEnum):
         if {from_mode, to_mode} & {BoxMode.XYXY_REL, BoxMode.XYWH_REL}:
             raise AssertionError("Boxes in relative coordinates cannot be converted.")
         if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
-            raise NeedsDetectron2(f"Converting boxes from {from_mode!r} to {to_mode!r}")
+            raise NeedsDetectron2(f"converting boxes from {from_mode!r} to {to_mode!r}")
         single = isinstance(box, list | tuple)
         if single and len(box) != 4:
             raise ValueError(f"A box has 4 numbers, not {len(box)}: {box}.")

@@ -83,7 +83,7 @@ class Visualizer:
         self._font_size_scale = font_size_scale
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(str(NeedsDetectron2(f"Visualizer.{name}")))
+        raise AttributeError(str(NeedsDetectron2(f"'detectron2.utils.visualizer.Visualizer.{name}'")))
 
     def get_output(self) -> VisImage:
         """The picture so far."""
@@ -102,7 +102,7 @@ class Visualizer:
         """
         for field in ("pred_keypoints", "pred_masks_rle"):
             if predictions.has(field):
-                raise NeedsDetectron2(f"Drawing {field}")
+                raise NeedsDetectron2(f"drawing {field}")
         boxes, scores, classes, masks = (
             predictions.get(field) if predictions.has(field) else None
             for field in ("pred_boxes", "scores", "pred_classes", "pred_masks")
@@ -127,7 +127,7 @@ class Visualizer:
         """
         for key in ("sem_seg", "sem_seg_file_name", "pan_seg", "pan_seg_file_name"):
             if dic.get(key) is not None:
-                raise NeedsDetectron2(f"Drawing {key}")
+                raise NeedsDetectron2(f"drawing {key}")
         annotations = dic.get("annotations")
         if not annotations:
             return self.output
@@ -167,10 +167,10 @@ class Visualizer:
             AssertionError: the numbers of boxes, masks and labels differ.
         """
         if keypoints is not None:
-            raise NeedsDetectron2("Drawing keypoints")
+            raise NeedsDetectron2("drawing keypoints")
         corners = None if boxes is None else _array(boxes)
         if corners is not None and corners.size and corners.shape[-1] != 4:
-            raise NeedsDetectron2("Drawing rotated boxes")
+            raise NeedsDetectron2("drawing rotated boxes")
         bitmaps = None if masks is None else [self._bitmap(mask) for mask in masks]
         counts = {len(values) for values in (corners, bitmaps, labels) if values is not None}
         if len(counts) > 1:

@@ -185,7 +185,7 @@ def _to_coco_annotation(obj: dict[str, Any], dataset_ids: dict[int, int]) -> dic
     """One object without its ids; the given dict is left as it was."""
     box = np.asarray(obj["bbox"]).tolist()
     if len(box) != 4:
-        raise NeedsDetectron2(f"A bbox of {len(box)} numbers")
+        raise NeedsDetectron2(f"a bbox of {len(box)} numbers")
     box = BoxMode.convert(box, obj["bbox_mode"], BoxMode.XYWH_ABS)
     annotation: dict[str, Any] = {
         "bbox": [round(float(number), 3) for number in box],

@@ -125,7 +125,7 @@ class _TransformToAug(Augmentation):
         return repr(self.tfm)
 
 
-def to_augmentation(aug: Transform | Augmentation) -> Augmentation:
+def _transform_to_aug(aug: Transform | Augmentation) -> Augmentation:
     """The augmentation itself, or one that always gives the transform."""
     if not isinstance(aug, Transform | Augmentation):
         raise AssertionError(f"{aug!r} is neither a Transform nor an Augmentation.")
@@ -147,7 +147,7 @@ class AugmentationList(Augmentation):
     """Augmentations one after the other, each seeing what the ones before it made."""
 
     def __init__(self, augs: list[Transform | Augmentation]) -> None:
-        self.augs = [to_augmentation(aug) for aug in augs]
+        self.augs = [_transform_to_aug(aug) for aug in augs]
 
     def __call__(self, aug_input: AugInput) -> TransformList:
         return TransformList([aug(aug_input) for aug in self.augs])

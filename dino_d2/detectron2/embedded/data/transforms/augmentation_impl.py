@@ -18,7 +18,7 @@ from fvcore.transforms.transform import (
 )
 from PIL import Image
 
-from .augmentation import AugInput, Augmentation, to_augmentation
+from .augmentation import AugInput, Augmentation, _transform_to_aug
 from .transform import ResizeTransform, RotationTransform
 
 _SAMPLE_STYLES = ("range", "choice")
@@ -28,7 +28,7 @@ class RandomApply(Augmentation):
     """Apply an augmentation or a transform with probability `prob`."""
 
     def __init__(self, tfm_or_aug: Transform | Augmentation, prob: float = 0.5) -> None:
-        self.aug = to_augmentation(tfm_or_aug)
+        self.aug = _transform_to_aug(tfm_or_aug)
         if not 0 <= prob <= 1:
             raise AssertionError(f"prob={prob} must be in [0, 1].")
         self.prob = prob
