@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saving and loading, as in `detectron2.checkpoint`."""
+"""Checkpoints, as in `detectron2.checkpoint`."""
 # ruff: noqa: F401
 
 from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LazyConfig and the small part of the yacs config that `DefaultPredictor` needs, as in `detectron2.config`."""
+"""LazyConfig and the keys of the yacs config that `DefaultPredictor` uses, as in `detectron2.config`."""
 # ruff: noqa: F401
 
 from .config import CfgNode, get_cfg

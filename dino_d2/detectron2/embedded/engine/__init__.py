@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training loops, hooks, launching and the standard command line, as in `detectron2.engine`."""
+"""The training loop, its hooks, launching processes and the command line, as in `detectron2.engine`."""
 # ruff: noqa: F401
 
 from . import hooks

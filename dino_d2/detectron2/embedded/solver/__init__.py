@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter groups and learning rates, as in `detectron2.solver`."""
+"""Parameter groups and learning rate schedules, as in `detectron2.solver`."""
 # ruff: noqa: F401
 
 from .build import get_default_optimizer_params
