@@ -5,7 +5,8 @@
     python tools/list_served_names.py --write    # put it into docs/detectron2.md
 
 A package serves what its `__init__.py` imports; a module, the functions and classes that it defines, or its `__all__`.
-A name that a package serves is not repeated for the modules below it.
+A name that a package serves is not repeated for the modules below it. Modules beside the packages are the embedded
+engine's own: Detectron2 has none there.
 """
 
 import argparse
@@ -32,6 +33,8 @@ def served_names() -> dict[str, list[str]]:
     served: dict[str, list[str]] = {}
     listed: set[tuple[str, int]] = set()  # names with the identity of what they stand for
     for name in sorted(found, key=lambda name: (name.count("."), name)):
+        if name.count(".") == prefix.count(".") and not is_package(found[name]):
+            continue
         public_here = [public for public in public_names(found[name]) if public not in OWN]
         new = [public for public in public_here if (public, id(vars(found[name])[public])) not in listed]
         listed |= {(public, id(vars(found[name])[public])) for public in new}
@@ -45,9 +48,13 @@ def public_names(module: ModuleType) -> list[str]:
         return [name for name in module.__all__ if not isinstance(getattr(module, name), ModuleType)]
     public = {name: value for name, value in vars(module).items()
               if not name.startswith("_") and not isinstance(value, ModuleType)}  # fmt: skip
-    if module.__spec__.submodule_search_locations is not None:
+    if is_package(module):
         return list(public)
     return [name for name, value in public.items() if getattr(value, "__module__", None) == module.__name__]
+
+
+def is_package(module: ModuleType) -> bool:
+    return module.__spec__.submodule_search_locations is not None
 
 
 def table() -> str:

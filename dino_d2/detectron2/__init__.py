@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door to Detectron2: `dino_d2.detectron2.<module>` is Detectron2's `<module>`, whoever serves it.
+"""The door to Detectron2: `dino_d2.detectron2.<module>` is `detectron2.<module>`, or this project's substitute for it.
 
-Put the prefix `dino_d2.` before any Detectron2 import and the line reads as in every Detectron2 project:
+An import of Detectron2 gets the prefix `dino_d2.` and is otherwise the same as in any Detectron2 project:
 
     from dino_d2.detectron2.config import LazyCall as L
     from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 
-The environment variable `DINO_D2_ENGINE` says who serves the names:
+The environment variable `DINO_D2_ENGINE` selects the engine that provides the modules:
 
-* `auto` (or unset): Detectron2 where it is installed, else the embedded engine;
-* `detectron2`: Detectron2's own modules, the very same objects (`isinstance` and registries agree);
-* `embedded`: `dino_d2.detectron2.embedded`, the parts of Detectron2 that this project calls.
+* `auto` (or unset): Detectron2 if it is installed, otherwise the embedded engine;
+* `detectron2`: Detectron2. Its modules are not wrapped, so `isinstance` and registries work across both names;
+* `embedded`: `dino_d2.detectron2.embedded`, which implements the parts of Detectron2 that this project uses.
 
-`ENGINE` tells which one was taken: `"detectron2"` or `"embedded"`. The choice holds for the whole process.
+`ENGINE` is the selected one, `"detectron2"` or `"embedded"`, for the whole process.
 """
 
 import os

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the door finds its modules: one import hook that gives a module a second name.
+"""The import hooks behind `dino_d2.detectron2`.
 
-`dino_d2.detectron2.data` and `detectron2.data` (or `dino_d2.detectron2.embedded.data`) are one module
-object with two entries in `sys.modules`, so identity, `isinstance`, registries and catalogs hold.
+The first one gives the modules of the selected engine a second name. `dino_d2.detectron2.data` and `detectron2.data`
+(or `dino_d2.detectron2.embedded.data`) are the same module object with two entries in `sys.modules`, so there is one
+copy of each class, registry and catalog.
 
-A second hook prepares the embedded engine's modules so that whatever they lack, in any form of import or access,
-is an error that names what to install:
+The second one loads the embedded engine's modules so that a name that they lack raises an error that says that it
+needs Detectron2. Where the error is raised depends on how the name is used:
 
-| form | answered by |
+| use | raised by |
 |---|---|
-| `import dino_d2.detectron2.projects`, `from dino_d2.detectron2 import model_zoo` | the hook finds no module |
-| `from dino_d2.detectron2.engine.hooks import X` | the same: Python looks for a submodule X, given a `__path__` |
+| `import dino_d2.detectron2.projects`, `from dino_d2.detectron2 import model_zoo` | the hook, which finds no module |
+| `from dino_d2.detectron2.engine.hooks import X` | the hook: every module has a `__path__`, so X may be a submodule |
 | `T.X` | the module's `__getattr__` |
 """
 
@@ -29,7 +30,7 @@ from ._refusal import EMBEDDED, detectron2_name, needs_detectron2
 
 DOOR = "dino_d2.detectron2"
 TARGETS = {"detectron2": "detectron2", "embedded": EMBEDDED}
-OWN_MODULES = ("_door", "_refusal", "embedded")  # what really lies in this package's folder
+OWN_MODULES = ("_door", "_refusal", "embedded")  # the modules in this package's folder
 
 WAY_OUT = (
     "Install or repair Detectron2 (docs/detectron2.md says how to install it), "
@@ -47,9 +48,9 @@ def choose_engine(request: str) -> str:
         `"detectron2"` or `"embedded"`.
 
     Raises:
-        ValueError: for any other value.
-        ImportError: if `detectron2` is asked for and not installed, or is installed and hidden by a
-            folder of the same name on the import path.
+        ValueError: `request` has another value.
+        ImportError: Detectron2 is requested and not installed, or a folder of the same name on the import path hides
+            the installed one.
     """
     if request not in ("auto", *TARGETS):
         raise ValueError(f"DINO_D2_ENGINE={request!r} is unknown: use auto, detectron2 or embedded.")
@@ -65,7 +66,7 @@ def _detectron2_is_installed() -> bool:
     spec = importlib.util.find_spec("detectron2")
     if spec is not None and spec.origin is not None:
         return True
-    # A namespace spec is any folder called "detectron2" on the path, such as a clone beside the script.
+    # Any folder called "detectron2" on the import path has a namespace spec, such as a clone beside the script.
     try:
         importlib.metadata.distribution("detectron2")
     except importlib.metadata.PackageNotFoundError:
@@ -100,8 +101,8 @@ def _is_served_in(package: str, name: str) -> bool:
 class NotServedError(ModuleNotFoundError):
     """The embedded engine lacks a module, or a name that was imported from a module.
 
-    `name` is Detectron2's name of it: for an error with the name that is being imported, the import system would
-    put its own words in the place of this one's.
+    Its `name` is Detectron2's name. If it were the name that is being imported, `from ... import` would replace this
+    error by one of its own.
     """
 
 
@@ -129,7 +130,7 @@ class _AliasLoader(importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system takes back from sys.modules what exec_module leaves there.
+        # The import system returns the module that it finds in sys.modules after this.
         sys.modules[module.__name__] = _import_served(module.__name__, self.engine, self.rest)
 
 
@@ -155,7 +156,7 @@ class _EmbeddedLoader(importlib.machinery.SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         vars(module)["__getattr__"] = functools.partial(refuse_attribute, module)
         if "__path__" not in vars(module):
-            module.__path__ = []  # so that Python asks the finder for names that the module lacks
+            module.__path__ = []  # for names that the module lacks, `from ... import` then calls the finder
         super().exec_module(module)
 
 
@@ -170,7 +171,7 @@ def _import_served(alias: str, engine: str, rest: str) -> ModuleType:
         if missing != TARGETS[engine] and (served == missing or served.startswith(f"{missing}.")):
             raise ModuleNotFoundError(f"There is no module '{served}'.", name=alias) from None
         raise ImportError(_broken(engine, served, error), name=alias) from error
-    except Exception as error:  # whatever it is, the reader must learn which module and what to do
+    except Exception as error:  # importing Detectron2 may fail in any way; the message must name it
         raise ImportError(_broken(engine, served, error), name=alias) from error
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded engine: Detectron2's names and behaviour for the parts that dino_d2 calls.
+"""The embedded engine: an implementation of the parts of Detectron2 that dino_d2 uses.
 
-Module layout, names, arguments, log messages' places, file formats and random-number use follow Detectron2
-(https://detectron2.readthedocs.io), whose documentation is the reference for every public name here.
-It stands on fvcore, iopath, omegaconf, hydra-core, pycocotools and tensorboard, as Detectron2 does.
-Inside this package modules import each other relatively, never through the door.
+Modules, names, arguments, loggers, file formats and the use of random numbers are those of Detectron2, whose
+documentation (https://detectron2.readthedocs.io) is the reference for every public name. Like Detectron2, it is built
+on fvcore, iopath, omegaconf, hydra-core, pycocotools and tensorboard. Modules of this package import each other
+relatively, not through the door.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is served has Detectron2's parameters and methods."""
+"""The functions and classes of the engine, config and tools have Detectron2's parameters and methods."""
 
 import importlib
 import inspect
