@@ -3,6 +3,7 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
@@ -44,7 +45,7 @@ def read_cvat(root: Path, classes: list[str] | None = None) -> Dataset:
         tree = parse_xml(file)
         if tree.find("track") is not None:
             raise DatasetError(f'{file} has tracks of a video. Export the task from CVAT as "CVAT for images 1.1".')
-        for entry, image in read_each(tree.iter("image"), lambda entry, file=file: _read_image(entry, file, images)):
+        for entry, image in read_each(tree.iter("image"), partial(_read_image, file=file, images=images)):
             split = split_of(entry.get("subset", "")) or split_of_folders(image.file, root)
             dataset.splits.setdefault(split, []).append(image)
             without_area += sum(shape.tag in _WITHOUT_AREA for shape in entry)
@@ -93,7 +94,7 @@ def _numbers(shape: ElementTree.Element, *names: str) -> list[float]:
     texts = {name: shape.get(name) for name in names}
     if missing := [name for name, text in texts.items() if text is None]:
         raise ValueError(f"<{shape.tag}> has no {missing[0]}")
-    return [finite(text) for text in texts.values()]
+    return [finite(text) for text in texts.values() if text is not None]
 
 
 def _corners(shape: ElementTree.Element) -> tuple[list[float], list[float]]:

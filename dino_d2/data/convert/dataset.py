@@ -218,7 +218,7 @@ def to_coco(images: list[AnnotatedImage], classes: list[str], root: Path) -> dic
 def box_around(name: str, xs: Sequence[float], ys: Sequence[float]) -> Box:
     """The smallest box that holds all points, to a hundredth of a pixel."""
     left, top = min(xs), min(ys)
-    return Box(name, tuple(round(value, 2) for value in (left, top, max(xs) - left, max(ys) - top)))
+    return Box(name, (round(left, 2), round(top, 2), round(max(xs) - left, 2), round(max(ys) - top, 2)))
 
 
 def half_size_of_ellipse(radius_x: float, radius_y: float, angle: float) -> tuple[float, float]:

@@ -12,7 +12,8 @@ from dino_d2.data.pictures import PictureError, read_header
 from dino_d2.data.split_names import splits_in
 from dino_d2.data.walk import files_below, is_file
 
-Entry, Image = TypeVar("Entry"), TypeVar("Image")
+Entry = TypeVar("Entry")
+Image = TypeVar("Image")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

@@ -4,6 +4,7 @@
 import csv
 import io
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -71,9 +72,7 @@ def read_csv(root: Path, classes: list[str] | None = None) -> Dataset:
         shares = any(row.corners for row in rows) and all(max(row.corners or (0,)) <= 1 for row in rows)
         if shares:
             dataset.notes.append(f"{file}: no number is above 1, so that corners are read as shares of the image")
-        of_file = read_each(
-            _by_image(rows), lambda rows, file=file, shares=shares: _read_image(rows, file, images, shares)
-        )
+        of_file = read_each(_by_image(rows), partial(_read_image, file=file, images=images, shares=shares))
         for rows_of_image, image in of_file:
             split = rows_of_image[0].split or split_of_label_file(file, root) or split_of_folders(image.file, root)
             dataset.splits.setdefault(split, []).append(image)
@@ -124,6 +123,7 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _read_rows(file: Path) -> Iterator[Row]:
     columns = _columns(file)
+    assert columns is not None  # the caller has left out other tables
     for number, (line, cells) in enumerate(_lines(file)):
         if number == 0 and columns is not _WITHOUT_HEADER:
             continue
@@ -131,8 +131,11 @@ def _read_rows(file: Path) -> Iterator[Row]:
         if len(cells) <= max(columns.values()):
             raise DatasetError(f"{where}: {len(cells)} columns; needed are {max(columns.values()) + 1}. Correct it.")
         texts = [cells[columns[key]] for key in _CORNERS]
+        corners = None
         try:
-            corners = tuple(map(finite, texts)) if any(texts) else None
+            if any(texts):
+                left, top, right, bottom = map(finite, texts)
+                corners = (left, top, right, bottom)
         except ValueError as error:
             raise DatasetError(f"{where}: corners must be numbers: {error}. Correct the line.") from None
         split = split_of(cells[columns["split"]]) if "split" in columns else None
@@ -155,6 +158,7 @@ def _read_image(rows: list[Row], file: Path, images: ImageIndex, shares: bool) -
 def _read_box(row: Row, scale: tuple[int, int]) -> Box:
     if not row.name:
         raise DatasetError(f"{row.where}: the row has no class. Add it.")
+    assert row.corners is not None
     left, top, right, bottom = row.corners
     if right < left or bottom < top:
         raise DatasetError(

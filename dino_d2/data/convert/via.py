@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
@@ -44,7 +45,7 @@ def read_via(root: Path, classes: list[str] | None = None) -> Dataset:
     for file in files_below(root, (".json",)):
         entries = _entries(file)
         attribute = _class_attribute(entries, file)
-        of_file = read_each(entries, lambda entry, file=file, key=attribute: _read_image(entry, file, images, key))
+        of_file = read_each(entries, partial(_read_image, file=file, images=images, class_attribute=attribute))
         for entry, image in of_file:
             split = split_of_label_file(file, root) or split_of_folders(image.file, root)
             dataset.splits.setdefault(split, []).append(image)

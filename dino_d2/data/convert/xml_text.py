@@ -4,6 +4,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 from dino_d2.data.check import DatasetError
 
@@ -32,7 +33,7 @@ def root_tag(file: Path) -> str | None:
         with file.open("rb") as opened:
             data = opened.read(2**16)
         declared = _DECLARATION.match(data)
-        parser = ElementTree.XMLPullParser(events=("start",))
+        parser: Any = ElementTree.XMLPullParser(events=("start",))  # typeshed knows other events than Python's
         parser.feed(data.decode(declared[1].decode(), errors="replace") if declared else data)
         return next((element.tag for _, element in parser.read_events()), None)
     except _FAULTS:
