@@ -29,6 +29,8 @@ EXPECTED = (signal.SIGTERM, signal.SIGUSR1)
 SAME = 1.0
 #: Seconds that a signalled rank waits for its data loader; without the batch, the ranks cannot save together.
 PATIENCE = 30.0
+#: Byte that ends the thread of :class:`SecondSignal`; no signal has this number.
+STOP = b"\0"
 
 
 class TrainingStopped(BaseException):
@@ -148,8 +150,9 @@ class SecondSignal:
         """Stop watching."""
         signal.set_wakeup_fd(self.previous)
         _watching.discard(self.write_end)
-        os.close(self.write_end)
+        os.write(self.write_end, STOP)  # closing it would not end the thread: forked workers hold this end too
         self.thread.join()
+        os.close(self.write_end)
         os.close(self.read_end)
 
     def _watch(self) -> None:
@@ -157,7 +160,7 @@ class SecondSignal:
         while True:
             ready, _, _ = select.select([self.read_end], [], [], 1.0)
             received = os.read(self.read_end, 1) if ready else None
-            if received == b"":
+            if received == STOP:
                 return
             now = time.monotonic()
             if received and received[0] in SIGNALS:
@@ -176,7 +179,6 @@ class SecondSignal:
             file=sys.stderr,
             flush=True,
         )
-        end_workers()
         os._exit(128 + number)
 
 
@@ -195,6 +197,8 @@ os.register_at_fork(after_in_child=_stop_writing)
 
 def end_workers() -> None:
     """End the loading processes of this one; at its exit, Python would wait for those that ignore SIGTERM."""
+    if in_main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report them as failed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
