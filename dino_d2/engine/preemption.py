@@ -65,6 +65,7 @@ class StopOnSignal(HookBase):
         self.previous: dict[int, Any] = {}
         self.process = os.getpid()
         self.watch: SecondSignal | None = None
+        self.loader_state: dict | None = None
 
     def before_train(self) -> None:
         self.loader_state = None

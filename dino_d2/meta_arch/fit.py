@@ -72,20 +72,20 @@ def freeze_denoising_parts(detector: Detector) -> None:
     DistributedDataParallel waits for a gradient of every trained parameter.
     """
     if detector.label_embedding is not None and not detector.label_embedding.serves_matching:
-        detector.label_embedding.requires_grad_(False)
+        detector.get_submodule("label_embedding").requires_grad_(False)
     if isinstance(detector.queries, DenoisedEmbeddedQueries):
         detector.queries.box_embedding.requires_grad_(False)
 
 
 def decoder_width(detector: Detector) -> int | None:
     """D of the decoder's layers, read from its first layer norm; None if it has none."""
-    norms = (module for module in detector.decoder.modules() if isinstance(module, nn.LayerNorm))
+    norms = (module for module in detector.get_submodule("decoder").modules() if isinstance(module, nn.LayerNorm))
     return next((norm.normalized_shape[-1] for norm in norms), None)
 
 
 def empty_memory(detector: Detector, embed_dim: int) -> tuple[Tensor, Levels]:
     """Memory [1, S, D] of zeros and its levels, 2 by 2 tokens each."""
-    device = next(detector.decoder.parameters()).device
+    device = next(detector.get_submodule("decoder").parameters()).device
     count = 1 if detector.level_embedding is None else detector.level_embedding.num_embeddings
     levels = make_levels([torch.zeros(1, embed_dim, 2, 2, device=device)] * count, None)
     return torch.zeros(1, 4 * count, embed_dim, device=device), levels
@@ -98,7 +98,7 @@ def check_takes_denoising(detector: Detector) -> None:
             "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
             "LabelEmbedding, IndicatedLabelEmbedding or UnknownLabelEmbedding (dino_d2.modeling)"
         )
-    if not hasattr(detector.queries, "denoising_anchors"):
+    if getattr(detector.queries, "denoising_anchors", None) is None:
         raise ValueError(
             f"{type(detector.queries).__name__} has no anchors for denoising queries: set model.denoising=null, or use "
             "a query source with boxes (StaticQueries, MixedQuerySelection, AnchorBoxQueries, ...) in "

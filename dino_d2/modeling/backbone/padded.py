@@ -30,8 +30,14 @@ class PaddedBackbone(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] normalised images -> {name: [B, C, ⌈H / stride⌉, ⌈W / stride⌉]}."""
         height, width = images.shape[-2:]
-        maps = self.backbone(F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple)))
+        maps = self.backbone(pad_to_multiple(images, self.multiple))
         return {
             name: x[:, :, : -(-height // self.strides[name]), : -(-width // self.strides[name])]
             for name, x in maps.items()
         }
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """[B, 3, H, W] with zeros at the right and bottom, so that H and W become multiples of ``multiple`` pixels."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple))

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image features from any timm model, under Detectron2's stage names."""
+"""Image features from timm models, under Detectron2's stage names."""
 
 import difflib
 
 import timm
 import torch
 from timm.layers import Format, freeze_batch_norm_2d
-from timm.models import FeatureInfo
+from timm.models import FeatureInfo, is_model_in_modules
+from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 
+from .families import BackboneError, pixel_multiple
+from .padded import pad_to_multiple
 from .swin import admit_any_size
 
-STAGES = ("stem", "res2", "res3", "res4", "res5")  # strides 2 .. 32; less where the last ones are dilated
+STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}  # less where the last ones are dilated
 
-
-class BackboneError(RuntimeError):
-    """timm cannot create the requested backbone; the message names the alternatives."""
+#: HRNet's stages exchange their maps, so no map belongs to one stage. Its stage k is frozen in place of the k-th map's.
+HRNET_STAGES = {"res2": "layer1", "res3": "stage2", "res4": "stage3", "res5": "stage4"}
 
 
 class TimmBackbone(nn.Module):
-    """Feature maps of a timm model (ResNet, Swin, ConvNeXt, ...).
+    """Feature maps of a timm model of the families in :mod:`.families` (ResNet, Swin, ConvNeXt, ...).
 
     Args:
         name: timm model name with its weights tag, e.g. "resnet50.tv_in1k".
@@ -34,7 +36,8 @@ class TimmBackbone(nn.Module):
             recompute the rest in the backward pass. Batch norms that are not frozen would count each batch twice.
 
     Raises:
-        BackboneError: there is no such model or no such stage, or its published weights could not be downloaded.
+        BackboneError: there is no such model or stage, the model does not work as a backbone, it cannot checkpoint
+            activations, or its published weights could not be downloaded.
     """
 
     def __init__(
@@ -49,24 +52,35 @@ class TimmBackbone(nn.Module):
         activation_checkpointing: bool = False,
     ):
         super().__init__()
-        body = create(name, pretrained, options or {})
+        self.multiple = pixel_multiple(name)
+        options = dict(options or {})
+        if is_model_in_modules(name, ("swin_transformer", "swin_transformer_v2")):
+            options.setdefault("strict_img_size", False)
+        body = create(name, pretrained, options)
         admit_any_size(body)
         assert isinstance(body.feature_info, FeatureInfo)
-        reductions = body.feature_info.reduction()
-        stages = list(STAGES[STAGES.index("stem" if reductions[0] == 2 else "res2") :][: len(reductions)])
+        stages = find_stages(name, body.feature_info.reduction(), options.get("output_stride", 32))
         for feature in out_features:
             if feature not in stages:
-                raise BackboneError(f"timm model {name!r} has the stages {stages}; there is no {feature!r} to return")
-        self.stage_index = {feature: stages.index(feature) for feature in out_features}
+                raise BackboneError(
+                    f"timm model {name!r} has the stages {list(stages)}; there is no {feature!r} to return"
+                )
+        self.stage_index = {feature: stages[feature] for feature in out_features}
+        self.strides = {f: body.feature_info.reduction()[i] for f, i in self.stage_index.items()}
         self.out_channels = {f: body.feature_info.channels()[i] for f, i in self.stage_index.items()}
         if freeze_stages > 0:
-            if f"res{freeze_stages + 1}" not in stages:
-                raise BackboneError(f"freeze_stages={freeze_stages}: {name!r} has the stages {stages}; 0 freezes none")
-            last = body.feature_info.module_name()[stages.index(f"res{freeze_stages + 1}")]
-            freeze_up_to(body, last.replace(".", "_"))
+            last = f"res{freeze_stages + 1}"
+            if last not in stages:
+                raise BackboneError(
+                    f"freeze_stages={freeze_stages}: {name!r} has the stages {list(stages)}; 0 freezes none"
+                )
+            if isinstance(body, HighResolutionNetFeatures):
+                freeze_up_to(body, HRNET_STAGES[last])
+            else:
+                freeze_up_to(body, body.feature_info.module_name()[stages[last]])
         body = freeze_batch_norm_2d(body) if freeze_batch_norm else body
         if activation_checkpointing:
-            checkpoint_blocks(body)
+            checkpoint_blocks(name, body)
         # Convolutions of channels-last weights give channels-last maps, whatever the layout of the images.
         self.body = body.to(memory_format=torch.channels_last)
         self.norms = nn.ModuleDict(
@@ -75,12 +89,17 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """[B, 3, H, W] normalised images -> {"res3": [B, C, H/8, W/8], ...}, sizes rounded up."""
-        maps = self.body(images)
+        height, width = images.shape[-2:]
+        maps = self.body(pad_to_multiple(images, self.multiple) if self.multiple > 1 else images)
+        channels_last = getattr(self.body, "output_fmt", Format.NCHW) == Format.NHWC
         outputs = {}
         for feature, index in self.stage_index.items():
             x = maps[index]
-            if self.body.output_fmt == Format.NCHW:
+            if not channels_last:
                 x = x.permute(0, 2, 3, 1)
+            if self.multiple > 1:
+                stride = self.strides[feature]
+                x = x[:, : -(-height // stride), : -(-width // stride)]
             if feature in self.norms:
                 x = self.norms[feature](x)
             outputs[feature] = x.permute(0, 3, 1, 2)
@@ -114,17 +133,50 @@ def create(name: str, pretrained: bool, options: dict) -> nn.Module:
         raise BackboneError(f"timm cannot make {name!r} with the options {options}: {error}") from error
 
 
-def checkpoint_blocks(body: nn.Module) -> None:
-    """Enable timm's activation checkpointing: per block where the stages support it, otherwise per stage."""
+def find_stages(name: str, reductions: list[int], output_stride: int) -> dict[str, int]:
+    """Index of each stage among the maps of a timm model.
+
+    Args:
+        name: of the model, for the error.
+        reductions: strides of the maps, finest first; a map of full resolution (VGG, DarkNet) belongs to no stage.
+        output_stride: the largest stride; later stages are dilated instead.
+
+    Raises:
+        BackboneError: the maps are not those of consecutive stages.
+    """
+    first = sum(stride == 1 for stride in reductions)
+    names = [stage for stage in STRIDES if stage != "stem" or 2 in reductions]
+    stages = {stage: first + i for i, stage in enumerate(names[: len(reductions) - first])}
+    if reductions[first:] != [min(STRIDES[stage], output_stride) for stage in stages]:
+        raise BackboneError(f"timm model {name!r} has maps of strides {reductions}; a backbone needs 4, 8, 16 and 32")
+    return stages
+
+
+def checkpoint_blocks(name: str, body: nn.Module) -> None:
+    """Enable timm's activation checkpointing: per block where the stages support it, otherwise per stage.
+
+    Raises:
+        BackboneError: timm has no activation checkpointing for this model.
+    """
     stages = [module for module in body.modules() if module is not body and hasattr(module, "grad_checkpointing")]
+    if not stages and not hasattr(body, "grad_checkpointing"):
+        raise BackboneError(f"activation_checkpointing: timm cannot checkpoint the activations of {name!r}")
     for module in stages or [body]:
         module.grad_checkpointing = True  # type: ignore[assignment]  # PyTorch declares tensors and modules alone
 
 
 def freeze_up_to(body: nn.Module, last: str) -> None:
-    """Stop training every child module up to and including the one named ``last``."""
+    """Stop training every module up to and including ``last``, in the order of the children.
+
+    Args:
+        body: a timm extractor; some keep the module "stages.0" under its own path, others as a child "stages_0".
+        last: dotted path of a module, as in timm's ``feature_info``.
+    """
     for name, module in body.named_children():
+        if last.startswith(f"{name}."):
+            freeze_up_to(module, last.removeprefix(f"{name}."))
+            return
         module.requires_grad_(False)
-        if name == last:
+        if name == last.replace(".", "_"):
             return
     raise ValueError(f"no module {last!r} to freeze among {[name for name, _ in body.named_children()]}")
