@@ -72,20 +72,20 @@ def freeze_denoising_parts(detector: Detector) -> None:
     DistributedDataParallel waits for a gradient of every trained parameter.
     """
     if detector.label_embedding is not None and not detector.label_embedding.serves_matching:
-        detector.label_embedding.requires_grad_(False)
+        detector.get_submodule("label_embedding").requires_grad_(False)
     if isinstance(detector.queries, DenoisedEmbeddedQueries):
         detector.queries.box_embedding.requires_grad_(False)
 
 
 def decoder_width(detector: Detector) -> int | None:
     """D of the decoder's layers, read from its first layer norm; None if it has none."""
-    norms = (module for module in detector.decoder.modules() if isinstance(module, nn.LayerNorm))
+    norms = (module for module in detector.get_submodule("decoder").modules() if isinstance(module, nn.LayerNorm))
     return next((norm.normalized_shape[-1] for norm in norms), None)
 
 
 def empty_memory(detector: Detector, embed_dim: int) -> tuple[Tensor, Levels]:
     """Memory [1, S, D] of zeros and its levels, 2 by 2 tokens each."""
-    device = next(detector.decoder.parameters()).device
+    device = next(detector.get_submodule("decoder").parameters()).device
     count = 1 if detector.level_embedding is None else detector.level_embedding.num_embeddings
     levels = make_levels([torch.zeros(1, embed_dim, 2, 2, device=device)] * count, None)
     return torch.zeros(1, 4 * count, embed_dim, device=device), levels
@@ -109,9 +109,9 @@ def check_takes_denoising(detector: Detector) -> None:
 def check_classes(detector: Detector, denoising: Denoising) -> None:
     """Raise ValueError where denoising draws labels that the label embedding, or the detector, does not have."""
     embedding = detector.label_embedding
-    if not isinstance(embedding, nn.Embedding):
+    if embedding is None or not isinstance(embedding, nn.Embedding):
         return
-    rows = embedding.num_embeddings - embedding.serves_matching  # one row is the unknown class
+    rows = embedding.num_embeddings - bool(embedding.serves_matching)  # one row is the unknown class
     counts = {"model.denoising.num_classes": denoising.num_classes, "model.detector.num_classes": detector.num_classes}
     for key, count in counts.items():
         if count > rows:
