@@ -13,7 +13,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from dino_d2.detectron2.engine import HookBase
+from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
 from dino_d2.signals import SIGNALS, in_main_thread, name_of
 
@@ -59,6 +59,8 @@ class StopOnSignal(HookBase):
         checkpointer: writes the checkpoint.
     """
 
+    trainer: SimpleTrainer
+
     def __init__(self, checkpointer: AtomicCheckpointer):
         self.checkpointer = checkpointer
         self.received: int | None = None
@@ -68,7 +70,7 @@ class StopOnSignal(HookBase):
         self.loader_state: dict | None = None
 
     def before_train(self) -> None:
-        self.loader_state = None
+        self.loader_state: dict | None = None
         if not in_main_thread():
             logger.warning("Training is not in the main thread: signals end it without a checkpoint.")
             return
@@ -78,7 +80,7 @@ class StopOnSignal(HookBase):
         self.previous = {number: signal.signal(number, self._note) for number in heeded}
 
     def before_step(self) -> None:
-        loader = self.trainer.data_loader
+        loader: Any = self.trainer.data_loader
         self.loader_state = loader.state_dict() if hasattr(loader, "load_state_dict") else None
 
     def after_step(self) -> None:
@@ -109,7 +111,8 @@ class StopOnSignal(HookBase):
             logger.info("Stopped by %s before the first iteration; there was nothing to save.", name_of(number))
             raise TrainingStopped(number)
         if self.loader_state is not None:
-            self.trainer.data_loader.load_state_dict(self.loader_state)
+            loader: Any = self.trainer.data_loader
+            loader.load_state_dict(self.loader_state)
         self.trainer.iter -= 1
         self._save_and_stop(number)
 

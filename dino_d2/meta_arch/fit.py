@@ -109,9 +109,9 @@ def check_takes_denoising(detector: Detector) -> None:
 def check_classes(detector: Detector, denoising: Denoising) -> None:
     """Raise ValueError where denoising draws labels that the label embedding, or the detector, does not have."""
     embedding = detector.label_embedding
-    if not isinstance(embedding, nn.Embedding):
+    if embedding is None or not isinstance(embedding, nn.Embedding):
         return
-    rows = embedding.num_embeddings - embedding.serves_matching  # one row is the unknown class
+    rows = embedding.num_embeddings - bool(embedding.serves_matching)  # one row is the unknown class
     counts = {"model.denoising.num_classes": denoising.num_classes, "model.detector.num_classes": detector.num_classes}
     for key, count in counts.items():
         if count > rows:
