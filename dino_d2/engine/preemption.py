@@ -67,7 +67,6 @@ class StopOnSignal(HookBase):
         self.previous: dict[int, Any] = {}
         self.process = os.getpid()
         self.watch: SecondSignal | None = None
-        self.loader_state: dict | None = None
 
     def before_train(self) -> None:
         self.loader_state: dict | None = None
