@@ -63,7 +63,7 @@ REFUSED = {
     "model.detector.encoder.dropout": [1.5, -0.1, "none"],
     "model.denoising.label_flip_probability": [2],
     "lr_multiplier.warmup_length": [2, -0.1],
-    "lr_multiplier.warmup_method": ["linaer", 5],
+    "lr_multiplier.warmup_method": ["quadratic", 5],
     "lr_multiplier.scheduler.milestones": [[100, 75], [75, 75], [-1, 5], [1, 2, 3], ["a", "b"]],
     "lr_multiplier.scheduler.values": [[1.0], [-1.0, 0.1]],
     "model.pixel_mean": [5, ["a", 1.0, 2.0]],
