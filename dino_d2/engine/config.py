@@ -19,7 +19,7 @@ from dino_d2.recipes import configs_folder, find_config, load_config_file
 from .datasets import check_names
 from .overrides import apply_overrides, check_calls
 from .schedule import check_schedule
-from .settings import check_settings
+from .settings import check_batch_size, check_settings
 from .setup import set_up, start_log
 from .trusted_targets import check_trust
 from .values import convert_values
@@ -40,6 +40,8 @@ def load_config(args: Namespace) -> DictConfig:
     args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # the log has its content
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg)
+    if not args.eval_only:
+        check_batch_size(cfg)
     start_log(cfg)
     resolve_calls(cfg, CLASSES)  # config.yaml names the classes, so that a trained model does not need the dataset
     set_up(cfg, args)

@@ -13,6 +13,8 @@ import time
 from types import FrameType
 from typing import Any
 
+import torch.distributed as dist
+
 from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
 from dino_d2.signals import SIGNALS, in_main_thread, name_of
@@ -227,4 +229,20 @@ def forward_signals() -> None:
 def resume_command() -> str:
     """This process's command line with --resume; flags go before the config's values, so it comes first."""
     script, *arguments = sys.argv
-    return shlex.join(["python", script, "--resume", *(a for a in arguments if a != "--resume")])
+    return shlex.join([*launcher(), script, "--resume", *(a for a in arguments if a != "--resume")])
+
+
+def launcher() -> list[str]:
+    """The words that start a script as this process was started: python, or torchrun with the same number of ranks.
+
+    On several machines each has a torchrun of its own, and all of them must meet at one address.
+    """
+    if not dist.is_torchelastic_launched():
+        return ["python"]
+    ranks, local_ranks = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    machines = ranks // int(local_ranks)
+    if machines == 1:
+        return ["torchrun", "--standalone", "--nproc-per-node", local_ranks]
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", address]
+    return ["torchrun", "--nnodes", str(machines), "--nproc-per-node", local_ranks, *where]

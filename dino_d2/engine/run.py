@@ -4,6 +4,7 @@
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -80,7 +81,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     optimizer = build(cfg, "optimizer")
     if cfg.train.compile:
         model.get_submodule("detector").compile(fullgraph=True)
-    ddp_model = create_ddp_model(model, **cfg.train.ddp)
+    ddp_model = wrap_for_ranks(model, cfg)
     trainer = Trainer(
         ddp_model,
         build(cfg, "dataloader.train"),
@@ -178,6 +179,14 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
     print_csv_format(results)
     return results
+
+
+def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
+    """The model in ``DistributedDataParallel`` where there are several ranks, with the settings of ``train.ddp``."""
+    with warnings.catch_warnings():
+        # PyTorch 2.14 has a new name for this setting, which older versions do not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return create_ddp_model(model, **cfg.train.ddp)
 
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:

@@ -27,8 +27,7 @@ PARTS = (
 def check_settings(cfg: DictConfig) -> None:
     """
     Raises:
-        UserError: a section is missing, the ranks cannot share a batch, the device cannot be used, or the output folder
-            cannot be written to.
+        UserError: a section is missing, the device cannot be used, or the output folder cannot be written to.
     """
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
@@ -41,14 +40,21 @@ def check_settings(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
             raise UserError(refusal(section, node[name], SECTION.words))
+    check_device(cfg.train.device)
+    check_output_folder(cfg.train.output_dir)
+
+
+def check_batch_size(cfg: DictConfig) -> None:
+    """
+    Raises:
+        UserError: the ranks cannot share a training batch.
+    """
     batch, ranks = OmegaConf.select(cfg, "dataloader.train.total_batch_size"), comm.get_world_size()
     if batch is not None and batch % ranks:
         raise UserError(
             f"dataloader.train.total_batch_size={batch} cannot be shared evenly by {ranks} processes; make it a "
             f"multiple of {ranks}, or change --num-gpus"
         )
-    check_device(cfg.train.device)
-    check_output_folder(cfg.train.output_dir)
 
 
 def check_device(device: str) -> None:

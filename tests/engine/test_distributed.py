@@ -281,6 +281,7 @@ def test_num_gpus_and_the_slurm_script_give_the_same_run(overrides, tmp_path):
     """
     own = train_net([], *TWO, *overrides, f"train.output_dir={tmp_path / 'own'}")
     assert own.returncode == 0, own.stdout + own.stderr
+    assert "FutureWarning" not in own.stderr
     assert (tmp_path / "own/log.txt.rank1").is_file()
     assert len(metrics(tmp_path / "own")) >= 3
     assert "bbox/AP" in metrics(tmp_path / "own")[-1]
