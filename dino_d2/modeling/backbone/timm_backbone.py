@@ -17,7 +17,7 @@ from .swin import admit_any_size
 STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}  # less where the last ones are dilated
 
 #: HRNet's stages exchange their maps, so no map belongs to one stage. Its stage k is frozen in place of the k-th map's.
-HRNET_STAGES = {"res2": "layer1", "res3": "stage2", "res4": "stage3", "res5": "stage4"}
+HRNET_STAGES = {"res2": "layer1", "res3": "stage2", "res4": "stage3", "res5": "incre_modules"}
 
 
 class TimmBackbone(nn.Module):

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every family of timm models that the docs name, as a backbone; the others are refused by name."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from timm.layers import FrozenBatchNorm2d, FrozenBatchNormAct2d
+from timm.layers import FrozenBatchNormAct2d
 from timm.models import is_model_in_modules
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from dino_d2.modeling import TimmBackbone
 from dino_d2.modeling.backbone import BackboneError
@@ -14,6 +13,8 @@ from dino_d2.modeling.backbone.families import ANY_SIZE, UNSUITABLE_MEMBERS, WHO
 from dino_d2.modeling.levels import make_levels
 from tests.modeling.backbone.families import MEMBERS, STRIDES, table
 from tests.paths import ROOT
+
+EXPORTED_QUICKLY = ("resnet10t", "mobilenetv3_small_050", "vgg11_bn")  # tracing takes seconds a model
 
 each_member = pytest.mark.parametrize(
     "member", [pytest.param(m, id=m.name, marks=[pytest.mark.slow] * m.slow) for m in MEMBERS]
@@ -53,18 +54,21 @@ def test_strides_channels_masks_and_gradients(member):
 
 @each_member
 def test_frozen_stages(member):
-    """More stages freeze more; the maps of frozen stages have no gradient, the next one has."""
+    """The maps of frozen stages have no gradient, the next one has; 4 freezes everything."""
     remaining = []
-    for stages in range(5):
+    for stages in (1, 3, 4):
         backbone = backbone_of(member, freeze_stages=stages).eval()
         remaining.append(trained(backbone))
-        if "hrnet" not in member.name:
+        if member.family not in ("HRNet", "VGG"):  # HRNet's maps come from all stages; VGG's res5 is a pooled res4
             maps = backbone(torch.rand(1, 3, 64, 64))
             assert [x.requires_grad for x in maps.values()] == [False] * stages + [True] * (4 - stages)
-    assert all(more < fewer for fewer, more in pairwise(remaining))
+    assert remaining[0] > remaining[1] >= remaining[2] == set()
 
 
-@each_member
+@pytest.mark.parametrize(
+    "member",
+    [pytest.param(m, id=m.name, marks=[pytest.mark.slow] * (m.name not in EXPORTED_QUICKLY)) for m in MEMBERS],
+)
 def test_export(member):
     backbone = backbone_of(member).eval()
     images = torch.rand(1, 3, 70, 96)
