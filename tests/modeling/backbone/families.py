@@ -58,6 +58,10 @@ MEMBERS = (
     Member("SwiftFormer", "swiftformer_xs", (48, 56, 112, 220)),
     Member("TinyViT", "tiny_vit_5m_224", (64, 128, 160, 320)),
     Member("DaViT", "davit_tiny", (96, 192, 384, 768), slow=True),
+    Member("EfficientViT", "efficientvit_b0", (16, 32, 64, 128)),
+    Member("MobileViT", "mobilevit_xxs", (24, 48, 64, 320)),
+    Member("MobileViTV2", "mobilevitv2_050", (64, 128, 192, 256)),
+    Member("NextViT", "nextvit_small", (96, 256, 512, 1024), slow=True),
     Member("Swin", "swin_tiny_patch4_window7_224", (96, 192, 384, 768), slow=True),
     Member("Swin V2", "swinv2_tiny_window8_256", (96, 192, 384, 768), slow=True),
 )

@@ -92,7 +92,7 @@ def test_every_family_of_the_package_has_a_member_here():
 
 @pytest.mark.parametrize(
     "name",
-    ["vit_tiny_patch16_224", "hiera_tiny_224", "maxvit_rmlp_pico_rw_256", "inception_v3", "mobilevitv2_050",
+    ["vit_tiny_patch16_224", "hiera_tiny_224", "maxvit_rmlp_pico_rw_256", "inception_v3", "xcit_nano_12_p8_224",
      "crossvit_tiny_240", "shvit_s1", "nest_tiny", "coatnet_pico_rw_224.nothing", *UNSUITABLE_MEMBERS],
 )  # fmt: skip
 def test_the_rest_is_refused_by_name(name):
