@@ -5,7 +5,8 @@
     python benchmarks/fine_tuning.py --settings "batch 4" EMA         # some
 
 Every row is a run of configs/dino/dino_r50_4scale_custom.py on generated images, with four images per step, in one
-batch or accumulated. Peak memory is the largest resident memory of the process, including PyTorch itself; on a machine
+batch or accumulated. The sizes of the images change from step to step, as photographs and multi-scale augmentation make
+them. Peak memory is the largest resident memory of the process, including PyTorch itself; on a machine
 with a GPU it is the largest memory that PyTorch has allocated on it. The time of a step is a median.
 """
 
@@ -44,7 +45,8 @@ SETTINGS = {
 
 
 def measure(name: str, data: Path, size: int, steps: int) -> dict:
-    """One run of train_net.py."""
+    """One run of train_net.py on images whose longer side is at most `size` pixels."""
+    short_edges = list(range(size // 2, size + 1, 32))
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train_net.py", "--config-file", RECIPE, f"data.root={data}"]
         command += [
@@ -53,9 +55,9 @@ def measure(name: str, data: Path, size: int, steps: int) -> dict:
             "train.log_period=1",
             "train.num_pictures=0",
             "model.detector.backbone.pretrained=False",
-            f"dataloader.train.mapper.augmentations={{short_edge_lengths: [{size}], max_size: {size}}}",
-            f"dataloader.train.mapper.augmentations.crop_short_edge_lengths=[{size}]",
-            f"dataloader.train.mapper.augmentations.crop_size=[{size},{size}]",
+            f"dataloader.train.mapper.augmentations={{short_edge_lengths: {short_edges}, max_size: {size}}}",
+            f"dataloader.train.mapper.augmentations.crop_short_edge_lengths={short_edges}",
+            f"dataloader.train.mapper.augmentations.crop_size=[{size // 2},{size}]",
             f"dataloader.test.mapper.augmentations={{short_edge_length: {size}, max_size: {size}}}",
             "dataloader.train.num_workers=0",
             "dataloader.test.num_workers=0",
@@ -78,8 +80,8 @@ def measure(name: str, data: Path, size: int, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
-    parser.add_argument("--size", type=int, default=384, help="side of the images in pixels")
-    parser.add_argument("--steps", type=int, default=6, help="steps of a run; the first three are not timed")
+    parser.add_argument("--size", type=int, default=384, help="longest side of the images in pixels")
+    parser.add_argument("--steps", type=int, default=12, help="steps of a run; the first three are not timed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
