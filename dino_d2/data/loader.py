@@ -25,6 +25,7 @@ from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.data import DatasetFromList
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
+from dino_d2.detectron2.utils.serialize import PicklableWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ class MappedSamples(Dataset):
     """
 
     def __init__(self, dicts: Sequence[dict] | DatasetFromList, mapper: Callable[[dict], Any], seed: int):
-        self.dicts, self.mapper, self.seed = dicts, mapper, seed
+        # Under spawn and forkserver, plain pickle would not find a mapper that is defined in a config file.
+        self.dicts, self.mapper, self.seed = dicts, PicklableWrapper(mapper), seed
 
     def __len__(self) -> int:
         return len(self.dicts)

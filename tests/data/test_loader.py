@@ -3,16 +3,18 @@
 
 import itertools
 import os
+import pickle
 import random
 import signal
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.loader import BatchOrder, build_train_loader
+from dino_d2.data.loader import BatchOrder, Draw, build_train_loader
 from dino_d2.detectron2.data import build_detection_train_loader
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
@@ -159,6 +161,16 @@ def test_a_mapper_may_pass_over_images():
     assert all(image["image_id"] > 105 for batch in batches for image in batch)
     with pytest.raises(DatasetError, match="returned None for 100 images in a row"):
         take(build(mapper=lambda image: None), 1)
+
+
+def test_a_mapper_defined_in_a_config_file_reaches_spawned_workers():
+    class Local:  # as in a config file, no module has this name
+        def __call__(self, image: dict) -> dict:
+            return {"seen": image["image_id"]}
+
+    samples = build(mapper=Local()).samples
+    copy = pickle.loads(ForkingPickler.dumps(samples))
+    assert copy[Draw(3, 0)] == samples[Draw(3, 0)] == {"seen": 103}
 
 
 def test_grouping_needs_sizes():
