@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.transfer import pack
 from dino_d2.detectron2.data import DatasetFromList
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
@@ -96,7 +97,7 @@ class TrainLoader:
             self.samples,
             batch_sampler=_From(self.order, self.position),
             num_workers=self.num_workers,
-            collate_fn=list,
+            collate_fn=pack if self.num_workers else list,
             worker_init_fn=functools.partial(_let_trainer_handle_signals, os.getpid()),
             # DataLoader draws a random number when it starts; this must not change the generator of the training.
             generator=torch.Generator(),
