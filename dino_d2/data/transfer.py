@@ -65,7 +65,8 @@ def pack(batch: Any, collate: Callable[[Any], Any] = list) -> Packed:
 
 def _unpack(pickled: bytes, sizes: list[int], content: Tensor | bytearray) -> Any:
     if isinstance(content, Tensor):
-        memory = memoryview(content.numpy())
+        array: Any = content.numpy()  # NumPy's types do not say that an array is a buffer
+        memory = memoryview(array)
     else:
         memory = memoryview(content)
         if sizes:
@@ -91,10 +92,10 @@ class _Pickler(ForkingPickler):
             return NotImplemented
         if value.requires_grad or value.is_quantized or not value.numel():
             return NotImplemented
-        order = sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
+        order = sorted(range(value.dim()), key=lambda axis: -value.stride()[axis])
         dense = value.permute(order).contiguous().resolve_conj().resolve_neg()
-        buffer = pickle.PickleBuffer(dense.view(-1).view(torch.uint8).numpy())
-        return _tensor, (buffer, value.dtype, dense.shape, order)
+        array: Any = dense.view(-1).view(torch.uint8).numpy()
+        return _tensor, (pickle.PickleBuffer(array), value.dtype, dense.shape, order)
 
 
 def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...], order: list[int]) -> Tensor:
