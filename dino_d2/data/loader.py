@@ -22,9 +22,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.transfer import pack
+from dino_d2.data.workers import Reading, Watch, death
 from dino_d2.detectron2.data import DatasetFromList
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
+from dino_d2.detectron2.utils.serialize import PicklableWrapper
+from dino_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,7 @@ class TrainLoader:
     def __init__(self, samples: "MappedSamples", order: BatchOrder, num_workers: int):
         self.samples, self.order, self.num_workers = samples, order, num_workers
         self.position = 0
+        self.reading = Reading(num_workers)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """
@@ -92,20 +97,35 @@ class TrainLoader:
                 message of the worker that loaded it.
         """
         loader = DataLoader(
-            self.samples,
+            _Recorded(self.samples, self.reading),
             batch_sampler=_From(self.order, self.position),
             num_workers=self.num_workers,
-            collate_fn=list,
-            worker_init_fn=functools.partial(_let_trainer_handle_signals, os.getpid()),
+            collate_fn=pack if self.num_workers else list,
+            worker_init_fn=functools.partial(_start_worker, os.getpid(), self.reading),
             # DataLoader draws a random number when it starts; this must not change the generator of the training.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        batches = iter(loader)
+        watch = Watch(self.reading, self.samples.dicts)
+        while True:  # the order is infinite
+            with watch.waiting():
+                batch = next(batches)
             for sample in batch:
                 if isinstance(sample, DatasetError):
                     raise sample
             self.position += 1
             yield batch
+
+    def explain(self, error: Exception) -> UserError | None:
+        """An error of this loader in words for people: the death of a worker, and the image it was reading."""
+        sentence = death(error, self.reading, self.samples.dicts)
+        if sentence is None:
+            return None
+        return UserError(
+            f"{sentence}. A worker that is killed often means that the machine's memory was full: `dmesg` says so, and "
+            "fewer dataloader.train.num_workers need less. One that crashes may have met a damaged image: look at it, "
+            "or try dataloader.train.num_workers=0. Continue from the last checkpoint with --resume"
+        )
 
     def state_dict(self) -> dict[str, int | bool]:
         return self._recipe() | {"batches": self.position}
@@ -145,7 +165,8 @@ class MappedSamples(Dataset):
     """
 
     def __init__(self, dicts: Sequence[dict] | DatasetFromList, mapper: Callable[[dict], Any], seed: int):
-        self.dicts, self.mapper, self.seed = dicts, mapper, seed
+        # Under spawn and forkserver, plain pickle would not find a mapper that is defined in a config file.
+        self.dicts, self.mapper, self.seed = dicts, PicklableWrapper(mapper), seed
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -231,6 +252,17 @@ def seeded(seed: int, position: int) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
+class _Recorded(Dataset):
+    """Samples, each with a note for the trainer while it is read."""
+
+    def __init__(self, samples: MappedSamples, reading: Reading):
+        self.samples, self.reading = samples, reading
+
+    def __getitem__(self, draw: Draw) -> Any:
+        with self.reading.of(draw.index):
+            return self.samples[draw]
+
+
 class _From:
     """The batches from number `start` on, as an iterable for `DataLoader`."""
 
@@ -252,12 +284,13 @@ def _wider_than_high(dataset: list[dict[str, Any]]) -> list[int]:
     return [int(image["width"] > image["height"]) for image in dataset]
 
 
-def _let_trainer_handle_signals(trainer_pid: int, worker_id: int) -> None:
-    """Make a worker ignore the signals that a batch system sends to all processes of a job.
+def _start_worker(trainer_pid: int, reading: Reading, worker_id: int) -> None:
+    """Note a worker's process id, and make it ignore the signals that a batch system sends to all processes of a job.
 
     Workers must keep running until the trainer has saved a checkpoint. SIGTERM from the trainer still ends a worker,
     because Python ends its workers with it on exit.
     """
+    reading.set_pid(worker_id, os.getpid())
     for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # A signal handler does not learn the sender; sigwaitinfo does.

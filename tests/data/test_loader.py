@@ -3,19 +3,23 @@
 
 import itertools
 import os
+import pickle
 import random
+import re
 import signal
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.loader import BatchOrder, build_train_loader
+from dino_d2.data.loader import BatchOrder, Draw, build_train_loader
 from dino_d2.detectron2.data import build_detection_train_loader
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
+from dino_d2.errors import UserError
 
 SIZE = 11
 
@@ -159,6 +163,49 @@ def test_a_mapper_may_pass_over_images():
     assert all(image["image_id"] > 105 for batch in batches for image in batch)
     with pytest.raises(DatasetError, match="returned None for 100 images in a row"):
         take(build(mapper=lambda image: None), 1)
+
+
+def test_a_mapper_defined_in_a_config_file_reaches_spawned_workers():
+    class Local:  # as in a config file, no module has this name
+        def __call__(self, image: dict) -> dict:
+            return {"seen": image["image_id"]}
+
+    samples = build(mapper=Local()).samples
+    copy = pickle.loads(ForkingPickler.dumps(samples))
+    assert copy[Draw(3, 0)] == samples[Draw(3, 0)] == {"seen": 103}
+
+
+def dies_at_102(image: dict) -> dict:
+    if image["image_id"] == 102:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return image
+
+
+def test_the_death_of_a_worker_names_it_and_its_image():
+    loader = build(mapper=dies_at_102, num_workers=1)
+    loader.samples.dicts = [{**image, "file_name": f"{image['image_id']}.jpg"} for image in dataset()]
+    with pytest.raises(RuntimeError, match="worker") as died:
+        take(loader, 20)
+    error = loader.explain(died.value)
+    assert isinstance(error, UserError)
+    who = r"worker 0 \(process \d+\), which was reading 102\.jpg \(image id 102\)"
+    assert re.match(rf"The data loader's {who}, (is killed by signal: Killed|exited unexpectedly)\. ", str(error))
+    assert "\n" not in str(error)
+    assert loader.explain(RuntimeError("something else")) is None
+
+
+def slow_at_102(image: dict) -> dict:
+    if image["image_id"] == 102:
+        time.sleep(1.5)
+    return image
+
+
+@pytest.mark.parametrize(("num_workers", "who"), [(0, "the training process"), (1, r"worker 0 \(process \d+\)")])
+def test_waiting_for_a_batch_is_said_with_the_image(num_workers, who, monkeypatch, caplog):
+    monkeypatch.setattr("dino_d2.data.workers.PATIENCE", 0.4)
+    take(build(mapper=slow_at_102, num_workers=num_workers), 3)
+    image = r"an image without a file name \(image id 102\)"
+    assert re.search(rf"No batch from the data loader for \d+ s: {who} has been reading {image} for \d+ s", caplog.text)
 
 
 def test_grouping_needs_sizes():

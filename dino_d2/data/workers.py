@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loading processes are doing: which image each of them reads, for messages if one dies or waits."""
+
+import contextlib
+import logging
+import multiprocessing
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import get_worker_info
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a batch after which the log says so; then again after each doubling.
+PATIENCE = 60.0
+#: Fields of a worker's row: its process id, the index of its image plus 1 (0 while it reads none), and since when.
+PID, IMAGE, SINCE = range(3)
+FIELDS = 3
+
+
+class Reading:
+    """The image that each loading process is reading, in memory that they share with the trainer.
+
+    Args:
+        num_workers: loading processes; with 0, the trainer itself is the only one.
+    """
+
+    def __init__(self, num_workers: int):
+        # Doubles hold process ids and indices exactly.
+        self.rows = multiprocessing.RawArray("d", FIELDS * max(num_workers, 1))
+
+    def set_pid(self, worker: int, pid: int) -> None:
+        self.rows[FIELDS * worker + PID] = pid
+
+    @contextlib.contextmanager
+    def of(self, index: int) -> Iterator[None]:
+        """While this process reads the image with this index."""
+        worker = get_worker_info()
+        start = FIELDS * (0 if worker is None else worker.id)
+        self.rows[start + SINCE] = time.monotonic()
+        self.rows[start + IMAGE] = index + 1
+        yield
+        self.rows[start + IMAGE] = 0
+
+    def workers(self) -> Iterator[tuple[int, int, int | None, float]]:
+        """(number, process id, index of the image or None, seconds since it began with it) of each worker."""
+        now = time.monotonic()
+        for worker in range(len(self.rows) // FIELDS):
+            pid, image, since = self.rows[FIELDS * worker : FIELDS * (worker + 1)]
+            yield worker, int(pid), int(image) - 1 if image else None, now - since
+
+
+def death(error: Exception, reading: Reading, dicts: Any) -> str | None:
+    """A sentence about the loading process whose death is PyTorch's ``error``; None if that is another error."""
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
+    if not found:
+        return None
+    pids = [int(pid) for pid in found[1].split(",")]
+    reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
+    dead = [(worker, pid, index) for worker, pid, index, _ in reading.workers() if pid in pids]
+    names = [f"worker {worker} (process {pid}), {_activity(index, dicts)}," for worker, pid, index in dead]
+    return f"The data loader's {' and '.join(names) or f'process {found[1]}'} {reason}"
+
+
+def _activity(index: int | None, dicts: Sequence[dict]) -> str:
+    if index is None:
+        return "which was not reading an image"
+    return f"which was reading {describe(dicts[index])}"
+
+
+def describe(image: dict) -> str:
+    """The file of a dataset dict, with its image id."""
+    return f"{image.get('file_name', 'an image without a file name')} (image id {image.get('image_id', 'unknown')})"
+
+
+class Watch:
+    """Says in the log, while the trainer waits for a batch, that it waits and what each loading process is doing.
+
+    Args:
+        reading: of the loading processes.
+        dicts: dataset dicts by index.
+    """
+
+    def __init__(self, reading: Reading, dicts: Any):
+        self.reading, self.dicts = reading, dicts
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the trainer waits for one batch."""
+        arrived = threading.Event()
+        thread = threading.Thread(target=self._report, args=(arrived,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            arrived.set()
+
+    def _report(self, arrived: threading.Event) -> None:
+        waited, patience = 0.0, PATIENCE
+        while not arrived.wait(patience - waited):
+            logger.warning("No batch from the data loader for %.0f s: %s.", patience, "; ".join(self._activities()))
+            waited, patience = patience, 2 * patience
+
+    def _activities(self) -> Iterator[str]:
+        for worker, pid, index, seconds in self.reading.workers():
+            who = f"worker {worker} (process {pid})" if pid else "the training process"
+            if index is None:
+                yield f"{who} is not reading an image"
+            else:
+                yield f"{who} has been reading {describe(self.dicts[index])} for {seconds:.0f} s"
