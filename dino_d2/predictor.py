@@ -41,6 +41,7 @@ from dino_d2.engine.config import disable_pretrained_weights, read_config
 from dino_d2.errors import UserError
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
+from dino_d2.predict.filters import Filters
 from dino_d2.recipes import find_config
 from dino_d2.speed.inference import for_inference
 
@@ -67,6 +68,9 @@ class Predictor:
         device: for example "cuda:1"; the default is CUDA if available, else the CPU.
         precision: "bfloat16", or "float16" on a GPU, for detection in half the time or less (docs/performance.md);
             None for float32.
+        score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all.
+        nms_iou: of two detections of one class with a higher IoU, only the better one is kept; in [0, 1], None for no
+            suppression (see ``dino_d2.predict.filters``).
 
     Attributes:
         model: in evaluation mode and prepared for detection (``for_inference``). Gradients by its input are right; to
@@ -79,7 +83,7 @@ class Predictor:
 
     Raises:
         UserError: a file is missing or is not a recipe, the weights belong to another model, the device cannot be
-            used, or the precision is unknown.
+            used, the precision is unknown, or a filter's value is outside [0, 1].
     """
 
     def __init__(
@@ -89,9 +93,12 @@ class Predictor:
         overrides: Sequence[str] = (),
         device: str | None = None,
         precision: Literal["bfloat16", "float16"] | None = None,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
     ):
         if precision not in list(PRECISIONS):  # not every value can be hashed
             raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
+        self._filters = Filters(score_threshold, nms_iou)
         lazy = _load(str(config_file), overrides)
         weights = _local_file(str(weights))
         tensors = _read(weights)
@@ -147,7 +154,7 @@ class Predictor:
                 self._warned_of_colour_order = True
         with torch.no_grad():
             outputs = self.model([self._input(image, colour_order) for image in batch])
-        found = [output["instances"].to("cpu") for output in outputs]
+        found = [self._filters(output["instances"].to("cpu")) for output in outputs]
         return found[0] if is_single else found
 
     def test_set(self) -> str:

@@ -21,6 +21,7 @@ from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.data import MetadataCatalog
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.engine import DefaultPredictor
+from dino_d2.detectron2.structures import pairwise_iou
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
 from dino_d2.predictor import Predictor, predictor_cfg
@@ -210,6 +211,24 @@ def test_one_image_in_any_form_gives_the_same_detections_as_evaluation_and_defau
         assert all(torch.equal(a, b) for a, b in zip(detections(found), expected, strict=True)), form
     swapped = predictor(bgr, colour_order="RGB")
     assert not torch.equal(swapped.scores, expected[1]), "the colour order makes no difference"
+
+
+def test_a_score_threshold_and_nms_choose_among_the_same_detections(trained, predictor, photo):
+    config, weights = trained[1].parent / "config.yaml", trained[1]
+    every = predictor(photo)
+    threshold = float(every.scores[20])
+    above = Predictor(config, weights, device="cpu", score_threshold=threshold)(photo)
+    assert len(above) == int((every.scores >= threshold).sum()) < len(every)
+    assert all(torch.equal(a, b) for a, b in zip(detections(above), detections(every[: len(above)]), strict=True))
+    apart = Predictor(config, weights, device="cpu", nms_iou=0.05)(photo)
+    assert 0 < len(apart) < len(every)
+    assert apart.scores.tolist() == sorted(apart.scores.tolist(), reverse=True)
+    for k in apart.pred_classes.unique():
+        of_class = apart[apart.pred_classes == k].pred_boxes
+        assert pairwise_iou(of_class, of_class).fill_diagonal_(0).max() <= 0.05
+    for name in ("score_threshold", "nms_iou"):
+        with pytest.raises(UserError, match=f"{name} must be between 0 and 1, not 50"):
+            Predictor(config, weights, **{name: 50})
 
 
 def test_a_batch_gives_a_list_in_its_order(predictor, photo):

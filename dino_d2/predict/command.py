@@ -132,6 +132,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, nargs="+", help="images, folders, videos, 'webcam' or 'webcam:1'")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--confidence-threshold", type=float, default=0.3, help="lowest score to draw (0.3)")
+    parser.add_argument("--nms-iou", type=float, help="remove the weaker of two boxes of one class above this IoU")
     parser.add_argument("--device", help="for example cuda:1 or cpu; the default is CUDA if available")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     return parser
@@ -145,7 +146,9 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
         if options.output.is_file():
             raise UserError(f"--output {options.output} is a file; a folder is needed")
         inputs = gather(options.input)
-        predictor = Predictor(options.config_file, options.weights, options.opts, options.device)
+        predictor = Predictor(
+            options.config_file, options.weights, options.opts, options.device, nms_iou=options.nms_iou
+        )
         writer = PredictionWriter(predictor, options.output, options.confidence_threshold)
         with logging_redirect_tqdm():
             writer.run(inputs)

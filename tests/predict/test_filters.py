@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score threshold and non-maximum suppression on detections written by hand."""
+
+import torch
+
+from dino_d2.detectron2.structures import Boxes, Instances
+from dino_d2.predict.filters import Filters
+
+
+def test_only_weaker_boxes_of_the_same_class_are_suppressed():
+    found = Instances((100, 100))
+    found.pred_boxes = Boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 9, 10], [0, 0, 4, 10]]))
+    found.scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    found.pred_classes = torch.tensor([0, 1, 0, 0])
+    assert Filters()(found) is found
+    assert torch.allclose(Filters(nms_iou=0.5)(found).scores, torch.tensor([0.9, 0.8, 0.6]))
+    assert torch.allclose(Filters(score_threshold=0.65, nms_iou=0.5)(found).scores, torch.tensor([0.9, 0.8]))
+    assert len(Filters(score_threshold=float(found.scores[2]))(found)) == 3  # a score equal to the threshold is kept
+    assert len(Filters(score_threshold=1.0, nms_iou=0.5)(found)) == 0
