@@ -44,8 +44,22 @@ def _on(kind, index, **values):
     return lambda coco, folder: coco[kind][index].update(values)
 
 
+def _shares(coco, folder):
+    for annotation in coco["annotations"]:
+        annotation["bbox"] = [0.1, 0.2, 0.5, 0.6]
+
+
+def _twice(coco, folder):
+    coco["annotations"].append({**coco["annotations"][2], "id": 40})
+
+
+def _names_alike(coco, folder):
+    coco["categories"].append({"id": 5, "name": "C at"})
+    coco["annotations"] += [{"id": 20 + i, "image_id": i, "category_id": 5, "bbox": [1, 2, 8, 7]} for i in range(1, 13)]
+
+
 def _crowd(coco, folder):
-    coco["annotations"] += [{"id": 20 + k, "image_id": 5, "category_id": 4, "bbox": [1, 2, 9, 9]} for k in range(100)]
+    coco["annotations"] += [{"id": 20 + k, "image_id": 5, "category_id": 4, "bbox": [1, 2, 9, 9 + k / 10]} for k in range(100)]
 
 
 FAULTS = {  # what happens to the dataset -> (error?, words, ids)
@@ -73,7 +87,10 @@ FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "no example": (lambda c, f: c["categories"].append({"id": 5, "name": "dog"}), False, "without an object", [5]),
     "same name": (lambda c, f: c["categories"].append({"id": 5, "name": "cat"}), False, "name of another", [4, 5]),
     "empty image": (lambda c, f: c["annotations"].pop(), False, "images without an object", [12]),
-    "no objects at all": (lambda c, f: c["annotations"].clear(), False, "images, which is all", list(range(1, 13))),
+    "no objects at all": (lambda c, f: c["annotations"].clear(), True, "images, which is all", list(range(1, 13))),
+    "boxes as shares": (_shares, True, "annotations whose bbox lies in 0..1", list(range(1, 13))),
+    "the same box twice": (_twice, False, "annotations with the class and bbox of another one", [3, 40]),
+    "names alike": (_names_alike, False, "categories whose names differ in capital letters or spaces alone", [4, 5]),
     "file twice": (_on("images", 1, file_name="1.png"), False, "listed more than once", [1, 2]),
 }
 

@@ -5,7 +5,7 @@ import random
 import warnings
 from pathlib import Path
 
-from dino_d2.data.convert.dataset import image_size
+from dino_d2.data.convert.images import image_size
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.data.pictures import read_header
 from dino_d2.data.pixels import pixels

@@ -85,6 +85,31 @@ def _boxes(coco: dict) -> Iterator[Finding]:
     ]
     if beyond:
         yield Finding(False, "annotations whose bbox is partly outside its image", beyond, "Such boxes are clipped.")
+    if coco["annotations"] and all(_is_share(annotation["bbox"]) for annotation in coco["annotations"]):
+        yield Finding(
+            True,
+            "annotations whose bbox lies in 0..1",
+            [annotation["id"] for annotation in coco["annotations"]],
+            "COCO counts pixels: multiply by the width and height of the image.",
+        )
+    objects = Counter(map(_place, coco["annotations"]))
+    again = [annotation["id"] for annotation in coco["annotations"] if objects[_place(annotation)] > 1]
+    if again:
+        yield Finding(
+            False,
+            "annotations with the class and bbox of another one of their image",
+            again,
+            "A detector finds one of them. Delete the copies.",
+        )
+
+
+def _is_share(bbox: list[float]) -> bool:
+    x, y, w, h = bbox
+    return x >= 0 and y >= 0 and x + w <= 1 and y + h <= 1
+
+
+def _place(annotation: dict) -> tuple:
+    return annotation["image_id"], annotation["category_id"], annotation["iscrowd"], *annotation["bbox"]
 
 
 def _reaches_out(bbox: list[float], width: float, height: float) -> bool:
@@ -120,6 +145,16 @@ def _classes(coco: dict) -> Iterator[Finding]:
     twice = [i for i, name in names.items() if same[name] > 1]
     if twice:
         yield Finding(False, "categories with the name of another", twice, "They are learnt as different classes.")
+    alike = Counter("".join(name.split()).casefold() for name in set(names.values()))
+    similar = [i for i, name in names.items() if alike["".join(name.split()).casefold()] > 1]
+    if similar:
+        yield Finding(
+            False,
+            "categories whose names differ in capital letters or spaces alone",
+            similar,
+            "They are learnt as different classes. Give the objects of one class one name.",
+            ", ".join(repr(names[i]) for i in similar[:3]),
+        )
 
 
 def objects_per_category(coco: dict) -> Counter:
@@ -132,7 +167,7 @@ def _images(coco: dict) -> Iterator[Finding]:
     empty = [image["id"] for image in coco["images"] if image["id"] not in with_objects]
     if len(empty) == len(coco["images"]):
         yield Finding(
-            False, "images, which is all, have no object", empty, "There is nothing to learn. Is this the right json?"
+            True, "images, which is all, have no object", empty, "There is nothing to learn. Is this the right json?"
         )
     elif empty:
         yield Finding(False, "images without an object", empty, "They teach what is background.")
