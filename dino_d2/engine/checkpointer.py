@@ -14,8 +14,9 @@ from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.engine import hooks
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
-from dino_d2.files import PART, write_atomically
+from dino_d2.files import write_atomically
 
+from .output_folder import explained
 from .random_state import random_state
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Args:
             name: of the file, without folder and ending.
             kwargs: more to save.
+
+        Raises:
+            UserError: the disk is full or the folder is gone.
         """
         random_states = comm.gather(random_state())
         if not self.save_dir or not self.save_to_disk:
@@ -57,8 +61,9 @@ class AtomicCheckpointer(DetectionCheckpointer):
             content["categories"] = self.categories
         path = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
-        write_atomically(path, lambda file: torch.save(content, file))
-        self.tag_last_checkpoint(path.name)
+        with explained(Path(self.save_dir)):
+            write_atomically(path, lambda file: torch.save(content, file))
+            self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(
@@ -91,8 +96,6 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.max_to_keep = None  # rank 0 deletes the files
             return
         folder = Path(self.checkpointer.save_dir)
-        for path in folder.glob(f"*{PART}"):
-            path.unlink()  # a killed run was writing it
         if self.max_to_keep is not None:
             names = re.compile(re.escape(self.file_prefix) + r"_(\d{7})\.pth")
             found = [match for path in folder.iterdir() if (match := names.fullmatch(path.name))]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
 
+import contextlib
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 
@@ -11,8 +13,9 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.signals import Interrupted, interruptible
 
-from .config import load_config
+from .config import begin, load_config
 from .launch import launch, leave_process_groups
+from .output_folder import explained, reserved
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
 from .trainer import NonFiniteLossError
@@ -34,10 +37,14 @@ def main(args: Namespace) -> None:
     try:
         with interruptible():
             cfg = load_config(args)
-            if args.eval_only:
-                evaluate(cfg)
-            else:
-                train(cfg, resume=args.resume)
+            folder = Path(cfg.train.output_dir)
+            writes_checkpoints = comm.is_main_process() and not args.eval_only
+            with explained(folder), reserved(folder) if writes_checkpoints else contextlib.nullcontext():
+                begin(cfg, args)
+                if args.eval_only:
+                    evaluate(cfg)
+                else:
+                    train(cfg, resume=args.resume)
     except TrainingStopped as stopped:
         if stopped.status:
             leave_process_groups()

@@ -30,22 +30,26 @@ SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
 def load_config(args: Namespace) -> DictConfig:
-    """Load a config with the command line's overrides, check it, and start the log in its output folder.
-
-    config.yaml is not written here: training writes it once the run has passed all checks.
+    """Load a config with the command line's overrides and check it; nothing is written.
 
     Raises:
         UserError: there is no such config file, or a value in it or on the command line cannot be used.
     """
-    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})  # the log has its content
     cfg = read_config(args.config_file, args.opts)
     check_config(cfg)
     if not args.eval_only:
         check_batch_size(cfg)
+    return cfg
+
+
+def begin(cfg: DictConfig, args: Namespace) -> None:
+    """Start the log in the output folder and make the config's values final.
+
+    config.yaml is not written here: training writes it once the run has passed all checks.
+    """
     start_log(cfg)
     resolve_calls(cfg, CLASSES)  # config.yaml names the classes, so that a trained model does not need the dataset
-    set_up(cfg, args)
-    return cfg
+    set_up(cfg, Namespace(**{**vars(args), "config_file": find_config(args.config_file)}))  # the log has its content
 
 
 def check_config(cfg: DictConfig) -> None:

@@ -6,12 +6,15 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.engine import HookBase, SimpleTrainer, hooks
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.errors import UserError
+
+from .output_folder import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +37,18 @@ class TrainingLoop(SimpleTrainer):
     Attributes:
         fetching_since: when the loop began to wait for a batch, by ``time.monotonic``; None while it does not wait.
             While it waits, nothing of the current iteration is computed yet.
+        output_dir: the folder that hooks write to; None if not known.
     """
 
     fetching_since: float | None = None
+    output_dir: Path | None = None
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations ``start_iter`` to ``max_iter - 1``.
 
         Raises:
-            UserError: in place of an error that the data loader can explain, such as the death of a worker.
+            UserError: in place of an error that the data loader can explain, such as the death of a worker, and in
+                place of an error of a full disk or a vanished output folder.
         """
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
@@ -99,7 +105,8 @@ class TrainingLoop(SimpleTrainer):
 
     def _explain(self, error: Exception) -> Exception | None:
         explain: Any = getattr(self.data_loader, "explain", None)
-        return explain(error) if explain else None
+        explained = explain(error) if explain else None
+        return explained or (in_words(error, self.output_dir) if self.output_dir else None)
 
 
 def _finish(hook: HookBase) -> BaseException | None:

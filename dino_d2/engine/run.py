@@ -91,6 +91,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         precision=precision(cfg),
         ema=ema,
     )
+    trainer.output_dir = Path(cfg.train.output_dir)
     test_set = instantiate(cfg.dataloader.test.dataset.names)
     evaluated = model if ema is None else ema.module
     data = TrainingData({split: dataset_names(cfg, split) for split in ("train", "test")})

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The beginning of a run: its log, its seed, and its config.yaml."""
 
+import atexit
+import contextlib
 import copy
+import functools
 import io
 import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -28,7 +31,9 @@ LOGGERS = ("fvcore", "detectron2", "dino_d2")
 def start_log(cfg: DictConfig) -> None:
     """Send log lines to the terminal and to the output folder."""
     for name in LOGGERS:
-        write_utf8(setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=name))
+        logger = setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name=name)
+        write_utf8(logger)
+        survive_disk_errors(logger)
 
 
 def set_up(cfg: DictConfig, args: Namespace) -> None:
@@ -66,6 +71,37 @@ def write_utf8(logger: logging.Logger) -> None:
             stream.reconfigure(errors="backslashreplace")
         elif stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8")
+
+
+def survive_disk_errors(logger: logging.Logger) -> None:
+    """Let a log file that cannot be written, as on a full disk, cost one line and not a traceback per log line.
+
+    The error that stops the run is then the last thing on the terminal.
+    """
+    for handler in logger.handlers:
+        stream = getattr(handler, "stream", None)
+        if stream in (None, sys.stdout, sys.stderr):
+            continue
+        handler.handleError = functools.partial(_report_log_error, handler)  # type: ignore[method-assign]
+        atexit.register(_close, stream)  # before Detectron2's own closing, which shows a traceback
+
+
+def _report_log_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        _say_once(f"The log file cannot be written: {error.strerror}")
+    else:
+        logging.Handler.handleError(handler, record)
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _close(stream: IO[str]) -> None:
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def config_yaml(cfg: DictConfig) -> Path:

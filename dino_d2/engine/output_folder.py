@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output folder: one run at a time, and errors of its disk in words."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from dino_d2.errors import UserError
+from dino_d2.files import PART
+
+logger = logging.getLogger(__name__)
+
+#: Name of the file that a run has locked while it writes to its output folder.
+LOCK = "run.lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: Errors of a file system that has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder, and delete half-written files of a killed one.
+
+    The lock belongs to this process alone: it ends with the process, even if that is killed and its loading processes
+    live on for a moment.
+
+    Args:
+        folder: created if it does not exist.
+
+    Raises:
+        UserError: another run writes to it, or it cannot be created.
+    """
+    try:
+        file = _lock(folder)
+    except OSError as error:
+        raise in_words(error, folder) or UserError(
+            f"train.output_dir={folder} cannot be used: {error.strerror}. Give another one: train.output_dir=FOLDER"
+        ) from error
+    try:
+        for path in folder.glob(f"*{PART}"):
+            if path.name.startswith(("model_", "last_checkpoint", "config.yaml")):
+                path.unlink()
+        yield
+    finally:
+        if file is not None:
+            (folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the process id, where the disk was full
+                file.close()
+
+
+def _lock(folder: Path) -> TextIO | None:
+    """The locked file; None if the file system has no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 closing it ends the lock
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip()
+            file.close()
+            if error.errno in _NO_LOCKS:
+                logger.warning("%s has no file locks: make sure that no other run writes to it.", folder)
+                return None
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            who = f" ({owner})" if owner else ""
+            raise UserError(
+                f"another run{who} writes to {folder}. Wait for it, stop it, or give this run a "
+                "folder of its own: train.output_dir=FOLDER"
+            ) from error
+        if _is_at(file, path):
+            break
+        file.close()  # the run before deleted it between our open and our lock
+    file.truncate(0)
+    with contextlib.suppress(OSError):  # the process id is a courtesy, and a full disk has no room for it
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return file
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of an error of a full disk or a vanished output folder.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        words = in_words(error, folder)
+        if words is None:
+            raise
+        raise words from error
+
+
+def in_words(error: BaseException, folder: Path) -> UserError | None:
+    """A full disk or a vanished output folder as an error for people; None if ``error`` has another cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            if cause.errno in _FULL:
+                return UserError(_full(cause, folder))
+            if not folder.is_dir():
+                return UserError(
+                    f"the output folder {folder} no longer exists, so that nothing more can be saved. Was it deleted, "
+                    "renamed or unmounted? Bring it back, and continue from its last checkpoint with --resume"
+                )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _full(error: OSError, folder: Path) -> str:
+    place = error.filename or folder
+    free = f" ({shutil.disk_usage(folder).free / 2**20:.0f} MiB are free now)" if folder.is_dir() else ""
+    return (
+        f"no space is left for {place}{free}: {os.strerror(error.errno or 0)}. The checkpoints that were written are "
+        f"complete. Make room, for example by deleting old checkpoints, and continue with --resume; "
+        "train.checkpointer.max_to_keep=1 keeps fewer of them"
+    )
