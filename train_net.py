@@ -11,8 +11,11 @@
 Any value of the config can be given as ``path.to.key=value`` at the end of the line.
 """
 
-from dino_d2.detectron2.engine import default_argument_parser
-from dino_d2.engine.command import launch_main
+from dino_d2.signals import ended_by_interrupt
+
+with ended_by_interrupt():  # the imports take seconds
+    from dino_d2.detectron2.engine import default_argument_parser
+    from dino_d2.engine.command import launch_main
 
 if __name__ == "__main__":
     launch_main(default_argument_parser().parse_args())

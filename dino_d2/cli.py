@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from dino_d2.signals import ended_by_interrupt
+
 _TRAIN_EXAMPLES = """examples:
   dino_d2 train --config-file dino/dino_tiny_shapes.py
   dino_d2 train --config-file dino/dino_r50_4scale_custom.py data.root=datasets/mine
@@ -32,7 +34,8 @@ def evaluate(arguments: list[str]) -> None:
 
 def _run_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
     """The flags of Detectron2's ``default_argument_parser`` that every run has."""
-    from dino_d2.detectron2.engine import default_argument_parser
+    with ended_by_interrupt():
+        from dino_d2.detectron2.engine import default_argument_parser
 
     parser = argparse.ArgumentParser(
         prog=f"dino_d2 {verb}",
@@ -53,7 +56,8 @@ def _run_parser(verb: str, description: str, examples: str) -> argparse.Argument
 
 
 def _launch(args: argparse.Namespace) -> None:
-    from dino_d2.engine.command import launch_main
+    with ended_by_interrupt():
+        from dino_d2.engine.command import launch_main
 
     launch_main(args)
 

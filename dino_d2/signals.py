@@ -44,6 +44,19 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once inside this context, as during imports, where Python shows a traceback."""
+    if not in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
 def cleaned_up() -> Iterator[None]:
     """Unwind this context before a signal ends the process that would otherwise end it without any clean-up.
 

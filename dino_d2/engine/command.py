@@ -2,6 +2,7 @@
 """What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
 
 import contextlib
+import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -67,3 +68,5 @@ def launch_main(args: Namespace) -> None:
         launch(main, args)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # before the run itself has begun
+        sys.exit(128 + signal.SIGINT)

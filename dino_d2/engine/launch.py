@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes of a run: those that torchrun has started, or those of Detectron2's ``launch``."""
 
+import contextlib
 import gc
 import os
+import resource
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -33,6 +35,7 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
     Raises:
         UserError: more processes than GPUs, processes from both sides, numbers that cannot be, or a rank was killed.
     """
+    raise_descriptor_limit()
     if args.num_gpus < 1 or args.num_machines < 1:
         raise UserError("--num-gpus and --num-machines must be at least 1; without a GPU --num-gpus 1 runs on the CPU")
     if not 0 <= args.machine_rank < args.num_machines:
@@ -67,6 +70,16 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
                 "the same command with --resume to go on from the last checkpoint"
             ) from error
         sys.exit(error.exit_code)  # the rank has said why in its own words
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process and those it starts open as many files as the system allows.
+
+    The usual 1,024 are few for loading processes, whose batches need a file descriptor each.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS names a hard limit that it does not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _join_torchrun() -> None:
