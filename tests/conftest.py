@@ -5,6 +5,7 @@ This file imports no torch: the process that distributes the tests to workers re
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; th
 # The suite runs models of many sizes: smaller caches of oneDNN than the project's own default save memory.
 for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(name, "16")
+
+# A suite in the background of a shell ignores Ctrl-C, and so would its child processes, which tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Folders and files of the tests that every version of the matrix must pass (noxfile.py).
 CORE = ("layers", "modeling", "speed", "meta_arch", "parity", "data", "test_denoising.py", "engine/test_resume.py")

@@ -14,7 +14,7 @@ PACKAGE = "dino_d2"
 #: Rooms (folders or single files) from the lowest floor to the highest. A room imports from lower floors only. Rooms
 #: that are not listed are above all others.
 FLOORS = (
-    ("errors", "files"),
+    ("errors", "files", "signals"),
     ("bit_depth",),
     ("detectron2",),
     ("layers",),

@@ -45,5 +45,5 @@ class ClosedSchedule(ParamScheduler):
             return self.schedule(where)
         try:
             return self.schedule(where)
-        except Exception:  # RuntimeError, IndexError, ZeroDivisionError: each schedule ends in its own way
+        except (RuntimeError, ValueError, IndexError, ZeroDivisionError):  # each schedule ends in its own way
             return self.schedule(last)

@@ -59,7 +59,9 @@ def _names_alike(coco, folder):
 
 
 def _crowd(coco, folder):
-    coco["annotations"] += [{"id": 20 + k, "image_id": 5, "category_id": 4, "bbox": [1, 2, 9, 9 + k / 10]} for k in range(100)]
+    coco["annotations"] += [
+        {"id": 20 + k, "image_id": 5, "category_id": 4, "bbox": [1, 2, 9, 9 + k / 10]} for k in range(100)
+    ]
 
 
 FAULTS = {  # what happens to the dataset -> (error?, words, ids)

@@ -53,6 +53,10 @@ def test_a_detector_without_denoising_needs_no_embedding_of_labels(make_detector
 def test_an_embedding_that_matching_queries_read_is_trained_without_denoising(make_model, make_detector):
     """DN-DETR's matching queries start with the "unknown" class; DINO's do not read the embedding."""
     model = make_model()
-    for embedding, is_trained in ((UnknownLabelEmbedding(CLASSES, DIM), True), (LabelEmbedding(CLASSES, DIM), False)):
+    width = model.detector.label_embedding.embedding_dim
+    for embedding, is_trained in (
+        (UnknownLabelEmbedding(CLASSES, width), True),
+        (LabelEmbedding(CLASSES, width), False),
+    ):
         without = DETR(make_detector(label_embedding=embedding), model.criterion, denoising=None)
         assert without.detector.label_embedding.weight.requires_grad == is_trained
