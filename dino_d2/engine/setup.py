@@ -9,6 +9,7 @@ import io
 import logging
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,12 +116,33 @@ def save_config(cfg: DictConfig) -> None:
     What YAML cannot hold, such as a lambda, is saved by Detectron2 as config.yaml.pkl, with a warning.
     """
     path = config_yaml(cfg)
+    if names := list(_defined_in_config_file(cfg)):
+        logging.getLogger("dino_d2").warning(
+            "%s cannot be loaded again: %s is defined in the config file alone. Move it to a module that can be "
+            "imported, or use the config file itself, with the same overrides, to resume, evaluate and predict.",
+            path,
+            ", ".join(names),
+        )
     try:
         text = to_yaml(cfg)
     except Exception:  # any object may be in a config, and each fails in its own way
         LazyConfig.save(cfg, str(path))
         return
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _defined_in_config_file(node: Any) -> Iterator[str]:
+    """Names of the callables of calls that no imported module has."""
+    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
+        return
+    if node._is_interpolation():
+        return
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    if module and name and not hasattr(sys.modules.get(module), name.partition(".")[0]):
+        yield name
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        yield from _defined_in_config_file(node._get_node(key))
 
 
 def to_yaml(cfg: DictConfig) -> str:

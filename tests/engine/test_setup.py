@@ -72,6 +72,21 @@ def test_what_yaml_cannot_hold_is_pickled_as_detectron2_does(tmp_path):
     assert (tmp_path / "config.yaml.pkl").is_file()
 
 
+def test_a_class_that_only_the_config_file_has_is_named(tmp_path, caplog):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from dino_d2.detectron2.config import LazyCall as L\n"
+        "class Gray: pass\n"
+        f"train = dict(output_dir={str(tmp_path)!r})\n"
+        "mapper = L(Gray)()\n"
+    )
+    save_config(LazyConfig.load(str(recipe)))
+    assert "config.yaml cannot be loaded again: Gray is defined in the config file alone" in caplog.text
+    caplog.clear()
+    save_config(read_config(RECIPE, [f"train.output_dir={tmp_path}"]))
+    assert caplog.text == ""
+
+
 def test_saving_does_not_change_the_config():
     cfg = read_config(RECIPE)
     before = OmegaConf.to_container(cfg, resolve=False)
