@@ -67,6 +67,9 @@ RUN = {
     "dataloader.evaluator.output_dir=found": _SHAPES,
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output found": ["--opts", *_SHAPES],
+    "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
+    "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output labelled "
+    "--recursive --save-labels yolo --confidence-threshold 0.5": ["--opts", *_SHAPES],
     "python tools/plot_precision_recall.py found/coco_instances_results.json "
     "datasets/shapes/annotations/shapes_val.json": [],
     "python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py --weights "

@@ -23,6 +23,7 @@ from dino_d2.predictor import Predictor
 from dino_d2.visualize import draw_detections
 
 from .inputs import Input, gather
+from .label_files import WRITERS, LabelWriter, check_names
 from .video import VideoReader, VideoWriter
 
 RESULTS = "coco_instances_results.json"
@@ -44,11 +45,12 @@ class PredictionWriter:
     Args:
         predictor: runs the model.
         folder: output folder for pictures and json; created if necessary.
-        score_threshold: detections with a lower score are not drawn; the json contains all.
+        score_threshold: detections with a lower score are neither drawn nor labelled; the json contains all.
+        labels: writes the labels of each picture; None to write none.
     """
 
-    def __init__(self, predictor: Predictor, folder: Path, score_threshold: float):
-        self.predictor, self.folder, self.score_threshold = predictor, folder, score_threshold
+    def __init__(self, predictor: Predictor, folder: Path, score_threshold: float, labels: LabelWriter | None = None):
+        self.predictor, self.folder, self.score_threshold, self.labels = predictor, folder, score_threshold, labels
         self.results: list[dict] = []
         self.written: set[Path] = set()
         self.unreadable = 0
@@ -67,6 +69,8 @@ class PredictionWriter:
             logger.warning("interrupted; the results so far are saved")
         finally:
             (self.folder / RESULTS).write_text(json.dumps(self.results))
+            if self.labels:
+                self.labels.close()
 
     def picture(self, one: Input, image_id: int) -> None:
         assert one.path is not None  # only a webcam has none, and that is a video
@@ -80,6 +84,8 @@ class PredictionWriter:
         suffix = one.path.suffix if one.path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") else ".png"
         self.draw(image, instances).save(self.free_path(one, suffix), quality=92)
         self.collect(instances, image_id, {"file_name": one.name})
+        if self.labels:
+            self.labels.write(one, instances[instances.scores >= self.score_threshold])
 
     def video(self, one: Input, numbers: Iterator[int]) -> None:
         reader = VideoReader(one.camera if one.path is None else one.path)
@@ -104,11 +110,13 @@ class PredictionWriter:
 
     def free_path(self, one: Input, suffix: str) -> Path:
         """A path in the output folder with the input's file name; repeated names get a number."""
+        folder = (self.folder / one.name).parent
         stem = Path(one.name).stem if one.path else one.name
-        path, number = self.folder / f"{stem}{suffix}", 1
+        path, number = folder / f"{stem}{suffix}", 1
         while path in self.written:
             number += 1
-            path = self.folder / f"{stem}_{number}{suffix}"
+            path = folder / f"{stem}_{number}{suffix}"
+        folder.mkdir(parents=True, exist_ok=True)
         if one.path and path.exists() and path.samefile(one.path):
             raise UserError(f"--output {self.folder}: {path.name} would overwrite the input. Choose another folder")
         self.written.add(path)
@@ -132,6 +140,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, nargs="+", help="images, folders, videos, 'webcam' or 'webcam:1'")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
     parser.add_argument("--confidence-threshold", type=float, default=0.3, help="lowest score to draw (0.3)")
+    parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
+    parser.add_argument("--save-labels", choices=WRITERS, help="also write the drawn detections as label files")
     parser.add_argument("--nms-iou", type=float, help="remove the weaker of two boxes of one class above this IoU")
     parser.add_argument("--device", help="for example cuda:1 or cpu; the default is CUDA if available")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
@@ -145,11 +155,16 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
     try:
         if options.output.is_file():
             raise UserError(f"--output {options.output} is a file; a folder is needed")
-        inputs = gather(options.input)
+        inputs = gather(options.input, options.recursive, options.output)
+        if options.save_labels:
+            check_names(inputs, options.save_labels)
+            if videos := sum(one.is_video for one in inputs):
+                logger.warning("--save-labels is for pictures; no labels are written for %d videos", videos)
         predictor = Predictor(
             options.config_file, options.weights, options.opts, options.device, nms_iou=options.nms_iou
         )
-        writer = PredictionWriter(predictor, options.output, options.confidence_threshold)
+        labels = WRITERS[options.save_labels](options.output, predictor.class_names) if options.save_labels else None
+        writer = PredictionWriter(predictor, options.output, options.confidence_threshold, labels)
         with logging_redirect_tqdm():
             writer.run(inputs)
     except UserError as error:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.data.convert.__main__ import FORMATS
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.data.shapes_drawing import CLASSES
 from dino_d2.detectron2.config import LazyConfig, instantiate
@@ -101,6 +102,37 @@ def test_pictures_of_every_size_keep_it_and_their_names(run, trained, tmp_path):
     sizes = {p.name: Image.open(p).size for p in (tmp_path / "found").iterdir() if p.suffix != ".json"}
     assert sizes == {"a.jpg": (700, 300), "b.png": (320, 480), "c.webp": (8, 600), "a_2.jpg": (500, 400)}
     assert {(d["image_id"], d["file_name"]) for d in found} == {(1, "a.jpg"), (2, "b.tif"), (3, "c.webp"), (4, "a.jpg")}
+
+
+@pytest.mark.parametrize("form", ["yolo", "csv", "labelme"])
+def test_the_drawn_detections_are_saved_as_labels(run, trained, tmp_path, form):
+    shutil.copytree(trained / "shapes" / "val", tmp_path / "images" / "more")
+    scores = sorted(detection["score"] for detection in run(trained / "shapes" / "val"))
+    flags = ["--recursive", "--save-labels", form, "--confidence-threshold", scores[-20]]
+    found = run(tmp_path / "images", flags=flags, output=tmp_path / "out")
+    assert {detection["file_name"] for detection in found} == {f"more/00000{k}.png" for k in (1, 2, 3)}
+    assert (tmp_path / "out" / "more" / "000001.png").is_file()
+    read = tmp_path / "read"
+    shutil.copytree(tmp_path / "images", read / "images")
+    if form == "csv":
+        shutil.copy(tmp_path / "out" / "labels.csv", read)
+    else:
+        shutil.copytree(tmp_path / "out" / "labels", read / "labels")
+    dataset = FORMATS[form].read(read, CLASSES if form == "yolo" else None)
+    images = [image for images in dataset.splits.values() for image in images]
+    assert len(images) == 3
+    expected = sorted(
+        (f"images/{one['file_name']}", one["category_name"], *(round(x, 1) for x in one["bbox"]))
+        for one in found
+        if one["score"] >= scores[-20]
+    )
+    got = sorted(
+        (image.file.relative_to(read).as_posix(), box.name, *box.xywh) for image in images for box in image.boxes
+    )
+    assert len(got) == len(expected) == 20
+    for one, other in zip(got, expected, strict=True):
+        assert one[:2] == other[:2]
+        assert one[2:] == pytest.approx(other[2:], abs=0.1)
 
 
 def test_a_broken_picture_does_not_end_the_work(run, trained, tmp_path, capsys, caplog):
