@@ -42,6 +42,7 @@ from dino_d2.errors import UserError
 from dino_d2.meta_arch import DETR
 from dino_d2.modeling.queries.content import UnknownLabelEmbedding
 from dino_d2.predict.filters import Filters
+from dino_d2.predict.tiles import Tiling, join
 from dino_d2.recipes import find_config
 from dino_d2.speed.inference import for_inference
 
@@ -71,6 +72,8 @@ class Predictor:
         score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all.
         nms_iou: of two detections of one class with a higher IoU, only the better one is kept; in [0, 1], None for no
             suppression (see ``dino_d2.predict.filters``).
+        tiling: for images much larger than the objects in them: each image is detected in overlapping tiles as well as
+            as a whole (see ``dino_d2.predict.tiles``), one view at a time; None for the whole image only.
 
     Attributes:
         model: in evaluation mode and prepared for detection (``for_inference``). Gradients by its input are right; to
@@ -95,10 +98,12 @@ class Predictor:
         precision: Literal["bfloat16", "float16"] | None = None,
         score_threshold: float | None = None,
         nms_iou: float | None = None,
+        tiling: Tiling | None = None,
     ):
         if precision not in list(PRECISIONS):  # not every value can be hashed
             raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
         self._filters = Filters(score_threshold, nms_iou)
+        self._tiling = tiling
         lazy = _load(str(config_file), overrides)
         weights = _local_file(str(weights))
         tensors = _read(weights)
@@ -152,9 +157,9 @@ class Predictor:
             if not self._warned_of_colour_order:
                 logger.warning('Arrays and tensors are assumed to be BGR; pass colour_order="RGB" (or "BGR").')
                 self._warned_of_colour_order = True
-        with torch.no_grad():
-            outputs = self.model([self._input(image, colour_order) for image in batch])
-        found = [self._filters(output["instances"].to("cpu")) for output in outputs]
+        arrays = (pixels(image, self.mapper.image_format, colour_order or "BGR") for image in batch)
+        found = self._detect(list(arrays)) if self._tiling is None else [self._detect_in_tiles(a) for a in arrays]
+        found = [self._filters(instances) for instances in found]
         return found[0] if is_single else found
 
     def test_set(self) -> str:
@@ -166,9 +171,23 @@ class Predictor:
         names = self._lazy.dataloader.test.dataset.names
         return names if isinstance(names, str) else instantiate(names)
 
-    def _input(self, image: AnyImage, colour_order: ColourOrder | None) -> dict:
+    def _detect(self, arrays: list[np.ndarray]) -> list[Instances]:
+        """All detections in images uint8 [H, W, 3] of the recipe's colour order."""
+        with torch.no_grad():
+            outputs = self.model([self._input(array) for array in arrays])
+        return [output["instances"].to("cpu") for output in outputs]
+
+    def _detect_in_tiles(self, array: np.ndarray) -> Instances:
+        """The detections of an image uint8 [H, W, 3] from those of its tiles."""
+        assert self._tiling is not None
+        height, width = array.shape[:2]
+        views = self._tiling.views(height, width)
+        above = Filters(self._filters.score_threshold)  # a weak box never removes a better one; fewer are faster
+        found = [above(self._detect([array[v.top : v.bottom, v.left : v.right]])[0]) for v in views]
+        return found[0] if len(views) == 1 else join(views, found, height, width)
+
+    def _input(self, array: np.ndarray) -> dict:
         """The model's input for one image, as the test loader would give it."""
-        array = pixels(image, self.mapper.image_format, colour_order or "BGR")
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
         self.mapper.augmentations(augmented)

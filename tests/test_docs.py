@@ -68,6 +68,9 @@ RUN = {
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output found": ["--opts", *_SHAPES],
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
+    "output/dino_tiny_shapes/model_final.pth --input aerial --output tiled --tile 640 --overlap 128":
+        ["--opts", *_SHAPES],
+    "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output labelled "
     "--recursive --save-labels yolo --confidence-threshold 0.5": ["--opts", *_SHAPES],
     "python tools/plot_precision_recall.py found/coco_instances_results.json "
@@ -128,6 +131,8 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     generate(tmp_path / "src", Recipe(train=4, val=2, size=64))
+    Path("aerial").mkdir()
+    Image.new("RGB", (700, 100)).save("aerial/fields.png")
     for name in ("one", "two"):
         Path("output", name).mkdir(parents=True)
         lines = [json.dumps({"iteration": i, "total_loss": 9.0 - i, "bbox/AP": float(i)}) for i in range(3)]

@@ -24,6 +24,7 @@ from dino_d2.detectron2.engine import DefaultPredictor
 from dino_d2.detectron2.structures import pairwise_iou
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
+from dino_d2.predict.tiles import Tiling, View, join
 from dino_d2.predictor import Predictor, predictor_cfg
 from dino_d2.speed import for_inference
 from tests.paths import CONFIGS, ROOT
@@ -229,6 +230,22 @@ def test_a_score_threshold_and_nms_choose_among_the_same_detections(trained, pre
     for name in ("score_threshold", "nms_iou"):
         with pytest.raises(UserError, match=f"{name} must be between 0 and 1, not 50"):
             Predictor(config, weights, **{name: 50})
+
+
+def test_tiles_are_detected_as_images_of_their_own(trained, predictor, photo):
+    config, weights = trained[1].parent / "config.yaml", trained[1]
+    one_tile = Predictor(config, weights, device="cpu", tiling=Tiling(100, 20))(photo)
+    assert all(torch.equal(a, b) for a, b in zip(detections(one_tile), detections(predictor(photo)), strict=True))
+    image = np.random.default_rng(2).integers(0, 255, (64, 150, 3), dtype=np.uint8)
+    tiled = Predictor(config, weights, device="cpu", tiling=Tiling(100, 40))
+    found = tiled([image, photo], "RGB")
+    views = [View(0, 0, 150, 64), View(0, 0, 100, 64), View(50, 0, 150, 64)]
+    expected = join(views, [predictor(image[:, v.left : v.right], "RGB") for v in views], 64, 150)
+    assert found[0].image_size == (64, 150)
+    assert all(torch.equal(a, b) for a, b in zip(detections(found[0]), detections(expected), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(detections(found[1]), detections(one_tile), strict=True))
+    few = Predictor(config, weights, device="cpu", tiling=Tiling(100, 40), score_threshold=float(found[0].scores[9]))
+    assert torch.equal(few(image, "RGB").scores, found[0].scores[:10])
 
 
 def test_a_batch_gives_a_list_in_its_order(predictor, photo):

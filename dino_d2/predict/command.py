@@ -24,6 +24,7 @@ from dino_d2.visualize import draw_detections
 
 from .inputs import Input, gather
 from .label_files import WRITERS, LabelWriter, check_names
+from .tiles import Tiling
 from .video import VideoReader, VideoWriter
 
 RESULTS = "coco_instances_results.json"
@@ -131,6 +132,15 @@ def image_ids(inputs: list[Input]) -> Iterator[int]:
     return itertools.count(1)
 
 
+def tiling(tile: int | None, overlap: int | None) -> Tiling | None:
+    """What --tile and --overlap ask for."""
+    if tile is None:
+        if overlap is not None:
+            raise UserError("--overlap is the overlap of tiles: give their size too, such as --tile 640")
+        return None
+    return Tiling(tile, tile // 5 if overlap is None else overlap)
+
+
 def parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION.format(prog=prog), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,6 +153,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
     parser.add_argument("--save-labels", choices=WRITERS, help="also write the drawn detections as label files")
     parser.add_argument("--nms-iou", type=float, help="remove the weaker of two boxes of one class above this IoU")
+    parser.add_argument("--tile", type=int, help="detect in square tiles of so many pixels too, for large images")
+    parser.add_argument("--overlap", type=int, help="least overlap of the tiles in pixels (a fifth of a tile)")
     parser.add_argument("--device", help="for example cuda:1 or cpu; the default is CUDA if available")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     return parser
@@ -161,7 +173,12 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
             if videos := sum(one.is_video for one in inputs):
                 logger.warning("--save-labels is for pictures; no labels are written for %d videos", videos)
         predictor = Predictor(
-            options.config_file, options.weights, options.opts, options.device, nms_iou=options.nms_iou
+            options.config_file,
+            options.weights,
+            options.opts,
+            options.device,
+            nms_iou=options.nms_iou,
+            tiling=tiling(options.tile, options.overlap),
         )
         labels = WRITERS[options.save_labels](options.output, predictor.class_names) if options.save_labels else None
         writer = PredictionWriter(predictor, options.output, options.confidence_threshold, labels)

@@ -135,6 +135,17 @@ def test_the_drawn_detections_are_saved_as_labels(run, trained, tmp_path, form):
         assert one[2:] == pytest.approx(other[2:], abs=0.1)
 
 
+def test_tiles_find_more_in_a_large_picture(run, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert len(run(tmp_path / "wide.png")) == 100
+    assert len(run(tmp_path / "wide.png", flags=["--tile", 80, "--overlap", 20])) > 100
+    with pytest.raises(SystemExit, match="error: --overlap is the overlap of tiles: give their size too"):
+        run(tmp_path / "wide.png", flags=["--overlap", 20])
+    with pytest.raises(SystemExit, match="error: the overlap of tiles of 80 pixels must be 0 to 79, not 80"):
+        run(tmp_path / "wide.png", flags=["--tile", 80, "--overlap", 80])
+
+
 def test_a_broken_picture_does_not_end_the_work(run, trained, tmp_path, capsys, caplog):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit, match="1 of 2 inputs could not be read"):
