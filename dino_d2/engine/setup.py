@@ -11,11 +11,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.utils import comm
@@ -24,6 +24,8 @@ from dino_d2.detectron2.utils.env import seed_all_rng
 from dino_d2.detectron2.utils.logger import setup_logger
 from dino_d2.detectron2.utils.registry import _convert_target_to_string  # type: ignore[attr-defined]  # private
 from dino_d2.files import write_atomically
+
+from .values import calls
 
 #: Names of the loggers that write to the output folder.
 LOGGERS = ("fvcore", "detectron2", "dino_d2")
@@ -131,18 +133,13 @@ def save_config(cfg: DictConfig) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _defined_in_config_file(node: Any) -> Iterator[str]:
+def _defined_in_config_file(cfg: DictConfig) -> Iterator[str]:
     """Names of the callables of calls that no imported module has."""
-    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
-        return
-    if node._is_interpolation():
-        return
-    target = node.get("_target_") if isinstance(node, DictConfig) else None
-    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
-    if module and name and not hasattr(sys.modules.get(module), name.partition(".")[0]):
-        yield name
-    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
-        yield from _defined_in_config_file(node._get_node(key))
+    for _, call in calls(cfg):
+        target = call._target_
+        module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+        if module and name and not hasattr(sys.modules.get(module), name.partition(".")[0]):
+            yield name
 
 
 def to_yaml(cfg: DictConfig) -> str:
@@ -152,22 +149,12 @@ def to_yaml(cfg: DictConfig) -> str:
         Exception: of any kind, if YAML cannot hold a value.
     """
     cfg = copy.deepcopy(cfg)
-    _name_targets(cfg)
+    for _, call in calls(cfg):
+        if callable(call._target_) and hasattr(call._target_, "__qualname__"):
+            call._target_ = _convert_target_to_string(call._target_)
     text = yaml.dump(
         OmegaConf.to_container(cfg, resolve=False), default_flow_style=None, allow_unicode=True, width=9999
     )
     text = text.replace("dino_d2.detectron2.embedded.", "dino_d2.detectron2.")
     yaml.unsafe_load(text)
     return text
-
-
-def _name_targets(node: Any) -> None:
-    """Replace the callable of each call by its name."""
-    if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
-        return
-    if node._is_interpolation():
-        return
-    if isinstance(node, DictConfig) and callable(node.get("_target_")) and hasattr(node._target_, "__qualname__"):
-        node._target_ = _convert_target_to_string(node._target_)
-    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
-        _name_targets(node._get_node(name))

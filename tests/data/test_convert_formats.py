@@ -333,6 +333,14 @@ def test_refusals(case, tmp_path, capsys):
     assert not (tmp_path / "annotations").exists()
 
 
+@pytest.mark.parametrize("format_name", ["voc", "yolo", "labelme", "cvat", "via", "csv", "coco"])
+def test_a_format_that_is_not_there_is_refused(format_name, tmp_path, capsys):
+    image(tmp_path / "a.jpg")
+    assert main([str(tmp_path), "--format", format_name]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "annotations").exists()
+
+
 def test_long_rows_are_yolo_alone(tmp_path, capsys):
     labelme(tmp_path)
     assert main([str(tmp_path), "--long-rows", "pose"]) == 1

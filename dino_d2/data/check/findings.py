@@ -92,8 +92,9 @@ def _boxes(coco: dict) -> Iterator[Finding]:
             [annotation["id"] for annotation in coco["annotations"]],
             "COCO counts pixels: multiply by the width and height of the image.",
         )
-    objects = Counter(map(_place, coco["annotations"]))
-    again = [annotation["id"] for annotation in coco["annotations"] if objects[_place(annotation)] > 1]
+    places = [_place(annotation) for annotation in coco["annotations"]]
+    objects = Counter(places)
+    again = [a["id"] for a, place in zip(coco["annotations"], places, strict=True) if objects[place] > 1]
     if again:
         yield Finding(
             False,

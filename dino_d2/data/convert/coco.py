@@ -29,9 +29,12 @@ def read_coco_without_splits(root: Path, classes: list[str] | None = None) -> Da
         classes: names in order; those of the jsons, in their order, if not given.
 
     Raises:
-        DatasetError: the folder has training and validation jsons, which need no conversion, or one cannot be used.
+        DatasetError: the folder has no COCO json, or one for training and one for validation, which need no
+            conversion; or one cannot be used.
     """
     files = _jsons(root)
+    if not files:
+        raise DatasetError(f"{root}: no COCO json with images, annotations and categories below it.")
     splits = {file: split_of_label_file(file, root) for file in files}
     if {"train", "val"} <= set(splits.values()):
         raise DatasetError(

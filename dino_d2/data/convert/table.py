@@ -63,12 +63,13 @@ def read_csv(root: Path, classes: list[str] | None = None) -> Dataset:
     """
     images = ImageIndex(root)
     dataset = Dataset()
-    files = list(files_below(root, (".csv", ".tsv")))
-    dataset.note_left_out(
-        "tables without columns for a file, a class and corners", [f for f in files if not _columns(f)]
-    )
-    for file in filter(_columns, files):
-        rows = list(_read_rows(file))
+    columns_of = {file: _columns(file) for file in files_below(root, (".csv", ".tsv"))}
+    others = [file for file, columns in columns_of.items() if columns is None]
+    dataset.note_left_out("tables without columns for a file, a class and corners", others)
+    for file, columns in columns_of.items():
+        if columns is None:
+            continue
+        rows = list(_read_rows(file, columns))
         shares = any(row.corners for row in rows) and all(max(row.corners or (0,)) <= 1 for row in rows)
         if shares:
             dataset.notes.append(f"{file}: no number is above 1, so that corners are read as shares of the image")
@@ -121,9 +122,7 @@ def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise DatasetError(f"{file}:{reader.line_num}: no CSV: {error}. Correct the line.") from error
 
 
-def _read_rows(file: Path) -> Iterator[Row]:
-    columns = _columns(file)
-    assert columns is not None  # the caller has left out other tables
+def _read_rows(file: Path, columns: dict[str, int]) -> Iterator[Row]:
     for number, (line, cells) in enumerate(_lines(file)):
         if number == 0 and columns is not _WITHOUT_HEADER:
             continue

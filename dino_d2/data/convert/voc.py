@@ -46,7 +46,8 @@ def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
     listed = _image_sets(root)
     _check_listed(listed, files)
     dataset = Dataset()
-    dataset.note_left_out("XML files that hold no <annotation>", [file for file in everything if file not in {*files}])
+    others = sorted({*everything} - {*files})
+    dataset.note_left_out("XML files that hold no <annotation>", others)
     for file, image in read_each(files, lambda file: _read_image(file, images)):
         base = next((base for base in listed if file.is_relative_to(base)), None)
         split = split_of_folders(file, root) if base is None else listed[base].get(file.stem)
