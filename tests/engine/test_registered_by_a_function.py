@@ -102,6 +102,12 @@ def test_the_recipe_for_own_data_counts_its_images_and_classes(place):
     ("change", "override", "words"),
     [
         (('"bbox": a', '"box": a'), (), ["dataset mine_train, image number 0", "annotation 0: has no bbox"]),
+        (('"bbox": a', '"bbox": 5, "box": a'), (), ["image number 0", "bbox=5 must be 4 numbers"]),
+        (
+            ("image_id=key, ", "image_id=[key], "),
+            (),
+            ["dataset mine_val, image number 0", "a number or a text"],
+        ),
         (("image_id=key, ", ""), (), ["dataset mine_val, image number 0", "has no image_id"]),
         (('height=image["height"],\n', ""), (), ["dataset mine_val", "has no height"]),
         (("seed", "seed"), ["dataloader.evaluator.output_dir=null"], ["dataloader.evaluator", "output_dir"]),

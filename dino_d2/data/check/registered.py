@@ -35,10 +35,17 @@ def check_registered(name: str, evaluated: bool) -> None:
     needed = ("file_name", "height", "width", "image_id") if evaluated else ("file_name",)
     image_ids: dict[Any, int] = {}
     for number, image in enumerate(dataset_dicts):
+        if not isinstance(image, dict):
+            raise DatasetError(
+                f"dataset {name}: image number {number} is a {type(image).__name__}; the registered function must "
+                "return a list of dicts"
+            )
         where = f"dataset {name}, image number {number} ({image.get('file_name', 'no file name')})"
         missing = [key for key in needed if key not in image]
         if missing:
             raise DatasetError(f"{where}: has no {', '.join(missing)}. The registered function must give it")
+        if evaluated and not isinstance(image["image_id"], int | str):
+            raise DatasetError(f"{where}: image_id={image['image_id']!r} must be a number or a text")
         if evaluated and image_ids.setdefault(image["image_id"], number) != number:
             raise DatasetError(
                 f"{where}: has the image_id {image['image_id']!r} of image number {image_ids[image['image_id']]}. Each "
@@ -54,7 +61,7 @@ def _check_annotation(annotation: dict[str, Any], where: str, classes: list[str]
     missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in annotation]
     if missing:
         raise DatasetError(f"{where}: has no {', '.join(missing)}. The registered function must give it")
-    if len(annotation["bbox"]) != 4:
+    if not hasattr(annotation["bbox"], "__len__") or len(annotation["bbox"]) != 4:
         raise DatasetError(f"{where}: bbox={annotation['bbox']} must be 4 numbers")
     if annotation["bbox_mode"] not in _BOX_MODES:
         raise DatasetError(

@@ -93,8 +93,8 @@ class MultiScaleAnchorDecoder(DynamicAnchorDecoder):
     """DAB-DETR's decoder with :class:`MultiScaleDecoderLayer`.
 
     Args:
-        num_levels: V.
-        others: as in :class:`~dino_d2.modeling.decoder.dynamic_anchors.DynamicAnchorDecoder`.
+        num_levels: V; all other arguments are those of
+            :class:`~dino_d2.modeling.decoder.dynamic_anchors.DynamicAnchorDecoder`.
     """
 
     def __init__(
