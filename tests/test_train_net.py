@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dino_d2.data.shapes import Recipe, generate
 from tests.paths import ROOT
 from tests.processes import run_python
+from tests.small_data import generate_shapes
 
 pytestmark = pytest.mark.large_memory  # the run that most of them read is started by a Python of its own
 
@@ -38,11 +38,8 @@ def losses(folder: Path) -> dict[int, dict]:
 def small_data(tmp_path_factory):
     """Overrides for a run of seconds: eight tiny images and a tiny model."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    generate(root, Recipe(train=8, val=4, size=64))
-    size = ["train=8", "val=4", "size=64"]
     return [
-        f"dataloader.train.dataset.names.root={root}",
-        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        *generate_shapes(root, train=8, val=4),
         "dataloader.train.total_batch_size=2",
         "dataloader.train.num_workers=0",
         "model.detector.encoder.num_layers=1",

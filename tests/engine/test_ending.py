@@ -15,7 +15,6 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
-from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.engine import HookBase, hooks
 from dino_d2.detectron2.solver import WarmupParamScheduler
 from dino_d2.engine import Trainer
@@ -24,6 +23,7 @@ from dino_d2.engine.loop import EvalHook
 from dino_d2.engine.optim import ClosedSchedule
 from tests.engine.test_resume import TINY, contents, differences
 from tests.in_process import run_train_net
+from tests.small_data import generate_shapes
 
 CONSTANT = ConstantParamScheduler(0.5)
 
@@ -160,11 +160,8 @@ def test_the_final_checkpoint_is_the_last_periodic_one(tmp_path):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "shapes"
-    generate(root, Recipe(train=6, val=2, size=64))
-    size = ["train=6", "val=2", "size=64"]
     return [
-        f"dataloader.train.dataset.names.root={root}",
-        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        *generate_shapes(root, train=6, val=2),
         "train.checkpointer.period=1",
         "train.max_iter=2",
     ]

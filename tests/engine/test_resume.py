@@ -19,7 +19,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
@@ -32,6 +31,7 @@ from dino_d2.files import write_atomically
 from tests.in_process import run_train_net
 from tests.paths import ROOT
 from tests.processes import run_python
+from tests.small_data import generate_shapes
 from tests.two_ranks import run_on_two_ranks
 
 
@@ -39,11 +39,8 @@ from tests.two_ranks import run_on_two_ranks
 def overrides(tmp_path_factory):
     """A run of 16 iterations in seconds, with a running mean, that saves and evaluates after every 8."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    generate(root, Recipe(train=12, val=4, size=64))
-    size = ["train=12", "val=4", "size=64"]
     return [
-        f"dataloader.train.dataset.names.root={root}",
-        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        *generate_shapes(root, train=12, val=4),
         "dataloader.train.total_batch_size=2",
         "model.detector.encoder.num_layers=1",
         "model.detector.decoder.num_layers=2",

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.evaluation import MatchingEvaluator
@@ -18,6 +17,7 @@ from dino_d2.evaluation.matching import Image, ImageMatching, average_top_distan
 from dino_d2.meta_arch.detr import QueryPredictions, normalised_boxes
 from dino_d2.modeling import HungarianMatcher
 from tests.processes import run_python
+from tests.small_data import generate_shapes
 
 
 def matched(**pairs: dict) -> dict:
@@ -276,12 +276,9 @@ def test_forgetting_deletes_only_what_the_history_wrote(tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_run_measures_what_an_unbroken_one_does(tmp_path):
-    generate(tmp_path / "shapes", Recipe(train=8, val=4, size=64))
-    size = ["train=8", "val=4", "size=64"]
     common = [
         *("--config-file", "configs/dino/dino_tiny_shapes_instruments.py"),
-        f"dataloader.train.dataset.names.root={tmp_path}/shapes",
-        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+        *generate_shapes(tmp_path / "shapes", train=8, val=4),
         *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "train.num_pictures=0"),
         *("train.eval_period=2", "train.checkpointer.period=2", "train.log_period=1"),
     ]

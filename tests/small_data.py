@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few generated images for runs of seconds."""
+
+from pathlib import Path
+
+from dino_d2.data.shapes import Recipe, generate
+
+
+def generate_shapes(root: Path, train: int, val: int) -> list[str]:
+    """Draw so many images of 64 pixels below ``root``; returns the overrides with which a shapes recipe takes them."""
+    generate(root, Recipe(train=train, val=val, size=64))
+    size = [f"train={train}", f"val={val}", "size=64"]
+    return [
+        f"dataloader.train.dataset.names.root={root}",
+        *[f"+dataloader.{split}.dataset.names.{value}" for split in ("train", "test") for value in size],
+    ]
