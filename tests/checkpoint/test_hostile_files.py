@@ -2,6 +2,7 @@
 """Checkpoints that want to run something, or claim more data than they have: each ends in one UserError line."""
 
 import collections
+import importlib
 import io
 import json
 import os
@@ -108,7 +109,7 @@ def calls(marker):
         "open": Runs(open, str(marker), "w"),
         "numpy": Runs(np.save, str(marker), np.zeros(1)),
         "torch.save": Runs(torch.save, {}, str(marker)),
-        "getattr": Runs(getattr, Runs(__import__, "os"), "system"),
+        "getattr": Runs(getattr, Runs(importlib.import_module, "os"), "system"),
         "nested pickle": Runs(pickle.loads, pickle.dumps(Runs(os.system, f"touch {marker}"))),
     }
 
