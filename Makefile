@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock train test test-matrix lint types cuda-build test-detectron2 clean
+.PHONY: help install lock train test test-slow test-matrix lint types cuda-build test-detectron2 clean
 
 help:
 	@echo "make train            install, then train a small DINO on generated images, evaluate and draw (minutes on a CPU)"
-	@echo "make test             install, then run the whole test suite"
+	@echo "make test             install, then run the test suite without its slow tests (minutes)"
+	@echo "make test-slow        install, then run the slow tests: documented commands, wheels, whole trainings"
 	@echo "make install          make $(VENV) and install the project and its op into it; LOCK=none: the newest versions"
 	@echo "make lock             write the versions in $(VENV) to $(LOCK)"
 	@echo "make test-matrix      the core of the suite on the oldest and newest versions that are promised (nox)"
@@ -49,8 +50,13 @@ endif
 train: $(INSTALLED)
 	$(BIN)/python train_net.py --config-file configs/dino/dino_tiny_shapes.py
 
+PYTEST := $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
 
 SESSIONS ?=
 test-matrix: $(INSTALLED)

@@ -73,6 +73,7 @@ def test_each_module_of_the_embedded_engine_has_a_stub():
 
 
 @pytest.mark.slow
+@pytest.mark.large_memory
 def test_a_users_program_has_types_and_its_mistakes_are_found(tmp_path):
     """What mypy finds in the package itself is left out here."""
     pytest.importorskip("mypy")
