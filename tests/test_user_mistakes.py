@@ -148,9 +148,13 @@ MISTAKES: dict[str, tuple] = {
     "half an iteration": (None, own("train.log_period=2.5"), ["train.log_period=2.5", "whole number", "20"]),
     "one number for a list": (None, own("dataloader.train.mapper.augmentations.short_edge_lengths=64"),
         ["short_edge_lengths=64", "must be a list"]),
-    "zero": (None, own("dataloader.train.total_batch_size=0"), ["total_batch_size=0", "at least 1"]),
+    "zero": (None, own("dataloader.train.total_batch_size=0"), ["total_batch_size=0", "from 1 to"]),
     "no clipping": (None, own("train.clip_grad_norm=null"), ["train.clip_grad_norm=null", "large number switches"]),
-    "no queries": (None, own("model.detector.queries.num_queries=0"), ["num_queries=0", "at least 1"]),
+    "no queries": (None, own("model.detector.queries.num_queries=0"), ["num_queries=0", "from 1 to"]),
+    "a date as a number of layers": (
+        None, own("model.detector.decoder.num_layers=20261121"), ["num_layers=20261121", "to 1000"]
+    ),
+    "no model": (None, own("model=${train}"), ["model: builds DictConfig"]),
     "unknown precision": (None, own("train.amp.dtype=fp16"), ["train.amp.dtype='fp16'", "bfloat16 or float16"]),
     "no such entry of a list": (None, own("model.pixel_mean.7=1"), ["model.pixel_mean.7", "a list of 3"]),
     # the machine

@@ -32,6 +32,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
         raise UserError(f"model: {error}") from error
     except FAULTS as error:
         raise UserError(f"model: cannot be built: {fault(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: builds {type(model).__name__}, not a module of PyTorch")
     check_channels(cfg, model)
     return model.to(cfg.train.device)
 

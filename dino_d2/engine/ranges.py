@@ -10,8 +10,12 @@ from .kinds import LIST, NUMBER, SWITCH, TEXT, WHOLE, Kind
 Bound = tuple[Callable[[Any], bool], str]
 
 
-def _at_least(lowest: int) -> Bound:
-    return lambda v: v >= lowest, f"at least {lowest}"
+#: Larger counts are typing errors, which would fill the memory instead of ending in an error.
+MAX_COUNT, MAX_LAYERS, MAX_WORKERS = 1_000_000, 1000, 1024
+
+
+def _between(lowest: int, highest: int) -> Bound:
+    return lambda v: lowest <= v <= highest, f"from {lowest} to {highest}"
 
 
 _FRACTION: Bound = (lambda v: 0 <= v <= 1, "in [0, 1]")
@@ -25,9 +29,10 @@ BOUNDS: dict[str, Bound] = (
          "num_points", "num_queries", "num_classes", "num_objects", "norm_groups", "groups", "max_queries", "top_k",
          "total_batch_size", "batch_size", "accumulate", "short_edge_length", "short_edge_lengths",
          "crop_short_edge_lengths", "crop_size", "max_size", "steps", "num_patterns", "train", "val"],
-        _at_least(1),
+        _between(1, MAX_COUNT),
     )
-    | dict.fromkeys(["num_layers", "num_workers", "freeze_stages"], _at_least(0))
+    | dict.fromkeys(["num_layers", "freeze_stages"], _between(0, MAX_LAYERS))
+    | {"num_workers": _between(0, MAX_WORKERS)}
     | dict.fromkeys(
         ["dropout", "flip_probability", "label_flip_probability", "score_threshold", "iou_threshold", "share", "alpha"],
         _FRACTION,
@@ -96,15 +101,15 @@ SETTINGS: dict[str, Setting] = {
     "train.float32_precision": Setting(
         TEXT, lambda v: v in ("", "highest", "high", "medium"), "highest, high, medium, or empty"
     ),
-    "model.detector.queries.num_queries": _PERIOD,
-    "model.detector.decoder.num_layers": _PERIOD,
+    "model.detector.queries.num_queries": Setting(WHOLE, *_between(1, MAX_COUNT)),
+    "model.detector.decoder.num_layers": Setting(WHOLE, *_between(1, MAX_LAYERS)),
     "optimizer.lr": Setting(NUMBER, lambda v: 0 < v < math.inf, "greater than 0"),
     "optimizer.weight_decay": Setting(NUMBER, lambda v: 0 <= v < math.inf, "0 or greater"),
-    "dataloader.train.total_batch_size": _PERIOD,
-    "dataloader.train.num_workers": Setting(WHOLE, lambda v: v >= 0, "at least 0"),
+    "dataloader.train.total_batch_size": Setting(WHOLE, *_between(1, MAX_COUNT)),
+    "dataloader.train.num_workers": Setting(WHOLE, *_between(0, MAX_WORKERS)),
     "dataloader.train.seed": Setting(
         WHOLE, lambda v: v <= MAX_SEED, f"at most {MAX_SEED}; null or negative is a random seed", optional=True
     ),
-    "dataloader.test.num_workers": Setting(WHOLE, lambda v: v >= 0, "at least 0"),
-    "dataloader.test.batch_size": _PERIOD,
+    "dataloader.test.num_workers": Setting(WHOLE, *_between(0, MAX_WORKERS)),
+    "dataloader.test.batch_size": Setting(WHOLE, *_between(1, MAX_COUNT)),
 }

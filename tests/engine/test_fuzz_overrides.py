@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from omegaconf import DictConfig, ListConfig
 
 from dino_d2.data.shapes import Recipe, generate
@@ -93,7 +94,8 @@ def fuzz_overrides(count: int, seed: int, folder: Path) -> Counter:
     return ends
 
 
-def test_overrides_are_refused_in_words_or_used(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("count", "seed"), [(150, 2), pytest.param(600, 1, marks=pytest.mark.slow)])
+def test_overrides_are_refused_in_words_or_used(count, seed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ends = fuzz_overrides(600, 1, tmp_path)
+    ends = fuzz_overrides(count, seed, tmp_path)
     assert set(ends) == {"refused", "used"}
