@@ -2,15 +2,20 @@
 """Signals that ask a process to end: raised as an exception, so that temporary files are removed on the way out."""
 
 import contextlib
+import math
 import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 #: Those of batch systems (SIGTERM, SIGUSR1), of Ctrl-C and of a closed terminal.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+#: Seconds in which more signals count as the first one: `timeout`, torchrun and the process that started the ranks
+#: signal a process that its process group's signal reaches as well.
+SAME = 1.0
 
 
 class Interrupted(BaseException):
@@ -84,7 +89,7 @@ os.register_at_fork(after_in_child=_stop_writing)
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise :class:`Interrupted` for each of `SIGNALS` inside this context.
+    """Raise :class:`Interrupted` for each of `SIGNALS` inside this context, and once for those that come together.
 
     Signals that are ignored stay ignored, as under ``nohup``. Outside the main thread this does nothing.
     """
@@ -126,10 +131,15 @@ def cleaned_up() -> Iterator[None]:
 @contextlib.contextmanager
 def _raising(numbers: list[int]) -> Iterator[None]:
     process = os.getpid()
+    raised = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
         if os.getpid() == process:
-            raise Interrupted(number)
+            if time.monotonic() - raised > SAME:
+                raised = time.monotonic()
+                raise Interrupted(number)
+            return
         if number == signal.SIGTERM:  # a forked worker: ended by the process that it works for
             os._exit(128 + number)
 

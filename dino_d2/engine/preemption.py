@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
-from dino_d2.signals import SIGNALS, SignalThread, in_main_thread, name_of
+from dino_d2.signals import SAME, SIGNALS, SignalThread, in_main_thread, name_of
 
 from .checkpointer import AtomicCheckpointer
 from .collective import largest_of_ranks
@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: Signals of batch systems, which expect a process that has saved to end with status 0.
 EXPECTED = (signal.SIGTERM, signal.SIGUSR1)
-#: Seconds in which more signals count as the first one: `timeout`, torchrun and the process that started the ranks
-#: signal a process that its process group's signal reaches as well.
-SAME = 1.0
 #: Seconds that a signalled rank waits for its data loader; without the batch, the ranks cannot save together.
 PATIENCE = 30.0
 
@@ -177,18 +174,23 @@ def end_workers() -> None:
 
 
 def resume_command() -> str:
-    """This process's command line with --resume; flags go before the config's values, so it comes first."""
+    """This process's command line with --resume.
+
+    Flags must come before values of the config, so it is the first of them, after the verb of the command ``dino_d2``.
+    """
     script, *arguments = sys.argv
-    return shlex.join([*launcher(), script, "--resume", *(a for a in arguments if a != "--resume")])
+    verb = ["train"] if arguments[:1] == ["train"] else []
+    others = (argument for argument in arguments[len(verb) :] if argument != "--resume")
+    return shlex.join([*launcher(script), script, *verb, "--resume", *others])
 
 
-def launcher() -> list[str]:
-    """The words that start a script as this process was started: python, or torchrun with the same number of ranks.
+def launcher(script: str) -> list[str]:
+    """The words before the script: python, or torchrun with the same number of ranks; none before a program.
 
     On several machines each has a torchrun of its own, and all of them must meet at one address.
     """
     if not dist.is_torchelastic_launched():
-        return ["python"]
+        return ["python"] if script.endswith(".py") else []
     ranks, local_ranks = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
     machines = ranks // int(local_ranks)
     if machines == 1:

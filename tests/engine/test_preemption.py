@@ -116,6 +116,17 @@ def test_ignored_signals_stay_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_one_signal_that_comes_twice_interrupts_once():
+    cleaned = False
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            cleaned = True
+    assert cleaned
+
+
 DRAW = """
 import os, signal, sys
 from pathlib import Path

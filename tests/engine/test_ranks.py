@@ -158,6 +158,7 @@ def test_an_error_of_one_rank_is_told_by_the_others(options, tmp_path):
 
 @gloo
 @pytest.mark.slow
+@pytest.mark.large_memory
 def test_ranks_of_torchrun_tell_of_a_killed_one(options, tmp_path):
     run = start_with_torchrun("kill@2", *options, f"train.output_dir={tmp_path}")
     assert run.returncode == 1, run.stdout + run.stderr
