@@ -11,7 +11,7 @@ from typing import Any
 
 from dino_d2.signals import SIGNALS, SignalThread
 
-from .ranks import RecordFile
+from .records import RecordFile
 
 
 class Forwarding:
@@ -63,10 +63,11 @@ class Forwarding:
                 self.received = number
                 records = [file.read() for file in self.records]
                 self.killed = not ranks or not ranks <= {record.process for record in records if record}
+            sent = signal.SIGKILL if self.killed else number
             for rank in ranks:
-                if self.killed or number in self.heeded:
+                if sent:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(rank, signal.SIGKILL if self.killed else number)
+                        os.kill(rank, sent)
 
 
 def _pids_of_children() -> set[int]:

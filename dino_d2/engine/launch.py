@@ -26,6 +26,7 @@ from dino_d2.speed import keep_freed_memory
 
 from . import ranks
 from .forwarding import Forwarding
+from .records import RUNNING, Record, RecordFile, first_dead
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -72,7 +73,7 @@ def _launch_ranks(main: Callable[[Namespace], None], args: Namespace, folder: Pa
     Raises:
         UserError: a rank was killed.
     """
-    records = [ranks.RecordFile(folder, local_rank) for local_rank in range(args.num_gpus)]
+    records = [RecordFile(folder, local_rank) for local_rank in range(args.num_gpus)]
     # If a rank is killed, its last words are ours; PyTorch and Python would add that others end and what it left.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
@@ -94,10 +95,10 @@ def _launch_ranks(main: Callable[[Namespace], None], args: Namespace, folder: Pa
             if isinstance(error, ProcessRaisedException):
                 sys.exit(f"error: rank {rank} (process {error.error_pid}) ended with an exception:{error}")
             if error.exit_code < 0:
-                record = records[error.error_index].read() or ranks.Record(rank, error.error_pid)
+                record = records[error.error_index].read() or Record(rank, error.error_pid)
                 raise UserError(record.obituary(error.signal_name)) from error
-            killed = ranks.first_dead(records)
-            if killed and killed.state == ranks.RUNNING:  # it died shortly before the rank that was noticed first
+            killed = first_dead(records)
+            if killed and killed.state == RUNNING:  # it died shortly before the rank that was noticed first
                 raise UserError(killed.obituary()) from error
             sys.exit(error.exit_code)  # the rank has said why in its own words
 

@@ -2,14 +2,12 @@
 """Ranks watch over each other: when one dies, the others say which one in one line, and end.
 
 A rank that loses another one gets an error of gloo or NCCL that names neither the rank nor the reason, or waits in a
-collective operation without end. So each rank has a record in a file that outlives it: its process id, its activity,
-and why it ended. It holds a lock on that file, which the system releases when the process ends, however it ends.
+collective operation without end. On one machine, ranks read each other's records (``records.py``). Machines tell each
+other through the store at which they have met (``machines.py``).
 """
 
 import contextlib
 import dataclasses
-import fcntl
-import json
 import logging
 import os
 import shutil
@@ -19,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -27,105 +26,24 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.signals import name_of
 
+from .machines import Machines
+from .records import FAILED, FOLLOWED, LEFT, RUNNING, Record, RecordFile, first_dead
+
 logger = logging.getLogger(__name__)
 
-#: Seconds in which a rank that lost a connection looks for the rank that died: on its own machine the record is there
-#: at once; from another machine it arrives through the store.
+#: Seconds in which a rank that has lost a connection looks for the rank that died, and waits for other machines to
+#: tell it or to answer.
 SEARCH = 5.0
 #: Seconds after which a rank that is still waiting for a dead one is ended; NCCL may wait without end.
 PATIENCE = 10.0
 #: Seconds between two looks at the other ranks.
 PERIOD = 0.5
-#: Seconds that a rank stays after it told other machines of a death: the store may be a part of its process.
-FAREWELL = 2.0
-#: Key of the store under which machines tell each other of a death.
-KEY = "dino_d2/death"
 #: Images that are named at most, and characters of an error.
 IMAGES, CHARACTERS = 8, 500
-#: States of a rank. One that FOLLOWED ended because another one had died.
-RUNNING, LEFT, FOLLOWED, FAILED = "running", "left", "followed", "failed"
-
-HINT = (
-    "SIGKILL often means that the machine's memory was full: `dmesg` says so; fewer dataloader.train.num_workers need "
-    "less. Run the same command with --resume to continue from the last checkpoint"
-)
 
 
 class RankDied(UserError):
     """Another rank has died; the message was printed already, by one rank of each machine."""
-
-
-@dataclasses.dataclass
-class Record:
-    """What a rank tells the others.
-
-    Attributes:
-        rank: among the ranks of all machines.
-        process: its id; 0 before the rank has started.
-        activity: what it is doing, as in "while ...".
-        state: one of the states above.
-        error: why it FAILED.
-    """
-
-    rank: int
-    process: int = 0
-    activity: str = "while starting"
-    state: str = RUNNING
-    error: str = ""
-
-    def obituary(self, signal_name: str | None = None) -> str:
-        """A sentence about the death of this rank."""
-        who = f"rank {self.rank} (process {self.process})"
-        if self.state == FAILED:
-            return f"{who} ended with an error {self.activity}: {self.error}"
-        how = f"was killed by {signal_name}" if signal_name else "was killed or crashed"
-        return f"{who} {how} {self.activity}. {HINT}"
-
-
-class RecordFile:
-    """The record of one rank, and the lock that shows whether its process is alive.
-
-    Args:
-        folder: shared by the ranks of this machine.
-        local_rank: of the rank whose record it is.
-    """
-
-    def __init__(self, folder: Path, local_rank: int):
-        self.file = os.open(folder / f"rank{local_rank}", os.O_RDWR | os.O_CREAT, 0o600)
-
-    def hold(self) -> None:
-        """Lock it until this process ends. A record lock is not inherited by the processes that this one forks."""
-        fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def is_held(self) -> bool:
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        fcntl.lockf(self.file, fcntl.LOCK_UN)
-        return False
-
-    def write(self, record: Record) -> None:
-        os.pwrite(self.file, json.dumps(dataclasses.asdict(record)).encode() + b"\n", 0)
-
-    def read(self) -> Record | None:
-        """None before the rank has written one."""
-        line, end, _ = os.pread(self.file, 2**16, 0).partition(b"\n")
-        return Record(**json.loads(line)) if end else None
-
-    def close(self) -> None:
-        os.close(self.file)
-
-
-def first_dead(records: Sequence[RecordFile]) -> Record | None:
-    """The rank, of one machine, that died first of its own accord: one with an error before one that was killed."""
-    dead = []
-    for file in records:
-        held = file.is_held()  # before reading: the last words are written while the lock is held
-        record = file.read()
-        if record and (record.state == FAILED or (record.state == RUNNING and not held)):
-            dead.append(record)
-    return min(dead, key=lambda record: record.state != FAILED, default=None)
 
 
 class Watch:
@@ -141,8 +59,9 @@ class Watch:
         self.records, self.local_rank, self.parent_tells = records, local_rank, parent_tells
         self.others = [file for i, file in enumerate(records) if i != local_rank]
         self.record = Record(comm.get_rank(), os.getpid())
-        self.several_machines = comm.get_world_size() > len(records)
-        self.store = dist.distributed_c10d._get_default_store()
+        self.machines: Machines | None = None
+        if comm.get_world_size() > len(records):
+            self.machines = Machines(comm.get_rank(), comm.get_world_size())
         self.telling = threading.Lock()
         self.told = False
         self.closed = threading.Event()
@@ -152,7 +71,7 @@ class Watch:
         self.write()
         self.thread.start()
 
-    def write(self, **changes: str) -> None:
+    def write(self, **changes: Any) -> None:
         """Change fields of this rank's record."""
         self.record = dataclasses.replace(self.record, **changes)
         self.records[self.local_rank].write(self.record)
@@ -164,14 +83,15 @@ class Watch:
 
     def fail(self, error: str) -> None:
         """This rank ends with an error of its own."""
+        self.close()
         if self.record.state == RUNNING:
             self.write(state=FAILED, error=error[:CHARACTERS])
-            self._tell_machines(self.record.obituary())
-        self.close()
+            if self.machines:
+                self.machines.tell(self.record.obituary())
 
     def close(self) -> None:
         self.closed.set()
-        self.thread.join()
+        self.thread.join(2 * PERIOD)  # it may be waiting for a store that is gone
 
     def death(self, patience: float) -> str | None:
         """A sentence about the rank that died, printed by one rank of each machine; None if all seem to be alive.
@@ -179,25 +99,30 @@ class Watch:
         Args:
             patience: seconds to wait for the news.
         """
+        if self.machines and patience:
+            self.machines.call()
         deadline = time.monotonic() + patience
         while True:
             if dead := first_dead(self.others):
                 return self._tell(dead.obituary(), dead)
-            if words := self._words_of_machines():
-                return self._tell(words, None)
+            if self.machines and (words := self.machines.told()):
+                return self._tell(words)
             if time.monotonic() >= deadline:
-                return None
+                break
             time.sleep(0.1)
+        if self.machines and patience and (words := self.machines.silent()):
+            return self._tell(words)
+        return None
 
-    def _tell(self, words: str, dead: Record | None) -> str:
+    def _tell(self, words: str, dead: Record | None = None) -> str:
         with self.telling:
             if not self.told:
                 self.told = True
                 self.write(state=FOLLOWED)
                 if self._speaks(dead):
                     print(f"error: {words}", file=sys.stderr, flush=True)
-                if dead:
-                    self._tell_machines(words)
+                if dead and self.machines:
+                    self.machines.tell(words)
         return words
 
     def _speaks(self, dead: Record | None) -> bool:
@@ -207,24 +132,14 @@ class Watch:
         before = [first_dead([file]) for file in self.records[: self.local_rank]]
         return all(before)
 
-    def _tell_machines(self, words: str) -> None:
-        if self.several_machines:
-            with contextlib.suppress(RuntimeError):  # the store was a part of the dead rank
-                self.store.set(KEY, words)
-                time.sleep(FAREWELL)
-
-    def _words_of_machines(self) -> str | None:
-        if self.several_machines:
-            with contextlib.suppress(RuntimeError):
-                if self.store.check([KEY]):
-                    return self.store.get(KEY).decode()
-        return None
-
     def _look(self) -> None:
+        machines = Machines(self.machines.rank, self.machines.world_size) if self.machines else None
         since = None
         while not self.closed.wait(PERIOD):
+            if machines:
+                machines.answer()
             if since is None:
-                since = time.monotonic() if first_dead(self.others) else None
+                since = time.monotonic() if first_dead(self.others) or (machines and machines.told()) else None
             elif time.monotonic() - since > PATIENCE:
                 self.death(0)
                 os._exit(1)

@@ -12,7 +12,7 @@ PARENT = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from dino_d2.engine.forwarding import Forwarding
-from dino_d2.engine.ranks import Record, RecordFile
+from dino_d2.engine.records import Record, RecordFile
 from dino_d2.signals import SIGNALS, Interrupted, interruptible
 
 folder, number, starting = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "starting"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signals during set-up, training and data generation."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -117,13 +118,19 @@ def test_ignored_signals_stay_ignored():
 
 
 def test_one_signal_that_comes_twice_interrupts_once():
-    cleaned = False
-    with pytest.raises(Interrupted), interruptible():
-        try:
+    cleaned = []
+
+    def clean_up():
+        os.kill(os.getpid(), signal.SIGINT)
+        cleaned.append(True)
+
+    def be_interrupted():
+        with interruptible(), contextlib.ExitStack() as stack:
+            stack.callback(clean_up)
             os.kill(os.getpid(), signal.SIGINT)
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-            cleaned = True
+
+    with pytest.raises(Interrupted):
+        be_interrupted()
     assert cleaned
 
 

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from dino_d2.engine import ranks
-from dino_d2.engine.ranks import FAILED, FOLLOWED, LEFT, Record, RecordFile, first_dead, last_words
+from dino_d2.engine.ranks import last_words
+from dino_d2.engine.records import FAILED, FOLLOWED, LEFT, Record, RecordFile, first_dead
+from tests.engine.test_distributed import free_port
 from tests.processes import run_python
 from tests.small_data import generate_shapes
 
@@ -181,3 +184,29 @@ def test_a_signal_to_the_parent_stops_all_ranks_with_their_state_saved(event, st
     assert torch.load(tmp_path / name, weights_only=True)["iteration"] == int(name[6:13])
     assert len([line for line in output.splitlines() if f"Stopped by {event[:-2]} after iteration" in line]) == 1
     assert errors(run) == []
+
+
+@gloo
+@pytest.mark.slow
+@pytest.mark.large_memory
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ("kill@2", "error: rank 1 gives no answer: killed or crashed, or the machine cannot be reached."),
+        ("raise@2", "error: rank 1 (process "),
+    ],
+)
+def test_a_death_on_one_machine_is_told_on_the_other(event, words, options, tmp_path):
+    """Both machines are this one, with one rank each."""
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", os.getpid()]
+    torchrun = ["-m", "torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, *meeting]
+    command = [*torchrun, "tests/engine/rank_driver.py", event, *options, f"train.output_dir={tmp_path}"]
+    with ThreadPoolExecutor() as machines:
+        runs = [machines.submit(run_python, *command) for _ in range(2)]
+    (line,) = [line for run in runs for line in errors(run.result())]
+    assert line.startswith(words)
+    if event == "raise@2":
+        assert line.endswith(": ValueError: no such thing")
+    for run in runs:
+        assert run.result().returncode == 1
+        assert "pair.cc" not in run.result().stdout + run.result().stderr
