@@ -2,14 +2,20 @@
 """Signals that ask a process to end: raised as an exception, so that temporary files are removed on the way out."""
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 #: Those of batch systems (SIGTERM, SIGUSR1), of Ctrl-C and of a closed terminal.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+#: Seconds in which more signals count as the first one: `timeout`, torchrun and the process that started the ranks
+#: signal a process that its process group's signal reaches as well.
+SAME = 1.0
 
 
 class Interrupted(BaseException):
@@ -33,9 +39,57 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+class SignalThread:
+    """A thread that sees the signals to this process, even while the main thread waits and runs no handlers.
+
+    The interpreter writes the number of each signal that has a handler to a pipe as soon as it arrives.
+
+    Args:
+        run: what the thread does with this object. It calls :meth:`wait` again and again, until that returns `CLOSED`.
+    """
+
+    #: In place of a signal's number; no signal has it.
+    CLOSED = 0
+
+    def __init__(self, run: Callable[["SignalThread"], None]):
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.write_end, False)
+        self.previous = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
+        _written_to.add(self.write_end)
+        self.thread = threading.Thread(target=run, args=(self,), daemon=True)
+        self.thread.start()
+
+    def wait(self, seconds: float | None) -> int | None:
+        """The number of the next signal; None if there was none for this time."""
+        ready, _, _ = select.select([self.read_end], [], [], seconds)
+        return os.read(self.read_end, 1)[0] if ready else None
+
+    def close(self) -> None:
+        """End the thread."""
+        signal.set_wakeup_fd(self.previous)
+        _written_to.discard(self.write_end)
+        os.write(self.write_end, bytes([self.CLOSED]))  # forked workers hold this end too: closing it ends nothing
+        self.thread.join()
+        os.close(self.write_end)
+        os.close(self.read_end)
+
+
+_written_to: set[int] = set()
+
+
+def _stop_writing() -> None:
+    """In a forked process: its signals are not those of the process that it was forked from."""
+    if _written_to:
+        signal.set_wakeup_fd(-1)
+        _written_to.clear()
+
+
+os.register_at_fork(after_in_child=_stop_writing)
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise :class:`Interrupted` for each of `SIGNALS` inside this context.
+    """Raise :class:`Interrupted` for each of `SIGNALS` inside this context, and once for those that come together.
 
     Signals that are ignored stay ignored, as under ``nohup``. Outside the main thread this does nothing.
     """
@@ -77,10 +131,15 @@ def cleaned_up() -> Iterator[None]:
 @contextlib.contextmanager
 def _raising(numbers: list[int]) -> Iterator[None]:
     process = os.getpid()
+    raised = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
         if os.getpid() == process:
-            raise Interrupted(number)
+            if time.monotonic() - raised > SAME:
+                raised = time.monotonic()
+                raise Interrupted(number)
+            return
         if number == signal.SIGTERM:  # a forked worker: ended by the process that it works for
             os._exit(128 + number)
 

@@ -14,6 +14,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.signals import Interrupted, interruptible
 
+from . import ranks
 from .config import begin, load_config
 from .launch import launch, leave_process_groups
 from .output_folder import explained, reserved
@@ -40,7 +41,8 @@ def main(args: Namespace) -> None:
             cfg = load_config(args)
             folder = Path(cfg.train.output_dir)
             writes_checkpoints = comm.is_main_process() and not args.eval_only
-            with explained(folder), reserved(folder) if writes_checkpoints else contextlib.nullcontext():
+            output = reserved(folder) if writes_checkpoints else contextlib.nullcontext()
+            with ranks.explained(), explained(folder), output:
                 begin(cfg, args)
                 if args.eval_only:
                     evaluate(cfg)
@@ -51,9 +53,13 @@ def main(args: Namespace) -> None:
             leave_process_groups()
             sys.exit(stopped.status)
     except Interrupted as interrupted:
+        if ranks.death():  # the signal is from the launcher, which ends the ranks that are left
+            sys.exit(1)
         if comm.is_main_process():
             print(f"Stopped by {interrupted}. Checkpoints that were written are complete.", file=sys.stderr)
         sys.exit(128 + interrupted.number)
+    except ranks.RankDied:  # one rank of each machine has said so
+        sys.exit(1)
     except (UserError, DatasetError, NonFiniteLossError) as error:
         sys.exit(f"error: {error}")
     except torch.OutOfMemoryError as error:

@@ -3,23 +3,30 @@
 
 import contextlib
 import gc
+import logging
 import os
 import resource
+import signal
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from dino_d2.detectron2.engine import DEFAULT_TIMEOUT
 from dino_d2.detectron2.engine import launch as detectron2_launch
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
+from dino_d2.signals import SIGNALS, name_of
 from dino_d2.speed import keep_freed_memory
 
-from .preemption import forward_signals
+from . import ranks
+from .forwarding import Forwarding
+from .records import RUNNING, Record, RecordFile, first_dead
 
 
 def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
@@ -45,31 +52,55 @@ def launch(main: Callable[[Namespace], None], args: Namespace) -> None:
         if args.num_gpus * args.num_machines > 1:
             raise UserError("torchrun has started the processes already: leave --num-gpus and --num-machines out")
         _join_torchrun()
-        _run(main, args)
+        _run(main, args, None)
         return
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None
     if gpus is not None and args.num_gpus > gpus:
         raise UserError(f"--num-gpus {args.num_gpus}, but this machine has {gpus}. Give at most --num-gpus {gpus}")
-    if args.num_gpus * args.num_machines > 1:
-        forward_signals()
-    try:
-        detectron2_launch(
-            _run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
-    except ProcessExitedException as error:
-        if error.exit_code < 0:
+    if args.num_gpus * args.num_machines == 1:
+        _run(main, args, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="dino_d2_ranks_") as folder:
+        _launch_ranks(main, args, Path(folder))
+
+
+def _launch_ranks(main: Callable[[Namespace], None], args: Namespace, folder: Path) -> None:
+    """Start this machine's ranks and wait for them.
+
+    Args:
+        folder: for what the ranks tell each other and this process.
+
+    Raises:
+        UserError: a rank was killed.
+    """
+    records = [RecordFile(folder, local_rank) for local_rank in range(args.num_gpus)]
+    # If a rank is killed, its last words are ours; PyTorch and Python would add that others end and what it left.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    with Forwarding(records) as forwarding:
+        try:
+            detectron2_launch(
+                _run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args, folder),
+            )
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            if forwarding.killed or (forwarding.received and getattr(error, "exit_code", 0) == -forwarding.received):
+                print(f"Stopped by {name_of(forwarding.received)} before the run had begun.", file=sys.stderr)
+                sys.exit(128 + forwarding.received)
             rank = args.machine_rank * args.num_gpus + error.error_index
-            raise UserError(
-                f"rank {rank} (process {error.error_pid}) was killed by {error.signal_name}. SIGKILL often means that "
-                "the machine's memory was full: `dmesg` says so; fewer dataloader.train.num_workers need less. Run "
-                "the same command with --resume to go on from the last checkpoint"
-            ) from error
-        sys.exit(error.exit_code)  # the rank has said why in its own words
+            if isinstance(error, ProcessRaisedException):
+                sys.exit(f"error: rank {rank} (process {error.error_pid}) ended with an exception:{error}")
+            if error.exit_code < 0:
+                record = records[error.error_index].read() or Record(rank, error.error_pid)
+                raise UserError(record.obituary(error.signal_name)) from error
+            killed = first_dead(records)
+            if killed and killed.state == RUNNING:  # it died shortly before the rank that was noticed first
+                raise UserError(killed.obituary()) from error
+            sys.exit(error.exit_code)  # the rank has said why in its own words
 
 
 def raise_descriptor_limit() -> None:
@@ -92,13 +123,15 @@ def _join_torchrun() -> None:
     comm.synchronize()
 
 
-def _run(main: Callable[[Namespace], None], args: Namespace) -> None:
+def _run(main: Callable[[Namespace], None], args: Namespace, folder: Path | None) -> None:
     if not torch.cuda.is_available():
         # Each rank would otherwise take all cores of the machine, and all of them would wait for each other.
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
         keep_freed_memory()
-    main(args)
-    leave_process_groups()
+    with ranks.watching(folder):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the process that started this one
+        main(args)
+        leave_process_groups()
 
 
 def leave_process_groups() -> None:
@@ -110,6 +143,7 @@ def leave_process_groups() -> None:
     if not dist.is_initialized():
         return
     comm.synchronize()
+    ranks.leave()
     dist.destroy_process_group()
     # In either engine comm keeps groups in variables and caches, under names of its own.
     for name, value in list(vars(comm).items()):

@@ -14,6 +14,7 @@ from dino_d2.detectron2.engine import HookBase, SimpleTrainer, hooks
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.errors import UserError
 
+from . import ranks
 from .output_folder import in_words
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class TrainingLoop(SimpleTrainer):
 
         Raises:
             UserError: in place of an error that the data loader can explain, such as the death of a worker, and in
-                place of an error of a full disk or a vanished output folder.
+                place of an error of a full disk, a vanished output folder or a rank that has died.
         """
         logger.info("Starting training from iteration %d", start_iter)
         self.iter = self.start_iter = start_iter
@@ -92,6 +93,7 @@ class TrainingLoop(SimpleTrainer):
 
     def next_batch(self) -> list[dict]:
         """What the data loader gives next."""
+        ranks.note(f"while loading images for iteration {self.iter}")
         with self._fetches():
             return next(self._data_loader_iter)
 
@@ -106,7 +108,8 @@ class TrainingLoop(SimpleTrainer):
     def _explain(self, error: Exception) -> Exception | None:
         explain: Any = getattr(self.data_loader, "explain", None)
         explained = explain(error) if explain else None
-        return explained or (in_words(error, self.output_dir) if self.output_dir else None)
+        explained = explained or (in_words(error, self.output_dir) if self.output_dir else None)
+        return explained or ranks.death_behind(error)
 
 
 def _finish(hook: HookBase) -> BaseException | None:

@@ -4,11 +4,9 @@
 import logging
 import multiprocessing
 import os
-import select
 import shlex
 import signal
 import sys
-import threading
 import time
 from types import FrameType
 from typing import Any
@@ -17,7 +15,7 @@ import torch.distributed as dist
 
 from dino_d2.detectron2.engine import HookBase, SimpleTrainer
 from dino_d2.detectron2.utils import comm
-from dino_d2.signals import SIGNALS, in_main_thread, name_of
+from dino_d2.signals import SAME, SIGNALS, SignalThread, in_main_thread, name_of
 
 from .checkpointer import AtomicCheckpointer
 from .collective import largest_of_ranks
@@ -26,13 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Signals of batch systems, which expect a process that has saved to end with status 0.
 EXPECTED = (signal.SIGTERM, signal.SIGUSR1)
-#: Seconds in which more signals count as the first one: `timeout`, torchrun and the process that started the ranks
-#: signal a process that its process group's signal reaches as well.
-SAME = 1.0
 #: Seconds that a signalled rank waits for its data loader; without the batch, the ranks cannot save together.
 PATIENCE = 30.0
-#: Byte that ends the thread of :class:`SecondSignal`; no signal has this number.
-STOP = b"\0"
 
 
 class TrainingStopped(BaseException):
@@ -133,9 +126,7 @@ class StopOnSignal(HookBase):
 
 
 class SecondSignal:
-    """A thread that ends this process on a second signal, even while the main thread waits and runs no handlers.
-
-    The interpreter writes the number of each signal to a pipe as soon as it arrives.
+    """A thread that ends this process on a second signal, whatever the main thread is waiting for.
 
     Args:
         trainer: with ``fetching_since`` of :class:`~dino_d2.engine.loop.TrainingLoop`, if it has that.
@@ -144,35 +135,21 @@ class SecondSignal:
 
     def __init__(self, trainer: Any, folder: str):
         self.trainer, self.folder = trainer, folder
-        self.read_end, self.write_end = os.pipe()
-        os.set_blocking(self.write_end, False)
-        self.previous = signal.set_wakeup_fd(self.write_end, warn_on_full_buffer=False)
-        _watching.add(self.write_end)
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
+        self.signals = SignalThread(self._watch)
 
     def close(self) -> None:
         """Stop watching."""
-        signal.set_wakeup_fd(self.previous)
-        _watching.discard(self.write_end)
-        os.write(self.write_end, STOP)  # closing it would not end the thread: forked workers hold this end too
-        self.thread.join()
-        os.close(self.write_end)
-        os.close(self.read_end)
+        self.signals.close()
 
-    def _watch(self) -> None:
+    def _watch(self, signals: SignalThread) -> None:
         number, first = 0, 0.0
-        while True:
-            ready, _, _ = select.select([self.read_end], [], [], 1.0)
-            received = os.read(self.read_end, 1) if ready else None
-            if received == STOP:
-                return
+        while (received := signals.wait(1.0)) != SignalThread.CLOSED:
             now = time.monotonic()
-            if received and received[0] in SIGNALS:
+            if received in SIGNALS:
                 if number and now - first > SAME:
-                    self._end(received[0], "a second signal")
+                    self._end(received, "a second signal")
                 elif not number:
-                    number, first = received[0], now
+                    number, first = received, now
             since = getattr(self.trainer, "fetching_since", None)
             if number and since is not None and now - max(first, since) > PATIENCE:
                 self._end(number, f"no batch from the data loader for {PATIENCE:.0f} s after the signal")
@@ -187,19 +164,6 @@ class SecondSignal:
         os._exit(128 + number)
 
 
-_watching: set[int] = set()
-
-
-def _stop_writing() -> None:
-    """In a forked process: its signals are not those of the process that it was forked from."""
-    if _watching:
-        signal.set_wakeup_fd(-1)
-        _watching.clear()
-
-
-os.register_at_fork(after_in_child=_stop_writing)
-
-
 def end_workers() -> None:
     """End the loading processes of this one; at its exit, Python would wait for those that ignore SIGTERM."""
     if in_main_thread():
@@ -209,36 +173,24 @@ def end_workers() -> None:
             child.kill()
 
 
-def forward_signals() -> None:
-    """Forward the signals to the ranks, in the process that starts them and waits for them."""
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        ranks = multiprocessing.active_children()
-        for rank in ranks:
-            if rank.pid is not None:
-                os.kill(rank.pid, number)
-        if not ranks:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, hand_on)
-
-
 def resume_command() -> str:
-    """This process's command line with --resume; flags go before the config's values, so it comes first."""
+    """This process's command line with --resume.
+
+    Flags must come before values of the config, so it is the first of them, after the verb of the command ``dino_d2``.
+    """
     script, *arguments = sys.argv
-    return shlex.join([*launcher(), script, "--resume", *(a for a in arguments if a != "--resume")])
+    verb = ["train"] if arguments[:1] == ["train"] else []
+    others = (argument for argument in arguments[len(verb) :] if argument != "--resume")
+    return shlex.join([*launcher(script), script, *verb, "--resume", *others])
 
 
-def launcher() -> list[str]:
-    """The words that start a script as this process was started: python, or torchrun with the same number of ranks.
+def launcher(script: str) -> list[str]:
+    """The words before the script: python, or torchrun with the same number of ranks; none before a program.
 
     On several machines each has a torchrun of its own, and all of them must meet at one address.
     """
     if not dist.is_torchelastic_launched():
-        return ["python"]
+        return ["python"] if script.endswith(".py") else []
     ranks, local_ranks = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
     machines = ranks // int(local_ranks)
     if machines == 1:

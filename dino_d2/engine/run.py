@@ -25,6 +25,7 @@ from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
+from . import ranks
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
@@ -171,6 +172,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     With ``train.amp`` the model detects in that precision too.
     """
     model = for_inference(model, precision(cfg))
+    model.register_forward_pre_hook(lambda model, inputs: ranks.note_images("evaluating on", inputs[0]))
     with preserved_random_state():
         loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from . import ranks
 from .collective import any_rank
 from .loop import NonFiniteLossError, TrainingLoop
 from .random_state import preserved_random_state
@@ -94,6 +95,7 @@ class Trainer(TrainingLoop):
 
     def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
         """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
+        ranks.note_images("training on", batch)
         device_type = next(self.model.parameters()).device.type
         with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
             return self.model(batch, *part)

@@ -4,7 +4,9 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -273,28 +275,55 @@ def test_torchrun_starts_the_processes_alone(overrides, tmp_path):
     assert "torchrun has started the processes already" in run.stderr
 
 
-@pytest.mark.large_memory
-def test_num_gpus_and_the_slurm_script_give_the_same_run(overrides, tmp_path):
-    """Two processes each, without a GPU: of our own, and of torchrun, which the script starts on one node.
+@pytest.fixture(scope="module")
+def one_machine(overrides, tmp_path_factory):
+    """The metrics of two ranks that a process of ours has started, without a GPU."""
+    folder = tmp_path_factory.mktemp("one_machine")
+    run = train_net([], *TWO, *overrides, f"train.output_dir={folder}")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "FutureWarning" not in run.stdout + run.stderr
+    assert (folder / "log.txt.rank1").is_file()
+    assert len(metrics(folder)) >= 3
+    assert "bbox/AP" in metrics(folder)[-1]
+    return metrics(folder)
 
-    The two SLURM programs that it calls have stand-ins.
-    """
-    own = train_net([], *TWO, *overrides, f"train.output_dir={tmp_path / 'own'}")
-    assert own.returncode == 0, own.stdout + own.stderr
-    assert "FutureWarning" not in own.stderr
-    assert (tmp_path / "own/log.txt.rank1").is_file()
-    assert len(metrics(tmp_path / "own")) >= 3
-    assert "bbox/AP" in metrics(tmp_path / "own")[-1]
-    stand_ins = {
-        "srun": 'shift\nexec "$@"',
-        "scontrol": "echo localhost",
-        "python": f'exec {shlex.join(python())} "$@"',
-    }
+
+@pytest.mark.large_memory
+def test_torchrun_on_two_machines_gives_the_run_of_one(overrides, one_machine, tmp_path):
+    """Both machines are this one, and share their folders; the first of them draws the data."""
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", str(os.getpid())]
+    launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting]
+    own = [f"dataloader.train.dataset.names.root={tmp_path}/shapes", f"train.output_dir={tmp_path}/out"]
+    with ThreadPoolExecutor() as machines:
+        runs = [machines.submit(train_net, launcher, *overrides, *own) for _ in range(2)]
+    for run in runs:
+        assert run.result().returncode == 0, run.result().stdout + run.result().stderr
+    assert (tmp_path / "out/log.txt.rank1").is_file()
+    assert metrics(tmp_path / "out") == one_machine
+
+
+#: Stands in for SLURM's `srun`: the tasks of all nodes, on this machine, and the status of the first that fails.
+SRUN = """
+shift  # --kill-on-bad-exit=1
+for SLURM_NODEID in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do
+    export SLURM_NODEID
+    "$@" &
+    tasks="$tasks $!"
+done
+for task in $tasks; do wait $task || exit; done
+"""
+
+
+@pytest.mark.large_memory
+@pytest.mark.parametrize(("nodes", "gpus"), [(1, 2), (2, 1)])
+def test_the_slurm_script_gives_the_run_of_one_machine(nodes, gpus, overrides, one_machine, tmp_path):
+    """It starts torchrun on each node. The SLURM programs that it calls have stand-ins."""
+    stand_ins = {"srun": SRUN, "scontrol": "echo localhost", "python": f'exec {shlex.join(python())} "$@"'}
     for name, script in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "node", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2"}
-    environment = os.environ | {f"SLURM_{key}": value for key, value in slurm.items()}
+    slurm = {"JOB_ID": free_port(), "JOB_NODELIST": "nodes", "JOB_NUM_NODES": nodes, "GPUS_ON_NODE": gpus}
+    environment = os.environ | {f"SLURM_{key}": str(value) for key, value in slurm.items()}
     environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": PYTHON_PATH, "OMP_NUM_THREADS": "1"}
     command = ["tools/slurm_train.sh", "--config-file", "configs/dino/dino_tiny_shapes.py", *overrides]
     out = tmp_path / "out"
@@ -303,7 +332,13 @@ def test_num_gpus_and_the_slurm_script_give_the_same_run(overrides, tmp_path):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert (out / "log.txt.rank1").is_file()
-    assert metrics(out) == metrics(tmp_path / "own")
+    assert metrics(out) == one_machine
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signals during set-up, training and data generation."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -114,6 +115,23 @@ def test_ignored_signals_stay_ignored():
             os.kill(os.getpid(), signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_one_signal_that_comes_twice_interrupts_once():
+    cleaned = []
+
+    def clean_up():
+        os.kill(os.getpid(), signal.SIGINT)
+        cleaned.append(True)
+
+    def be_interrupted():
+        with interruptible(), contextlib.ExitStack() as stack:
+            stack.callback(clean_up)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        be_interrupted()
+    assert cleaned
 
 
 DRAW = """

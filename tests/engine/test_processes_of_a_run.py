@@ -22,6 +22,11 @@ def test_a_run_of_python_is_resumed_with_python():
     assert resume_command() == "python train_net.py --resume --config-file 'my recipe.py' train.seed=1"
 
 
+def test_a_run_of_the_console_command_is_resumed_with_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/env/bin/dino_d2", "train", "--config-file", "mine.py", "train.seed=1"])
+    assert resume_command() == "/env/bin/dino_d2 train --resume --config-file mine.py train.seed=1"
+
+
 @pytest.mark.parametrize(
     ("ranks", "words"),
     [

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ranks of different machines tell each other about deaths, through the store at which they have met."""
+
+import contextlib
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+#: Keys of the store: a sentence about a death, a call to all ranks, and the answer of each of them.
+DEATH, CALL, HERE = "dino_d2/death", "dino_d2/call", "dino_d2/here/"
+#: Seconds that a rank stays after it has told of a death: the store may be a part of its process.
+FAREWELL = 2.0
+
+SILENT = (
+    "gives no answer: killed or crashed, or the machine cannot be reached. The output there may say more. Run the same "
+    "command on each machine with --resume to continue from the last checkpoint"
+)
+
+
+class Machines:
+    """One rank's access to the news.
+
+    Args:
+        rank: of this process.
+        world_size: number of ranks.
+    """
+
+    def __init__(self, rank: int, world_size: int):
+        self.rank, self.world_size = rank, world_size
+        self.store = dist.distributed_c10d._get_default_store().clone()  # for one thread
+        self.store.set_timeout(timedelta(seconds=10))
+
+    def tell(self, words: str) -> None:
+        """Tell all machines of a death."""
+        with contextlib.suppress(RuntimeError):  # the store was a part of the dead rank
+            self.store.set(DEATH, words)
+            time.sleep(FAREWELL)
+
+    def told(self) -> str | None:
+        """The sentence that another rank has told."""
+        with contextlib.suppress(RuntimeError):
+            if self.store.check([DEATH]):
+                return self.store.get(DEATH).decode()
+        return None
+
+    def call(self) -> None:
+        """Ask all ranks to answer."""
+        with contextlib.suppress(RuntimeError):
+            self.store.set(CALL, "")
+            self.answer()
+
+    def answer(self) -> None:
+        """Answer if a rank has called."""
+        with contextlib.suppress(RuntimeError):
+            if self.store.check([CALL]):
+                self.store.set(f"{HERE}{self.rank}", "")
+
+    def silent(self) -> str | None:
+        """A sentence about the ranks that have not answered; None if all have."""
+        try:
+            missing = [str(rank) for rank in range(self.world_size) if not self.store.check([f"{HERE}{rank}"])]
+        except RuntimeError:
+            return f"rank 0, at which the machines have met, {SILENT}"
+        return f"rank {', rank '.join(missing)} {SILENT}" if missing else None
