@@ -24,6 +24,9 @@ train = OmegaConf.create(
         ),
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
+        best=None,  # "bbox/AP": keep the weights with the best value of this result as model_best.pth; None keeps none
+        best_mode="max",  # "min" where small values are good
+        early_stopping=dict(patience=None),  # end after so many evaluations in a row that are not better; None: never
         log_period=20,
         panels=dict(
             period=0,  # iterations between pictures of predictions, in panels/ and in TensorBoard; 0 for none

@@ -65,6 +65,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
             write_atomically(path, lambda file: torch.save(content, file))
             self.tag_last_checkpoint(path.name)
 
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Write ``{save_dir}/{name}.pth`` with the weights alone, which no run resumes from. For rank 0.
+
+        Args:
+            name: of the file, without folder and ending.
+            kwargs: more to save.
+
+        Raises:
+            UserError: the disk is full or the folder is gone.
+        """
+        content = {"model": self.model.state_dict(), **kwargs}
+        if self.categories is not None:
+            content["categories"] = self.categories
+        with explained(Path(self.save_dir)):
+            write_atomically(Path(self.save_dir) / f"{name}.pth", lambda file: torch.save(content, file))
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(
             Path(self.save_dir) / "last_checkpoint", lambda file: file.write(last_filename_basename.encode())

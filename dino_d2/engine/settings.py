@@ -20,7 +20,7 @@ SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 PARTS = (
     "model.detector", "model.detector.backbone", "dataloader.train", "dataloader.train.dataset", "dataloader.test",
     "dataloader.test.dataset", "dataloader.test.mapper", "optimizer.params", "train.amp", "train.ema", "train.ddp",
-    "train.checkpointer", "train.panels",
+    "train.checkpointer", "train.early_stopping", "train.panels",
 )  # fmt: skip
 
 
@@ -40,6 +40,11 @@ def check_settings(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
             raise UserError(refusal(section, node[name], SECTION.words))
+    if cfg.train.early_stopping.patience is not None and not cfg.train.best:
+        raise UserError(
+            f"train.early_stopping.patience={cfg.train.early_stopping.patience} needs the result that is to improve: "
+            "add train.best=bbox/AP"
+        )
     check_device(cfg.train.device)
     check_output_folder(cfg.train.output_dir)
 
