@@ -4,6 +4,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import select
 import shlex
 import signal
@@ -127,7 +128,7 @@ class StopOnSignal(HookBase):
             iteration,
             self.checkpointer.save_dir,
             name,
-            resume_command(),
+            resume_command(self.checkpointer.save_dir),
         )
         raise TrainingStopped(number)
 
@@ -180,7 +181,7 @@ class SecondSignal:
     def _end(self, number: int, reason: str) -> None:
         print(
             f"Ended by {name_of(number)} at once ({reason}). The last checkpoint in {self.folder} is complete; "
-            f"to go on: {resume_command()}",
+            f"to go on: {resume_command(self.folder)}",
             file=sys.stderr,
             flush=True,
         )
@@ -226,10 +227,19 @@ def forward_signals() -> None:
             signal.signal(number, hand_on)
 
 
-def resume_command() -> str:
-    """This process's command line with --resume; flags go before the config's values, so it comes first."""
+def resume_command(folder: str) -> str:
+    """This process's command line with --resume; flags go before the config's values, so it comes first.
+
+    Args:
+        folder: the output folder of this run. If its name ends with a number, it may have been chosen because the one
+            that the command line names holds another run, so it is named too.
+    """
     script, *arguments = sys.argv
-    return shlex.join([*launcher(), script, "--resume", *(a for a in arguments if a != "--resume")])
+    words = [word for word in arguments if word != "--resume"]
+    named = f"train.output_dir={folder}"
+    if re.search(r"_\d+$", str(folder)) and named not in words:
+        words.append(named)
+    return shlex.join([*launcher(), script, "--resume", *words])
 
 
 def launcher() -> list[str]:

@@ -73,7 +73,10 @@ SETTINGS: dict[str, Setting] = {
     "train.max_iter": _PERIOD,
     "train.eval_period": Setting(WHOLE, lambda v: v >= 0, "at least 0, which evaluates at the end alone"),
     "train.best": Setting(
-        TEXT, lambda v: bool(v.strip()), "the name of a result of the evaluation such as bbox/AP, or null", optional=True
+        TEXT,
+        lambda v: bool(v.strip()),
+        "the name of a result of the evaluation such as bbox/AP, or null",
+        optional=True,
     ),
     "train.best_mode": Setting(TEXT, lambda v: v in ("max", "min"), "max or min"),
     "train.early_stopping.patience": Setting(

@@ -195,9 +195,7 @@ def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
         return create_ddp_model(model, **cfg.train.ddp)
 
 
-def best_checkpoint(
-    cfg: DictConfig, checkpointer: AtomicCheckpointer, evaluation: EvalHook
-) -> BestCheckpoint | None:
+def best_checkpoint(cfg: DictConfig, checkpointer: AtomicCheckpointer, evaluation: EvalHook) -> BestCheckpoint | None:
     """The hook that keeps the best weights; None if the config names no ``train.best``."""
     if not cfg.train.best:
         return None
@@ -232,7 +230,9 @@ def summary(cfg: DictConfig, metrics: dict, seconds: float, best: BestCheckpoint
         f"  checkpoint  {folder / FINAL}"
     )
     if best is not None and (score := best.history.best):
-        text += f"\n  best        {best.path}: {best.history.metric} {score.value:.4g} after iteration {score.iteration}"
+        text += (
+            f"\n  best        {best.path}: {best.history.metric} {score.value:.4g} after iteration {score.iteration}"
+        )
     return text
 
 

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -243,9 +244,7 @@ def test_a_missing_file_and_another_metric_are_said(tmp_path, caplog):
 def test_a_result_that_is_not_there_is_named_at_the_first_evaluation(tmp_path):
     run = Run(tmp_path, {1: 2.0})
     run.best.history.metric = "bbox/mAP"
-    with pytest.raises(
-        UserError, match=r"train.best=bbox/mAP: .* Did you mean bbox/AP\? It has bbox/AP\..* --resume"
-    ):
+    with pytest.raises(UserError, match=r"train.best=bbox/mAP: .* Did you mean bbox/AP\? It has bbox/AP\..* --resume"):
         run.train()
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth", "no iteration is lost"
 
@@ -320,24 +319,24 @@ def run(folder: Path, options: list[str], *more: str) -> None:
 
 
 def test_a_run_keeps_its_best_and_stops_early(options, tmp_path, monkeypatch):
-    scores = iter([1.0, 3.0, 2.0, 2.0])
+    scores = iter([3.0, 2.0, 1.0])
     monkeypatch.setattr("dino_d2.engine.run.test", lambda cfg, model: {"bbox": {"AP": next(scores)}})
-    settings = ["train.max_iter=9", "train.early_stopping.patience=2"]
-    run(tmp_path, options, *settings)
-    best, final = (torch.load(tmp_path / f"model_{name}.pth", weights_only=True) for name in ("best", "final"))
-    assert (best["iteration"], final["iteration"]) == (1, 3)
+    settings = ["train.max_iter=9", "train.early_stopping.patience=1"]
+    folder = tmp_path / "run"
+    run(folder, options, *settings)
+    best, final = (torch.load(folder / f"model_{name}.pth", weights_only=True) for name in ("best", "final"))
+    assert (best["iteration"], final["iteration"]) == (0, 1)
     assert [one["name"] for one in best["categories"]] == [one["name"] for one in final["categories"]]
     assert best["model"].keys() == final["model"].keys(), "the running mean, which was evaluated"
-    log = (tmp_path / "log.txt").read_text()
-    assert f"best        {tmp_path}/model_best.pth: bbox/AP 3 after iteration 1" in log
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    scored = {line["iteration"]: line["bbox/AP"] for line in lines if "bbox/AP" in line}
-    assert scored[3] == 2.0
-    run(tmp_path, options, "--resume", *settings)
-    assert "early stopping has ended it after 4 of 9 iterations" in (tmp_path / "log.txt").read_text()
-    (tmp_path / "last_checkpoint").write_text("model_best.pth")
+    assert f"best        {folder}/model_best.pth: bbox/AP 3 after iteration 0" in (folder / "log.txt").read_text()
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert {line["iteration"]: line["bbox/AP"] for line in lines if "bbox/AP" in line}[1] == 2.0
+    again = shutil.copytree(folder, tmp_path / "again")
+    run(again, options, "--resume", *settings)
+    assert "early stopping has ended it after 2 of 9 iterations" in (again / "log.txt").read_text()
+    (again / "last_checkpoint").write_text("model_best.pth")
     with pytest.raises(SystemExit, match="holds no state of a training"):
-        run(tmp_path, options, "--resume", *settings)
+        run(again, options, "--resume", *settings)
 
 
 @pytest.mark.parametrize(
