@@ -132,9 +132,7 @@ class BestCheckpoint(HookBase):
     def _standing(self, best: Score | None) -> str:
         if best is None:
             return "no evaluation has given a finite value yet"
-        limit = (
-            "" if self.patience is None else f"; {self.history.since_best} of {self.patience} evaluations without it"
-        )
+        limit = "" if self.patience is None else f"; evaluations since: {self.history.since_best} of {self.patience}"
         return f"that is {best.value:.4g} after iteration {best.iteration}{limit}"
 
     def _value(self) -> float:

@@ -75,7 +75,7 @@ SETTINGS: dict[str, Setting] = {
     "train.best": Setting(
         TEXT,
         lambda v: bool(v.strip()),
-        "the name of a result of the evaluation such as bbox/AP, or null",
+        "a result of the evaluation such as bbox/AP, or null",
         optional=True,
     ),
     "train.best_mode": Setting(TEXT, lambda v: v in ("max", "min"), "max or min"),
