@@ -34,6 +34,9 @@ train = OmegaConf.create(
             show=["predictions"],  # next to the ground truth; also available: "denoising", "sampling_points"
             query=None,  # draw sampling points of this query; null for the query of the best detection
         ),
+        wandb=dict(project=None),  # log to this project of Weights & Biases; needs dino_d2[wandb]
+        mlflow=dict(experiment=None),  # log to this experiment of MLflow; needs dino_d2[mlflow]
+        hooks=[],  # hooks of your own, [L(MyHook)(...)]; called in order, after the evaluation and before the writers
         num_pictures=8,  # validation images in predictions.png after training; 0 for none
     )
 )

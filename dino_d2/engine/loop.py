@@ -5,7 +5,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,30 @@ class TrainingLoop(SimpleTrainer):
                 logger.error("%s failed as well: %s: %s", type(hook).__name__, type(error).__name__, error)
         if first is not None and first is not propagating:
             raise first
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Detectron2's, which keeps the state of the first hook of each class alone."""
+        states = {name: state for name, hook in self._hooks_by_name().items() if (state := hook.state_dict())}
+        return super().state_dict() | ({"hooks": states} if states else {})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        hooks_by_name, states = self._hooks_by_name(), state_dict.get("hooks", {})
+        further = {name: state for name, state in states.items() if "#" in name and name in hooks_by_name}
+        first = {name: state for name, state in states.items() if name not in further}
+        super().load_state_dict({**state_dict, "hooks": first})
+        for name, state in further.items():
+            hook: Any = hooks_by_name[name]
+            hook.load_state_dict(state)
+
+    def _hooks_by_name(self) -> dict[str, HookBase]:
+        """{"Class": the first hook of a class, "Class#2": the second one, ...}, in the order of registration."""
+        numbers: Counter[str] = Counter()
+        found = {}
+        for hook in self._hooks:
+            name = type(hook).__qualname__
+            numbers[name] += 1
+            found[name if numbers[name] == 1 else f"{name}#{numbers[name]}"] = hook
+        return found
 
     def next_batch(self) -> list[dict]:
         """What the data loader gives next."""

@@ -101,6 +101,9 @@ SETTINGS: dict[str, Setting] = {
     "train.panels.num_images": _PERIOD,
     "train.panels.show": Setting(LIST, _any, LIST.words),
     "train.panels.query": Setting(WHOLE, lambda v: v >= 0, "at least 0, or null", optional=True),
+    "train.wandb.project": Setting(TEXT, _any, "the name of a project, or null", optional=True),
+    "train.mlflow.experiment": Setting(TEXT, _any, "the name of an experiment, or null", optional=True),
+    "train.hooks": Setting(LIST, _any, LIST.words),
     "train.num_pictures": _COUNT_OR_NONE,
     "train.cudnn_benchmark": _SWITCH,
     "train.float32_precision": Setting(

@@ -127,9 +127,8 @@ def _refuse_damaged(path: str, faults: list[str]) -> None:
 
 def _others(path: str) -> str:
     """What to do about a damaged checkpoint: the other ones in its folder."""
-    names = sorted(
-        file.name for file in Path(path).parent.glob("model_*.pth") if file.name not in (Path(path).name, BEST)
-    )
+    others = Path(path).parent.glob("model_*.pth")
+    names = sorted(file.name for file in others if file.name not in (Path(path).name, BEST))
     if not names:
         return " There is no other checkpoint in its folder; begin a new run without --resume"
     return f" Write the name of an earlier checkpoint into last_checkpoint; its folder also has {', '.join(names[-3:])}"

@@ -41,8 +41,10 @@ from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume, keep_seed
 from .score_history import ScoreHistory
 from .setup import config_yaml, save_config
+from .trackers import trackers
 from .trainer import Trainer, make_ema
 from .training_data import TrainingData
+from .user_hooks import build_hooks
 from .writers import writers
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         disable_pretrained_weights(cfg)
     check_datasets(cfg)
     check_evaluator(cfg)
+    own_hooks = build_hooks(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
@@ -108,6 +111,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         MatchingHistory(cfg.train.output_dir).forget()
     evaluation = EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated))
     best = best_checkpoint(cfg, checkpointer, evaluation)
+    of_metrics = writers(cfg.train.output_dir, cfg.train.max_iter) if main_process else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -117,9 +121,8 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             evaluation,
             best,
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
-            hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
-            if main_process
-            else None,
+            *own_hooks,
+            hooks.PeriodicWriter(of_metrics, period=cfg.train.log_period) if main_process else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
@@ -133,6 +136,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             return {}
         keep_seed(recipe, trainer)
     if main_process:
+        of_metrics += trackers(recipe, resume)  # not before: a run that has finished has nothing to track
         save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
     if resume and start_iter == cfg.train.max_iter and Path(path).name != FINAL:
         write_final(checkpointer, path)
@@ -230,9 +234,8 @@ def summary(cfg: DictConfig, metrics: dict, seconds: float, best: BestCheckpoint
         f"  checkpoint  {folder / FINAL}"
     )
     if best is not None and (score := best.history.best):
-        text += (
-            f"\n  best        {best.path}: {best.history.metric} {score.value:.4g} after iteration {score.iteration}"
-        )
+        result = f"{best.history.metric} {score.value:.4g} after iteration {score.iteration}"
+        text += f"\n  best        {best.path}: {result}"
     return text
 
 

@@ -11,6 +11,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 
 from .kinds import SECTION
+from .trackers import check_trackers
 from .values import refusal
 
 #: What every recipe has.
@@ -20,7 +21,8 @@ SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 PARTS = (
     "model.detector", "model.detector.backbone", "dataloader.train", "dataloader.train.dataset", "dataloader.test",
     "dataloader.test.dataset", "dataloader.test.mapper", "optimizer.params", "train.amp", "train.ema", "train.ddp",
-    "train.checkpointer", "train.early_stopping", "train.panels",
+    "train.checkpointer", "train.early_stopping", "train.panels", "train.wandb",
+    "train.mlflow",
 )  # fmt: skip
 
 
@@ -45,6 +47,7 @@ def check_settings(cfg: DictConfig) -> None:
             f"train.early_stopping.patience={cfg.train.early_stopping.patience} needs the result that is to improve: "
             "add train.best=bbox/AP"
         )
+    check_trackers(cfg)
     check_device(cfg.train.device)
     check_output_folder(cfg.train.output_dir)
 

@@ -355,5 +355,5 @@ def test_settings_that_cannot_be_are_refused(setting, words, options, tmp_path):
 
 
 def test_patience_without_a_measure_is_refused(options, tmp_path):
-    with pytest.raises(SystemExit, match="needs the result that is to improve: add train.best=bbox/AP"):
+    with pytest.raises(SystemExit, match=r"needs the result that is to improve: add train\.best=bbox/AP"):
         run(tmp_path, options, "train.best=null", "train.early_stopping.patience=3")

@@ -105,7 +105,7 @@ def test_a_folder_that_another_process_writes_to_is_refused_also_if_it_holds_a_r
     with reserved(tmp_path / "out"):
         (tmp_path / "out" / "last_checkpoint").touch()
         context = get_context("fork")
-        with context.Pool(1) as pool, pytest.raises(UserError, match="another run .* writes to"):
+        with context.Pool(1) as pool, pytest.raises(UserError, match=r"another run .* writes to"):
             pool.apply(choose, (tmp_path / "out",))
     assert not (tmp_path / "out_2").exists()
 
