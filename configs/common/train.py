@@ -36,7 +36,7 @@ train = OmegaConf.create(
         ),
         wandb=dict(project=None),  # log to this project of Weights & Biases; needs dino_d2[wandb]
         mlflow=dict(experiment=None),  # log to this experiment of MLflow; needs dino_d2[mlflow]
-        hooks=[],  # hooks of your own, [L(MyHook)(...)]; called in order, after the evaluation and before the writers
+        hooks=[],  # hooks of your own, [L(MyHook)(...)]; called in order, before a checkpoint is written
         num_pictures=8,  # validation images in predictions.png after training; 0 for none
     )
 )

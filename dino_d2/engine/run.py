@@ -116,12 +116,12 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
+            *own_hooks,  # before checkpoints, which have their state after this iteration
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
             evaluation,
             best,
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
-            *own_hooks,
             hooks.PeriodicWriter(of_metrics, period=cfg.train.log_period) if main_process else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]

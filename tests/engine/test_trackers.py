@@ -12,6 +12,7 @@ import types
 import pytest
 from omegaconf import OmegaConf
 
+from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine.trackers import check_trackers, settings, trackers
 from dino_d2.errors import UserError
@@ -196,8 +197,8 @@ def test_a_missing_package_names_the_extra(package, key, monkeypatch, tmp_path):
 
 
 def test_the_values_of_a_config_are_sent_by_key():
-    cfg = OmegaConf.create({"a": {"_target_": dict, "b": [1, 2], "c": None, "d": {}}}, flags={"allow_objects": True})
-    assert settings(cfg) == {"a._target_": "builtins.dict", "a.b": "[1, 2]", "a.c": None, "a.d": "{}"}
+    cfg = OmegaConf.create({"a": L(UserError)(b=[1, 2], c=None, d={})}, flags={"allow_objects": True})
+    assert settings(cfg) == {"a._target_": "dino_d2.errors.UserError", "a.b": "[1, 2]", "a.c": None, "a.d": "{}"}
 
 
 def test_a_run_is_tracked_and_a_finished_one_is_not_begun_again(fakes, tmp_path):
