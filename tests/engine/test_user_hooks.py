@@ -116,5 +116,3 @@ def test_the_hooks_of_a_recipe_run_before_the_checkpoint_and_are_resumed_exactly
     assert found == [(0, 1, 6), (1, 2, 7), (1, 2, 7)], "a resumed run counts on from its checkpoint"
     seen = [line["mine_sees"] for line in lines if "mine_sees" in line]
     assert seen[:2] == [0, 1], "the evaluations before this iteration"
-        "evaluations before this iteration"
-    )
