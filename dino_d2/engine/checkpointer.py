@@ -119,3 +119,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.recent_checkpoints = [str(folder / name) for name in earlier]
             while len(self.recent_checkpoints) > self.max_to_keep:
                 os.remove(self.recent_checkpoints.pop(0))
+
+    def after_step(self) -> None:
+        self.max_iter = self.trainer.max_iter  # a hook before this one may have ended the training
+        super().after_step()

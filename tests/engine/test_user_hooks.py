@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.engine import HookBase
 from dino_d2.engine import Trainer
-from dino_d2.engine.checkpointer import AtomicCheckpointer
+from dino_d2.engine.checkpointer import AtomicCheckpointer, PeriodicCheckpointer
+from dino_d2.engine.loop import EvalHook
 from dino_d2.engine.user_hooks import build_hooks
 from dino_d2.errors import UserError
 from tests.engine.test_ending import Scale
@@ -88,6 +89,24 @@ def test_hooks_of_one_class_keep_a_state_each(tmp_path):
         "Counts#2": {"count": 12},
         "Counts#3": {"count": 22},
     }
+
+
+class EndsAt(HookBase):
+    def after_step(self):
+        if self.trainer.iter == 3:
+            self.trainer.max_iter = 4
+
+
+def test_a_hook_can_end_the_training_completely(tmp_path):
+    model = Scale()
+    trainer = Trainer(model, [[{"image_id": 1}]] * 9, torch.optim.SGD(model.parameters(), lr=0.1))
+    checkpointer = AtomicCheckpointer(model, str(tmp_path), trainer=trainer)
+    evaluated = []
+    evaluation = EvalHook(0, lambda: evaluated.append(trainer.iter))
+    trainer.register_hooks([EndsAt(), PeriodicCheckpointer(checkpointer, 100), evaluation])
+    trainer.train(0, 9)
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 3
+    assert evaluated == [4], "once, as at the end of any training"
 
 
 RECIPE = """
