@@ -62,6 +62,8 @@ RUN = {
     f"{_TRAIN}output/dino_tiny_shapes/config.yaml --eval-only "
     "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth": [],
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.max_iter=1000 optimizer.lr=5e-4": _SHAPES,
+    f"{_TRAIN}configs/dino/dino_tiny_shapes.py train.eval_period=200 train.best=bbox/AP "
+    "train.early_stopping.patience=5": _SHAPES,
     f"{_TRAIN}configs/dino/dino_tiny_shapes.py --eval-only "
     "train.init_checkpoint=output/dino_tiny_shapes/model_final.pth "
     "dataloader.evaluator.output_dir=found": _SHAPES,

@@ -24,6 +24,9 @@ train = OmegaConf.create(
         ),
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
+        best=None,  # "bbox/AP": keep the weights with the best value of this result as model_best.pth; None keeps none
+        best_mode="max",  # "min" where small values are good
+        early_stopping=dict(patience=None),  # end after so many evaluations in a row that are not better; None: never
         log_period=20,
         panels=dict(
             period=0,  # iterations between pictures of predictions, in panels/ and in TensorBoard; 0 for none
@@ -31,6 +34,9 @@ train = OmegaConf.create(
             show=["predictions"],  # next to the ground truth; also available: "denoising", "sampling_points"
             query=None,  # draw sampling points of this query; null for the query of the best detection
         ),
+        wandb=dict(project=None),  # log to this project of Weights & Biases; needs dino_d2[wandb]
+        mlflow=dict(experiment=None),  # log to this experiment of MLflow; needs dino_d2[mlflow]
+        hooks=[],  # hooks of your own, [L(MyHook)(...)]; called in order, before a checkpoint is written
         num_pictures=8,  # validation images in predictions.png after training; 0 for none
     )
 )

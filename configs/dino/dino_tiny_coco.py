@@ -43,3 +43,5 @@ lr_multiplier = drop_at(80, 100, warmup=0.03)
 train.max_iter = 2000
 train.eval_period = 500
 train.checkpointer.period = 500
+train.best = "bbox/AP"  # model_best.pth
+train.early_stopping.patience = 5  # evaluations; ends longer runs, with train.max_iter=10000 for example

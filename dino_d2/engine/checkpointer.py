@@ -65,6 +65,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
             write_atomically(path, lambda file: torch.save(content, file))
             self.tag_last_checkpoint(path.name)
 
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Write ``{save_dir}/{name}.pth`` with the weights alone, which no run resumes from. For rank 0.
+
+        Args:
+            name: of the file, without folder and ending.
+            kwargs: more to save.
+
+        Raises:
+            UserError: the disk is full or the folder is gone.
+        """
+        content = {"model": self.model.state_dict(), **kwargs}
+        if self.categories is not None:
+            content["categories"] = self.categories
+        with explained(Path(self.save_dir)):
+            write_atomically(Path(self.save_dir) / f"{name}.pth", lambda file: torch.save(content, file))
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_atomically(
             Path(self.save_dir) / "last_checkpoint", lambda file: file.write(last_filename_basename.encode())
@@ -103,3 +119,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.recent_checkpoints = [str(folder / name) for name in earlier]
             while len(self.recent_checkpoints) > self.max_to_keep:
                 os.remove(self.recent_checkpoints.pop(0))
+
+    def after_step(self) -> None:
+        self.max_iter = self.trainer.max_iter  # a hook before this one may have ended the training
+        super().after_step()

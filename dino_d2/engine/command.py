@@ -2,6 +2,7 @@
 """What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
 
 import contextlib
+import logging
 import signal
 import sys
 from argparse import Namespace
@@ -17,10 +18,12 @@ from dino_d2.signals import Interrupted, interruptible
 from . import ranks
 from .config import begin, load_config
 from .launch import launch, leave_process_groups
-from .output_folder import explained, reserved
+from .output_folder import explained, folder_of_run, later_runs
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
 from .trainer import NonFiniteLossError
+
+logger = logging.getLogger("dino_d2")
 
 OUT_OF_MEMORY = (
     "the GPU's memory is too small for this. What helps, in this order (docs/custom_data.md has figures): "
@@ -39,14 +42,17 @@ def main(args: Namespace) -> None:
     try:
         with interruptible():
             cfg = load_config(args)
-            folder = Path(cfg.train.output_dir)
-            writes_checkpoints = comm.is_main_process() and not args.eval_only
-            output = reserved(folder) if writes_checkpoints else contextlib.nullcontext()
-            with ranks.explained(), explained(folder), output:
+            given = Path(cfg.train.output_dir)
+            writes_nothing = contextlib.nullcontext(given)
+            output = writes_nothing if args.eval_only else folder_of_run(given, args.resume)
+            with ranks.explained(), output as folder, explained(folder):
+                if folder != given:
+                    cfg.train.output_dir = str(folder)
                 begin(cfg, args)
                 if args.eval_only:
                     evaluate(cfg)
                 else:
+                    say_which_folder(given, folder, args.resume)
                     train(cfg, resume=args.resume)
     except TrainingStopped as stopped:
         if stopped.status:
@@ -66,6 +72,19 @@ def main(args: Namespace) -> None:
         sys.exit(f"error: {OUT_OF_MEMORY}\nPyTorch says: {error}")
     finally:
         end_workers()
+
+
+def say_which_folder(given: Path, folder: Path, resume: bool) -> None:
+    """Log that the run does not write to the folder that it was given, or that others did not when they began."""
+    if folder != given:
+        logger.info(
+            "%s holds another run, which stays as it is: this run writes to %s. To continue the other run, use "
+            "--resume.",
+            given,
+            folder,
+        )
+    elif resume and (later := later_runs(given)):
+        logger.info("Continuing the run in %s. There are later ones: train.output_dir=%s", given, later[-1])
 
 
 def launch_main(args: Namespace) -> None:

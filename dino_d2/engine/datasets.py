@@ -17,6 +17,8 @@ from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.errors import UserError
 
+from .best_checkpoint import check_metric
+
 logger = logging.getLogger(__name__)
 
 #: Image files opened at the start of a run, a second's work; `python -m dino_d2.data.check` reads all.
@@ -59,10 +61,11 @@ def check_evaluator(cfg: DictConfig) -> None:
     A dataset that is registered by a function is converted to COCO format here.
 
     Raises:
-        UserError: ``cfg.dataloader.evaluator`` cannot be built.
+        UserError: ``cfg.dataloader.evaluator`` cannot be built, or does not give the result that ``cfg.train.best``
+            names.
     """
     try:
-        instantiate(OmegaConf.select(cfg, "dataloader.evaluator"))
+        evaluator = instantiate(OmegaConf.select(cfg, "dataloader.evaluator"))
     except (UserError, DatasetError):
         raise
     except Exception as error:  # an evaluator of the user's own may fail in every way
@@ -70,6 +73,8 @@ def check_evaluator(cfg: DictConfig) -> None:
             f"dataloader.evaluator cannot be built, so the model could not be evaluated after training: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if metric := OmegaConf.select(cfg, "train.best"):
+        check_metric(metric, evaluator)
 
 
 def check_names(cfg: DictConfig) -> None:

@@ -4,6 +4,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
@@ -11,9 +12,14 @@ from dino_d2.files import write_atomically
 
 from .checkpointer import AtomicCheckpointer
 
+if TYPE_CHECKING:
+    from .best_checkpoint import BestCheckpoint
+
 logger = logging.getLogger("dino_d2")
 
 FINAL = "model_final.pth"
+#: The weights with the best evaluation; no state of a training.
+BEST = "model_best.pth"
 
 
 def check_iterations(path: str, done: int, max_iter: int) -> None:
@@ -33,10 +39,19 @@ def check_iterations(path: str, done: int, max_iter: int) -> None:
         )
 
 
-def is_finished(path: str, done: int, max_iter: int) -> bool:
-    """Whether nothing is left to do: ``path`` is the final checkpoint of a run of this length. Says so in the log."""
-    finished = done == max_iter and Path(path).name == FINAL
-    if finished:
+def is_finished(path: str, done: int, max_iter: int, best: "BestCheckpoint | None" = None) -> bool:
+    """Whether nothing is left to do: ``path`` is the final checkpoint of a run of this length, or of a run that early
+    stopping has ended. Says so in the log.
+
+    Args:
+        path: the checkpoint that the run is resumed from.
+        done: iterations that it has behind it.
+        max_iter: iterations of the run in all.
+        best: with the state of the checkpoint; None if the run keeps no best weights.
+    """
+    if Path(path).name != FINAL or (best is not None and not best.history.has(done - 1)):
+        return False
+    if done == max_iter:
         logger.info(
             "The run has finished: %d of %d iterations are done and %s is written. To train longer, give a larger "
             "train.max_iter; to evaluate it again, use --eval-only train.init_checkpoint=%s",
@@ -45,7 +60,21 @@ def is_finished(path: str, done: int, max_iter: int) -> bool:
             path,
             path,
         )
-    return finished
+        return True
+    if best is not None and best.has_lost_patience:
+        logger.info(
+            "The run has finished: early stopping has ended it after %d of %d iterations, with %d evaluations in a row "
+            "without a better %s, and %s is written. To train on, give a train.early_stopping.patience above %d, or "
+            "null",
+            done,
+            max_iter,
+            best.history.since_best,
+            best.history.metric,
+            path,
+            best.history.since_best,
+        )
+        return True
+    return False
 
 
 def write_final(checkpointer: AtomicCheckpointer, path: str) -> None:

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class TrainingLoop(SimpleTrainer):
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run the iterations ``start_iter`` to ``max_iter - 1``.
 
+        A hook ends the training early, as completely as after its last iteration, by setting ``max_iter`` of the
+        trainer to ``iter + 1``.
+
         Raises:
             UserError: in place of an error that the data loader can explain, such as the death of a worker, and in
                 place of an error of a full disk, a vanished output folder or a rank that has died.
@@ -58,11 +62,11 @@ class TrainingLoop(SimpleTrainer):
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
+                while self.iter < self.max_iter:  # a hook may lower max_iter to end the training early
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                self.iter = max_iter  # hooks see by this that the training is complete
+                    self.iter += 1  # equal to max_iter at the end: hooks see by this that the training is complete
             except EXPLAINED:
                 raise
             except Exception as error:
@@ -90,6 +94,30 @@ class TrainingLoop(SimpleTrainer):
                 logger.error("%s failed as well: %s: %s", type(hook).__name__, type(error).__name__, error)
         if first is not None and first is not propagating:
             raise first
+
+    def state_dict(self) -> dict[str, Any]:
+        """As Detectron2's, which keeps the state of the first hook of each class alone."""
+        states = {name: state for name, hook in self._hooks_by_name().items() if (state := hook.state_dict())}
+        return super().state_dict() | ({"hooks": states} if states else {})
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        hooks_by_name, states = self._hooks_by_name(), state_dict.get("hooks", {})
+        further = {name: state for name, state in states.items() if "#" in name and name in hooks_by_name}
+        first = {name: state for name, state in states.items() if name not in further}
+        super().load_state_dict({**state_dict, "hooks": first})
+        for name, state in further.items():
+            hook: Any = hooks_by_name[name]
+            hook.load_state_dict(state)
+
+    def _hooks_by_name(self) -> dict[str, HookBase]:
+        """{"Class": the first hook of a class, "Class#2": the second one, ...}, in the order of registration."""
+        numbers: Counter[str] = Counter()
+        found = {}
+        for hook in self._hooks:
+            name = type(hook).__qualname__
+            numbers[name] += 1
+            found[name if numbers[name] == 1 else f"{name}#{numbers[name]}"] = hook
+        return found
 
     def next_batch(self) -> list[dict]:
         """What the data loader gives next."""
@@ -122,11 +150,29 @@ def _finish(hook: HookBase) -> BaseException | None:
 
 
 class EvalHook(hooks.EvalHook):
-    """Detectron2's hook, which evaluates in the end only if the training is complete.
+    """Detectron2's hook, which evaluates at the end only if the training is complete, and then only once.
 
-    Detectron2's own takes an error, or a signal, in the last iteration for the end.
+    Detectron2's own also evaluates after an error, or a signal, in the last iteration.
+
+    Attributes:
+        evaluated_after: the last iteration before the latest evaluation; None if there was none.
     """
 
+    evaluated_after: int | None = None
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether an evaluation belongs after this iteration of a training that goes on."""
+        return self._period > 0 and (iteration + 1) % self._period == 0
+
+    def evaluate(self) -> None:
+        """Evaluate now and store the results; all ranks call this together."""
+        self._do_eval()
+        self.evaluated_after = min(self.trainer.iter, self.trainer.max_iter - 1)
+
+    def after_step(self) -> None:
+        if self.is_due(self.trainer.iter) and self.trainer.iter + 1 != self.trainer.max_iter:
+            self.evaluate()
+
     def after_train(self) -> None:
-        if self.trainer.iter == self.trainer.max_iter:
-            super().after_train()
+        if self.trainer.iter == self.trainer.max_iter and self.evaluated_after != self.trainer.iter - 1:
+            self.evaluate()

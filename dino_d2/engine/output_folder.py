@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder: one run at a time, and errors of its disk in words."""
+"""The output folder: one run in each, one process at a time, and errors of its disk in words."""
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.files import PART
 
@@ -22,6 +25,67 @@ LOCK = "run.lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Errors of a file system that has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+#: Files from which a run can be continued or evaluated.
+_CHECKPOINTS = re.compile(r"model_(\d{7,}|final|best)\.pth|last_checkpoint")
+
+
+@contextlib.contextmanager
+def folder_of_run(given: Path, resume: bool) -> Iterator[Path]:
+    """Choose and reserve the output folder of a run, the same on all ranks.
+
+    A run that is resumed, or that is the first one there, writes to ``given``. If that holds another run, the first
+    of ``given_2``, ``given_3``, ... without a run is used, so that no run overwrites the weights of another one or
+    appends to its metrics. Files that are not of a run do not count and are left alone.
+
+    Args:
+        given: ``train.output_dir``.
+        resume: continue the run in ``given``.
+
+    Raises:
+        UserError: another process writes to the folder, or it cannot be created.
+    """
+    if not comm.is_main_process():
+        yield given if resume else Path(comm.all_gather(None)[0])
+    elif resume:
+        with reserved(given):
+            yield given
+    else:
+        with _first_without_run(given) as folder:
+            comm.all_gather(str(folder))
+            yield folder
+
+
+@contextlib.contextmanager
+def _first_without_run(given: Path) -> Iterator[Path]:
+    for folder in itertools.chain([given], _numbered(given)):
+        with reserved(folder):
+            if not holds_run(folder):
+                yield folder
+                return
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    if folder.name in ("", ".."):  # such as the working folder, "."
+        folder = folder.resolve()
+    for number in itertools.count(2):
+        yield folder.parent / f"{folder.name}_{number}"
+
+
+def later_runs(folder: Path) -> list[Path]:
+    """The folders of runs that found another run in ``folder``."""
+    return list(itertools.takewhile(holds_run, _numbered(folder)))
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a training has written checkpoints or metrics there."""
+    if not folder.is_dir():
+        return False
+    metrics = folder / "metrics.json"
+    if metrics.is_file() and metrics.stat().st_size:
+        return True
+    return any(_CHECKPOINTS.fullmatch(path.name) for path in folder.iterdir())
 
 
 @contextlib.contextmanager

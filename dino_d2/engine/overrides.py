@@ -15,6 +15,7 @@ from dino_d2.detectron2.config import LazyConfig
 from dino_d2.errors import UserError
 
 from .kinds import TEXT, Kind, UnfitError, kind_of_value
+from .other_words import FLAGS, keys_meant_by
 from .values import expected_of_argument, parameters, refusal
 
 
@@ -83,7 +84,10 @@ def check_key(cfg: DictConfig, key: str) -> None:
                 takes = arguments(node)
                 if takes is None or part in takes:
                     return  # an argument that the recipe leaves at its default
-                raise UserError(f"{key}: the config has no such key. {_nearest(cfg, node, above, key)}")
+                suggestion = _in_our_words(cfg, key) or _nearest(cfg, node, above, key)
+                raise UserError(
+                    f"{key}: the config has no such key. {suggestion} To add a key that is not there, write +{key}=..."
+                )
             node = OmegaConf.select(cfg, ".".join(parts[: depth + 1]), throw_on_missing=False)
         elif node is not None:
             raise UserError(f"{key}: {above} is {node!r}, which has no keys of its own. Set {above}=... itself")
@@ -102,7 +106,13 @@ def convert(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
         UserError: it is of another kind, such as a fraction for a whole number.
     """
     old = OmegaConf.select(cfg, key, throw_on_missing=False)
-    return convert_like(key, old, value, text, expected_of_key(cfg, key))
+    try:
+        return convert_like(key, old, value, text, expected_of_key(cfg, key))
+    except UserError as error:
+        question = _in_our_words(cfg, key)
+        if not question:
+            raise
+        raise UserError(f"{error}. {question}") from error
 
 
 def convert_like(key: str, old: Any, value: Any, text: str, annotated: Kind | None = None) -> Any:
@@ -175,6 +185,7 @@ def arguments(call: DictConfig, path: str = "") -> list[str] | None:
 
 
 def _nearest(cfg: DictConfig, node: DictConfig, above: str, key: str) -> str:
+    key = key.lower()  # Detectron2's yacs configs have upper case: SOLVER.MAX_ITER
     last = key.split(".")[-1]
     below = [f"{above}.{name}".lstrip(".") for name in dict.fromkeys([*node, *(arguments(node) or [])])]
     everywhere = list(_keys(cfg))
@@ -184,8 +195,24 @@ def _nearest(cfg: DictConfig, node: DictConfig, above: str, key: str) -> str:
         or difflib.get_close_matches(key, below, n=1)
         or difflib.get_close_matches(key, everywhere, n=1)
     )
-    found = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(_plain(node))}."
-    return f"{found} To add a key that is not there, write +{key}=..."
+    return f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(_plain(node))}."
+
+
+def _in_our_words(cfg: DictConfig, key: str) -> str:
+    """A question for the key that a word of another program means; empty if it means none that this config has."""
+    meant = next((other for other in keys_meant_by(key) if other != key and _has(cfg, other)), None)
+    if meant:
+        return f"Did you mean {meant}?"
+    flags = keys_meant_by(key, FLAGS)
+    return f"Did you mean the flag {flags[0]}, before all key=value?" if flags else ""
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    try:
+        check_key(cfg, key)
+    except UserError:
+        return False
+    return True
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import sys
@@ -120,7 +121,7 @@ class StopOnSignal(HookBase):
             iteration,
             self.checkpointer.save_dir,
             name,
-            resume_command(),
+            resume_command(self.checkpointer.save_dir),
         )
         raise TrainingStopped(number)
 
@@ -157,7 +158,7 @@ class SecondSignal:
     def _end(self, number: int, reason: str) -> None:
         print(
             f"Ended by {name_of(number)} at once ({reason}). The last checkpoint in {self.folder} is complete; "
-            f"to go on: {resume_command()}",
+            f"to go on: {resume_command(self.folder)}",
             file=sys.stderr,
             flush=True,
         )
@@ -173,15 +174,22 @@ def end_workers() -> None:
             child.kill()
 
 
-def resume_command() -> str:
+def resume_command(folder: str) -> str:
     """This process's command line with --resume.
 
     Flags must come before values of the config, so it is the first of them, after the verb of the command ``dino_d2``.
+
+    Args:
+        folder: the output folder of this run. If its name ends with a number, it may have been chosen because the one
+            that the command line names holds another run, so it is named too.
     """
     script, *arguments = sys.argv
     verb = ["train"] if arguments[:1] == ["train"] else []
-    others = (argument for argument in arguments[len(verb) :] if argument != "--resume")
-    return shlex.join([*launcher(script), script, *verb, "--resume", *others])
+    words = [argument for argument in arguments[len(verb) :] if argument != "--resume"]
+    named = f"train.output_dir={folder}"
+    if re.search(r"_\d+$", str(folder)) and named not in words:
+        words.append(named)
+    return shlex.join([*launcher(script), script, *verb, "--resume", *words])
 
 
 def launcher(script: str) -> list[str]:

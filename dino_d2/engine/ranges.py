@@ -77,6 +77,16 @@ SETTINGS: dict[str, Setting] = {
     ),
     "train.max_iter": _PERIOD,
     "train.eval_period": Setting(WHOLE, lambda v: v >= 0, "at least 0, which evaluates at the end alone"),
+    "train.best": Setting(
+        TEXT,
+        lambda v: bool(v.strip()),
+        "a result of the evaluation such as bbox/AP, or null",
+        optional=True,
+    ),
+    "train.best_mode": Setting(TEXT, lambda v: v in ("max", "min"), "max or min"),
+    "train.early_stopping.patience": Setting(
+        WHOLE, lambda v: v >= 1, "at least 1, or null to train to the end", optional=True
+    ),
     "train.log_period": _PERIOD,
     "train.checkpointer.period": _PERIOD,
     "train.checkpointer.max_to_keep": Setting(
@@ -96,6 +106,9 @@ SETTINGS: dict[str, Setting] = {
     "train.panels.num_images": _PERIOD,
     "train.panels.show": Setting(LIST, _any, LIST.words),
     "train.panels.query": Setting(WHOLE, lambda v: v >= 0, "at least 0, or null", optional=True),
+    "train.wandb.project": Setting(TEXT, _any, "the name of a project, or null", optional=True),
+    "train.mlflow.experiment": Setting(TEXT, _any, "the name of an experiment, or null", optional=True),
+    "train.hooks": Setting(LIST, _any, LIST.words),
     "train.num_pictures": _COUNT_OR_NONE,
     "train.cudnn_benchmark": _SWITCH,
     "train.float32_precision": Setting(

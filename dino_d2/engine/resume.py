@@ -18,8 +18,9 @@ from dino_d2.checkpoint.files import read_torch
 from dino_d2.checkpoint.torch_file import check_sums
 from dino_d2.errors import UserError
 
-from .ending import check_iterations
+from .ending import BEST, check_iterations
 from .resume_state import loader_faults, optimizer_faults, random_state_faults, scaler_faults
+from .score_history import score_faults
 from .trainer import Trainer, unwrap
 from .training_data import TrainingData
 
@@ -82,6 +83,7 @@ def check_resume(
             f"--config-file {Path(path).parent / 'config.yaml'}, or begin a new run without --resume: with another "
             f"train.output_dir=FOLDER, and train.init_checkpoint={path} if it shall start from these weights"
         )
+    damages += score_faults(state.get("hooks", {}).get("BestCheckpoint"))
     damages += loader_faults(state.get("data_loader"), trainer.data_loader, iteration)
     damages += scaler_faults(state.get("grad_scaler"), trainer.grad_scaler)
     damages += random_state_faults(saved.get("random_states"))
@@ -125,7 +127,8 @@ def _refuse_damaged(path: str, faults: list[str]) -> None:
 
 def _others(path: str) -> str:
     """What to do about a damaged checkpoint: the other ones in its folder."""
-    names = sorted(file.name for file in Path(path).parent.glob("model_*.pth") if file.name != Path(path).name)
+    others = Path(path).parent.glob("model_*.pth")
+    names = sorted(file.name for file in others if file.name not in (Path(path).name, BEST))
     if not names:
         return " There is no other checkpoint in its folder; begin a new run without --resume"
     return f" Write the name of an earlier checkpoint into last_checkpoint; its folder also has {', '.join(names[-3:])}"

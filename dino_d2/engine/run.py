@@ -26,11 +26,12 @@ from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
 from . import ranks
+from .best_checkpoint import BestCheckpoint
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, dataset_names
-from .ending import is_finished, write_final
+from .ending import FINAL, is_finished, write_final
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
@@ -39,9 +40,12 @@ from .preemption import StopOnSignal
 from .progress import LiveLine
 from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume, keep_seed
+from .score_history import ScoreHistory
 from .setup import config_yaml, save_config
+from .trackers import trackers
 from .trainer import Trainer, make_ema
 from .training_data import TrainingData
+from .user_hooks import build_hooks
 from .writers import writers
 
 if TYPE_CHECKING:
@@ -73,6 +77,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         disable_pretrained_weights(cfg)
     check_datasets(cfg)
     check_evaluator(cfg)
+    own_hooks = build_hooks(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
@@ -105,17 +110,20 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         check_resume(path, evaluated, trainer, cfg.train.max_iter, checkpointer.categories, data)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
+    evaluation = EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated))
+    best = best_checkpoint(cfg, checkpointer, evaluation)
+    of_metrics = writers(cfg.train.output_dir, cfg.train.max_iter) if main_process else []
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
+            *own_hooks,  # before checkpoints, which have their state after this iteration
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
-            EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            evaluation,
+            best,
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
-            hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
-            if main_process
-            else None,
+            hooks.PeriodicWriter(of_metrics, period=cfg.train.log_period) if main_process else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
         ]
     )
@@ -125,12 +133,13 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         checkpoint = checkpointer.resume_or_load("", resume=True)
         trainer.register_hooks([RestoreRandomState(checkpoint.get("random_states"))])
         start_iter = trainer.iter + 1
-        if is_finished(path, start_iter, cfg.train.max_iter):
+        if is_finished(path, start_iter, cfg.train.max_iter, best):
             return {}
         keep_seed(recipe, trainer)
     if main_process:
+        of_metrics += trackers(recipe, resume)  # not before: a run that has finished has nothing to track
         save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
-    if resume and start_iter == cfg.train.max_iter:
+    if resume and start_iter == cfg.train.max_iter and Path(path).name != FINAL:
         write_final(checkpointer, path)
     trainer.train(start_iter, cfg.train.max_iter)
     if main_process:
@@ -143,7 +152,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
                 picture_path(cfg),
                 cfg.train.num_pictures,
             )
-        logger.info(summary(cfg, metrics, time.perf_counter() - start))
+        logger.info(summary(cfg, metrics, time.perf_counter() - start, best))
         return metrics
     return {}
 
@@ -192,6 +201,14 @@ def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
         return create_ddp_model(model, **cfg.train.ddp)
 
 
+def best_checkpoint(cfg: DictConfig, checkpointer: AtomicCheckpointer, evaluation: EvalHook) -> BestCheckpoint | None:
+    """The hook that keeps the best weights; None if the config names no ``train.best``."""
+    if not cfg.train.best:
+        return None
+    history = ScoreHistory(cfg.train.best, cfg.train.best_mode)
+    return BestCheckpoint(checkpointer, evaluation, history, cfg.train.early_stopping.patience)
+
+
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = build(cfg, "dataloader.test.mapper")
@@ -207,17 +224,21 @@ def picture_path(cfg: DictConfig) -> Path:
     return Path(cfg.train.output_dir) / "predictions.png"
 
 
-def summary(cfg: DictConfig, metrics: dict, seconds: float) -> str:
+def summary(cfg: DictConfig, metrics: dict, seconds: float, best: BestCheckpoint | None = None) -> str:
     """What a user wants to know after training."""
     folder = Path(cfg.train.output_dir)
     names = [name for name in ("AP", "AP50", "AP75") if f"bbox/{name}" in metrics]  # an evaluator may have others
     scores = ", ".join(f"{name} {metrics[f'bbox/{name}']:.1f}" for name in names)
-    return (
+    text = (
         f"finished{': ' * bool(scores)}{scores} in {seconds / 60:.1f} minutes\n"
         f"  picture     {picture_path(cfg)}\n"
         f"  logs        {folder / 'metrics.json'}, {folder / 'log.txt'}, tensorboard --logdir {folder}\n"
-        f"  checkpoint  {folder / 'model_final.pth'}"
+        f"  checkpoint  {folder / FINAL}"
     )
+    if best is not None and (score := best.history.best):
+        result = f"{best.history.metric} {score.value:.4g} after iteration {score.iteration}"
+        text += f"\n  best        {best.path}: {result}"
+    return text
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

@@ -11,6 +11,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 
 from .kinds import SECTION
+from .trackers import check_trackers
 from .values import refusal
 
 #: What every recipe has.
@@ -20,7 +21,8 @@ SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 PARTS = (
     "model.detector", "model.detector.backbone", "dataloader.train", "dataloader.train.dataset", "dataloader.test",
     "dataloader.test.dataset", "dataloader.test.mapper", "optimizer.params", "train.amp", "train.ema", "train.ddp",
-    "train.checkpointer", "train.panels",
+    "train.checkpointer", "train.early_stopping", "train.panels", "train.wandb",
+    "train.mlflow",
 )  # fmt: skip
 
 
@@ -40,6 +42,12 @@ def check_settings(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
             raise UserError(refusal(section, node[name], SECTION.words))
+    if cfg.train.early_stopping.patience is not None and not cfg.train.best:
+        raise UserError(
+            f"train.early_stopping.patience={cfg.train.early_stopping.patience} needs the result that is to improve: "
+            "add train.best=bbox/AP"
+        )
+    check_trackers(cfg)
     check_device(cfg.train.device)
     check_output_folder(cfg.train.output_dir)
 

@@ -23,6 +23,19 @@ def writers(output_dir: str, max_iter: int) -> list[EventWriter]:
     ]
 
 
+def values_after(iteration: int, window_size: int) -> dict[int, dict[str, float]]:
+    """{iteration: {name: value}} of the scalars that are newer than ``iteration`` in the storage of the training.
+
+    Args:
+        window_size: iterations over which smoothed values take their median.
+    """
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, (value, of_iteration) in get_event_storage().latest_with_smoothing_hint(window_size).items():
+        if of_iteration > iteration:
+            found[of_iteration][name] = value
+    return found
+
+
 class MetricsWriter(EventWriter):
     """Appends one JSON object per line and iteration, as Detectron2's ``JSONWriter`` does.
 
@@ -39,12 +52,10 @@ class MetricsWriter(EventWriter):
         self._last_iteration = -1
 
     def write(self) -> None:
-        lines: dict[int, dict[str, float | None]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
-            if iteration > self._last_iteration:
-                lines[iteration][name] = value if math.isfinite(value) else None
+        lines = values_after(self._last_iteration, self._window_size)
         for iteration, values in lines.items():
-            line = json.dumps(values | {"iteration": iteration}, sort_keys=True, allow_nan=False)
+            valid = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            line = json.dumps(valid | {"iteration": iteration}, sort_keys=True, allow_nan=False)
             self._file.write(line + "\n")
         self._last_iteration = max(lines, default=self._last_iteration)
         self._file.flush()

@@ -12,13 +12,18 @@ import pytest
 import torch
 from torch import nn
 
+from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.engine import HookBase
 from dino_d2.engine import Trainer, checkpointer
 from dino_d2.engine.checkpointer import AtomicCheckpointer
-from dino_d2.engine.output_folder import LOCK, in_words, reserved
+from dino_d2.engine.output_folder import LOCK, folder_of_run, in_words, later_runs, reserved
 from dino_d2.engine.setup import survive_disk_errors
 from dino_d2.errors import UserError
 from tests.engine.test_ending import Scale
+from tests.engine.test_resume import TINY
+from tests.in_process import run_train_net
+from tests.small_data import generate_shapes
+from tests.two_ranks import run_on_two_ranks
 
 
 def reserve(folder: Path, queue) -> None:
@@ -60,6 +65,77 @@ def test_parts_of_a_killed_run_are_deleted_first_and_files_of_others_are_kept(tm
         (tmp_path / name).write_bytes(b"half")
     with reserved(tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["film.part", LOCK]
+
+
+def choose(folder: Path, resume: bool = False) -> Path:
+    """The folder that a run would write to."""
+    with folder_of_run(folder, resume) as chosen:
+        assert (chosen / LOCK).is_file(), "it is reserved"
+    return chosen
+
+
+@pytest.mark.parametrize("name", ["model_final.pth", "model_0000499.pth", "model_best.pth", "last_checkpoint"])
+def test_a_run_takes_a_folder_without_another_run(name, tmp_path):
+    folder = tmp_path / "out"
+    assert choose(folder) == folder
+    (folder / name).write_bytes(b"first")
+    assert choose(folder) == tmp_path / "out_2"
+    (tmp_path / "out_2" / "metrics.json").write_text("{}\n")
+    assert choose(folder) == tmp_path / "out_3"
+    assert choose(folder, resume=True) == folder
+    assert (folder / name).read_bytes() == b"first"
+    assert sorted(os.listdir(folder)) == [name]
+    assert later_runs(folder) == [tmp_path / "out_2"]
+
+
+def test_files_that_are_not_of_a_run_do_not_count(tmp_path):
+    for name in ("config.yaml", "log.txt", "notes.md", "metrics.json", "model_zoo.pth", "coco_instances_results.json"):
+        (tmp_path / name).touch()
+    assert choose(tmp_path) == tmp_path
+
+
+def test_the_working_folder_gets_a_numbered_neighbour(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work" / "last_checkpoint").touch()
+    assert choose(Path()) == tmp_path / "work_2"
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_also_if_it_holds_a_run(tmp_path):
+    with reserved(tmp_path / "out"):
+        (tmp_path / "out" / "last_checkpoint").touch()
+        context = get_context("fork")
+        with context.Pool(1) as pool, pytest.raises(UserError, match=r"another run .* writes to"):
+            pool.apply(choose, (tmp_path / "out",))
+    assert not (tmp_path / "out_2").exists()
+
+
+def choose_on_both_ranks(folder: Path) -> None:
+    with folder_of_run(folder, resume=False) as chosen:
+        assert chosen == folder.parent / "out_2"
+
+
+@pytest.mark.slow
+def test_all_ranks_take_the_same_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last_checkpoint").touch()
+    run_on_two_ranks(choose_on_both_ranks, tmp_path / "out")
+
+
+def test_a_second_run_leaves_the_first_as_it_is(tmp_path):
+    options = generate_shapes(tmp_path / "shapes", train=2, val=2)
+    command = [*TINY, *options, "train.max_iter=1", f"train.output_dir={tmp_path}/out"]
+    run_train_net(*command)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    run_train_net(*command, "train.seed=1")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    second = tmp_path / "out_2"
+    assert (second / "model_final.pth").is_file()
+    assert (
+        f"{tmp_path}/out holds another run, which stays as it is: this run writes to {second}."
+        in (second / "log.txt").read_text()
+    )
+    assert LazyConfig.load(str(second / "config.yaml")).train.output_dir == str(second)
 
 
 @pytest.mark.parametrize("size", [10, 10**6])  # PyTorch reports the larger one as an error of its own

@@ -19,12 +19,18 @@ def started_as(monkeypatch):
 
 
 def test_a_run_of_python_is_resumed_with_python():
-    assert resume_command() == "python train_net.py --resume --config-file 'my recipe.py' train.seed=1"
+    assert resume_command("output/one") == "python train_net.py --resume --config-file 'my recipe.py' train.seed=1"
+
+
+def test_a_run_in_a_numbered_folder_is_resumed_there(monkeypatch):
+    assert resume_command("output/one_2").endswith("'my recipe.py' train.seed=1 train.output_dir=output/one_2")
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "train.output_dir=output/one_2"])
+    assert resume_command("output/one_2") == "python train_net.py --resume train.output_dir=output/one_2"
 
 
 def test_a_run_of_the_console_command_is_resumed_with_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/env/bin/dino_d2", "train", "--config-file", "mine.py", "train.seed=1"])
-    assert resume_command() == "/env/bin/dino_d2 train --resume --config-file mine.py train.seed=1"
+    assert resume_command("output/one") == "/env/bin/dino_d2 train --resume --config-file mine.py train.seed=1"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_a_run_of_torchrun_is_resumed_with_torchrun(monkeypatch, ranks, words):
     variables = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "node7", "MASTER_PORT": 29500}
     for name, value in (variables | {"TORCHELASTIC_RUN_ID": "none"}).items():
         monkeypatch.setenv(name, str(value))
-    assert resume_command() == f"{words} train_net.py --resume --config-file 'my recipe.py' train.seed=1"
+    assert resume_command("output/one") == f"{words} train_net.py --resume --config-file 'my recipe.py' train.seed=1"
 
 
 @pytest.mark.parametrize("flags", [["--eval-only"], []])

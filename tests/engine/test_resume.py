@@ -370,7 +370,10 @@ def test_evaluation_in_a_fresh_folder_says_its_config(shapes, run, tmp_path):
     assert LazyConfig.load(str(tmp_path / "config.yaml")).train.seed == 7
 
 
-def test_the_config_of_a_run_replaces_an_older_one(shapes, run):
+def test_the_config_of_a_run_replaces_that_of_an_evaluation(shapes, run):
+    for path in run.iterdir():
+        if path.name != "config.yaml":
+            path.unlink()
     tiny(run, shapes, "train.seed=7", iterations=1)
     written = LazyConfig.load(str(run / "config.yaml"))
     assert written.train.seed == 7
