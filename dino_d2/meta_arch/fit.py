@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from dino_d2.denoising import Denoising
 from dino_d2.modeling import Detector
+from dino_d2.modeling.contracts import DenoisedQuerySource
 from dino_d2.modeling.levels import Levels, make_levels
 from dino_d2.modeling.queries.embedded import DenoisedEmbeddedQueries
 
@@ -58,6 +59,7 @@ def check_fit(detector: Detector, denoising: Denoising | None) -> None:
                 f"model.detector.label_embedding: {name} makes denoising queries of {denoised.shape[-1]} channels, and "
                 f"the decoder has {embed_dim}. Set its embed_dim to model.detector.embed_dim"
             )
+        assert isinstance(detector.queries, DenoisedQuerySource)  # check_takes_denoising
         anchors = detector.queries.denoising_anchors(content.new_full((1, 1, 4), 0.5))
         if anchors.shape[-1] != queries.anchors.shape[-1]:
             raise ValueError(
@@ -98,7 +100,7 @@ def check_takes_denoising(detector: Detector) -> None:
             "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
             "LabelEmbedding, IndicatedLabelEmbedding or UnknownLabelEmbedding (dino_d2.modeling)"
         )
-    if getattr(detector.queries, "denoising_anchors", None) is None:
+    if not isinstance(detector.queries, DenoisedQuerySource):
         raise ValueError(
             f"{type(detector.queries).__name__} has no anchors for denoising queries: set model.denoising=null, or use "
             "a query source with boxes (StaticQueries, MixedQuerySelection, AnchorBoxQueries, ...) in "
