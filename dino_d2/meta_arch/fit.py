@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the parts of a detector and its denoising fit together, found out when the model is built."""
+"""Checks at build time that the parts of a detector and its denoising fit together."""
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ from dino_d2.modeling.queries.embedded import DenoisedEmbeddedQueries
 
 
 def check_fit(detector: Detector, denoising: Denoising | None) -> None:
-    """Make the queries of an empty memory, and one denoising query, and compare their sizes.
+    """Compare the sizes of matching queries of an empty memory, of a denoising query and of the decoder.
 
     Raises:
         ValueError: the detector cannot take denoising queries, or the content or the anchors of its queries have
-            another size than the decoder expects. The message says what to change.
+            another size than the decoder expects. The message names the setting to change.
     """
     if denoising is not None:
         check_takes_denoising(detector)
@@ -69,7 +69,7 @@ def check_fit(detector: Detector, denoising: Denoising | None) -> None:
 
 
 def freeze_denoising_parts(detector: Detector) -> None:
-    """Freeze what only denoising queries use, in a detector that is trained without them.
+    """Freeze parameters that only denoising queries use, for training without denoising.
 
     DistributedDataParallel waits for a gradient of every trained parameter.
     """
@@ -94,7 +94,7 @@ def empty_memory(detector: Detector, embed_dim: int) -> tuple[Tensor, Levels]:
 
 
 def check_takes_denoising(detector: Detector) -> None:
-    """Raise ValueError, with what to change, where a detector cannot take denoising queries."""
+    """Raise ValueError if a detector does not support denoising queries; the message names the setting to change."""
     if detector.label_embedding is None:
         raise ValueError(
             "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
@@ -109,7 +109,7 @@ def check_takes_denoising(detector: Detector) -> None:
 
 
 def check_classes(detector: Detector, denoising: Denoising) -> None:
-    """Raise ValueError where denoising draws labels that the label embedding, or the detector, does not have."""
+    """Raise ValueError if denoising draws labels that the label embedding or the detector does not have."""
     embedding = detector.label_embedding
     if embedding is None or not isinstance(embedding, nn.Embedding):
         return
