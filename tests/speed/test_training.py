@@ -2,6 +2,7 @@
 """The faster modules of training: the same parameters, gradients and checkpoints as the plain ones."""
 
 import torch
+from torch import nn
 
 from dino_d2.speed import optimise_for_training
 from dino_d2.speed.frozen_batch_norm import NormedConv2d
@@ -22,9 +23,10 @@ def test_losses_and_gradients_stay_and_so_do_names(make_detector):
     logits, boxes, gradients = step(detector, images)
     optimise_for_training(detector)
     assert list(detector.state_dict()) == names
-    changed = [module for module, old in zip(detector.modules(), types, strict=True) if type(module) is not old]
+    changed = [(module, old) for module, old in zip(detector.modules(), types, strict=True) if type(module) is not old]
     assert changed
-    assert all(isinstance(module, old) for module, old in zip(detector.modules(), types, strict=True))
+    # A ReLU is computed by the layer before it; every other module is replaced by a subclass.
+    assert all(isinstance(module, old) for module, old in changed if old is not nn.ReLU)
     new_logits, new_boxes, new_gradients = step(detector, images)
     torch.testing.assert_close(new_logits, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(new_boxes, boxes, rtol=1e-4, atol=1e-5)
