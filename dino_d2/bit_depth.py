@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of more than 8 bits a channel become 8-bit pictures by one rule: for datasets and the embedded engine."""
+"""Conversion of images with more than 8 bits per channel to 8 bits, for datasets and the embedded engine."""
 
 import numpy as np
 from PIL import Image
@@ -8,22 +8,22 @@ from dino_d2.errors import UserError
 
 
 class PictureError(UserError):
-    """A picture that cannot be read; the message says why, and the caller says which file and which image id."""
+    """An image cannot be read. The message states the reason; the caller adds the file and the image id."""
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture has more than 8 bits a channel."""
+    """Whether an image has more than 8 bits per channel."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a picture of 16-bit, 32-bit or floating-point values to 8 bits; Pillow alone would clip them at 255.
+    """Scale an image with 16-bit, 32-bit or floating-point values to 8 bits; Pillow would clip them at 255.
 
-    Values that fit 0..255 already stay. Floating-point values within 0..1 are multiplied by 255. All others are scaled
-    linearly, the smallest to 0 and the largest to 255; NaN and infinities become the smallest finite value.
+    Values within 0..255 are kept. Floating-point values within 0..1 are multiplied by 255. All others are scaled
+    linearly from the smallest (0) to the largest value (255). NaN and infinities become the smallest finite value.
 
     Raises:
-        PictureError: none of its values is finite.
+        PictureError: no value is finite.
     """
     if not is_deep(image):
         return image

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console command `dino_d2`: one verb for each thing that scripts and `python -m` modules do too."""
+"""The console command `dino_d2`; its verbs run the same code as the scripts and `python -m` modules."""
 
 import argparse
 import sys
@@ -50,7 +50,7 @@ def _run_parser(verb: str, description: str, examples: str) -> argparse.Argument
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="K", help="number of this machine, from 0 (0)")
     url = default_argument_parser().get_default("dist_url")
-    parser.add_argument("--dist-url", default=url, metavar="URL", help="where processes of several machines meet")
+    parser.add_argument("--dist-url", default=url, metavar="URL", help="address for the processes of several machines")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="changes to the config, last")
     return parser
 

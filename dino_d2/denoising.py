@@ -10,13 +10,13 @@ detector to reconstruct, with everything that a decoder and a loss need to know 
 
 Slots are laid out group after group. With M the largest object count of the batch, a DN group is M slots, object j
 at offset j; a contrastive group is M positive slots followed by M negative ones. Slots beyond an image's own object
-count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others. For the loss
-they are background in DINO and nothing in DN-DETR, as in the authors' codes.
+count are padding: label -1, box (0.5, 0.5, 0.5, 0.5); they attend within their group like the others. The class loss
+treats them as background in DINO and ignores them in DN-DETR, as in the authors' code.
 
-The number of slots is limited: of an image with very many objects, a random part is denoised (``max_queries``).
+The number of slots is limited: for an image with very many objects, a random subset is denoised (``max_queries``).
 
-Where the gradients of several batches are accumulated for one step of the optimizer, each batch is given as a
-:class:`BatchOfStep`. Its slots are then laid out as in one batch of all images of the step.
+With gradient accumulation, each batch of an optimizer step is described by a :class:`BatchOfStep`. Its slots are then
+laid out as in one batch of all images of the step.
 
 Shapes: B images, Q denoising queries (slots), N matching queries, T = Q + N, C classes, G groups, M objects of the
 fullest image.
@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class BatchOfStep(NamedTuple):
-    """A batch as one of several whose gradients are accumulated for one step of the optimizer, on this rank."""
+    """One of several batches on this rank whose gradients are accumulated for an optimizer step."""
 
     counts: list[int]  # objects of each image of the step, batch after batch
     first: int  # position in ``counts`` of the batch's first image
@@ -82,7 +82,7 @@ class DenoisingQueries(NamedTuple):
         return blocked
 
 
-#: Images with up to this many objects, more than COCO's fullest has, are denoised in full whatever the limit of slots.
+#: All objects of images with up to this many objects (no image of COCO has more) are denoised despite the limit.
 ALWAYS_DENOISED = 100
 
 
@@ -173,9 +173,10 @@ class Denoising(nn.Module):
         label_flip_probability: γ, probability that a slot's label is replaced by a random one.
         centre_noise_scale: λ1 in [0, 1]; the centre moves by less than λ1 times half the size, so it stays inside.
         size_noise_scale: λ2 in [0, 1]; width and height change by less than λ2 times themselves.
-        max_queries: the most slots of an image with more than 100 objects. Where its objects need more, each call
-            denoises as many objects as fit, and at least 100, drawn at random. It binds from 500 objects an image on
-            for DINO and from 200 for DN-DETR with 5 groups; COCO has fewer than 100. None: no limit.
+        max_queries: maximum number of slots of an image with more than 100 objects. If its objects need more, each
+            call denoises a random subset: as many objects as fit, but at least 100. The limit takes effect from 500
+            objects per image for DINO and from 200 for DN-DETR with 5 groups; images of COCO have fewer than 100. None:
+            no limit.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class Denoising(nn.Module):
         """Noised queries for a batch.
 
         Args:
-            labels: B tensors [n_i] int64 in 0 .. C - 1; n_i may be 0, for every image of the batch too.
+            labels: B tensors [n_i] int64 in 0 .. C - 1; n_i may be 0, even for all images.
             boxes: B tensors [n_i, 4] cxcywh in [0, 1].
             generator: of the tensors' device; the same state gives the same queries.
             part: the batch as one of several of a step; None: it is the only one.
@@ -268,7 +269,7 @@ class Denoising(nn.Module):
         return SlotsOfStep(positives / num_batches, num_scored / num_batches)
 
     def draw(self, shape: torch.Size, device: torch.device, generator: Generator | None) -> NoiseDraws:
-        """Random numbers for slots of shape [B, Q]. A drawn class may be the true one, as in the authors' code."""
+        """Random numbers for slots of shape [B, Q]. A random class may be the true one, as in the authors' code."""
         return NoiseDraws(
             flip=torch.rand(shape, device=device, generator=generator),
             label=torch.randint(self.num_classes, shape, device=device, generator=generator),
@@ -335,7 +336,7 @@ class ContrastiveDenoising(Denoising):
 
 
 class SlotLayout(NamedTuple):
-    """Which object each denoising slot belongs to; fields as in :class:`DenoisingQueries`."""
+    """The object of each denoising slot; fields as in :class:`DenoisingQueries`."""
 
     target: Tensor
     positive: Tensor
@@ -356,9 +357,9 @@ def lay_out(counts: list[int], groups: list[int], copies: int) -> SlotLayout:
 
     Args:
         counts: objects per image.
-        groups: groups per image. Where all images have the same number, a group is as wide as the fullest image
-            needs and starts at the same slot in every image; otherwise each image packs its own groups from the left.
-        copies: 1 (DN), or 2 (positive, then negative) slots an object and group.
+        groups: groups per image. If all images have the same number, a group has the width of the fullest image and
+            starts at the same slot in every image; otherwise each image packs its own groups from the left.
+        copies: slots per object and group: 1 (DN), or 2 (positive, then negative).
     """
     shared = len(set(groups)) == 1
     widths = [max(counts)] * len(counts) if shared else counts

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kind of error that is the user's to mend; train_net.py shows it without a traceback."""
+"""Errors that the user can correct; commands show them without a traceback."""
 
 
 class UserError(ValueError):
-    """Says what was wrong, where, and what to do."""
+    """A mistake of the user. The message states the fault, its place and the remedy."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing files so that a reader never sees half of one."""
+"""Atomic writing: readers see either the old file or the complete new one."""
 
 import os
 from collections.abc import Callable
@@ -11,10 +11,10 @@ PART = ".part"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let ``write`` fill a file that appears at ``path``, in place of an older one, when it is whole.
+    """Write a file with ``write`` and move it to ``path`` once it is complete, replacing an older one.
 
-    Whenever the process is killed, or the power fails, there is either the old file or the new one. An error, such as
-    that of a full disk, leaves no part of the new one.
+    If the process is killed or the power fails, ``path`` is either the old or the new file. After an error, such as a
+    full disk, no part of the new file remains.
     """
     part = path.with_name(path.name + PART)
     try:
@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    # The new name must reach the disk before `last_checkpoint` speaks of it.
+    # The new name must be on disk before `last_checkpoint` refers to it.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -72,8 +72,9 @@ class Predictor:
         score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all.
         nms_iou: of two detections of one class with a higher IoU, only the better one is kept; in [0, 1], None for no
             suppression (see ``dino_d2.predict.filters``).
-        tiling: for images much larger than the objects in them: each image is detected in overlapping tiles as well as
-            as a whole (see ``dino_d2.predict.tiles``), one view at a time; None for the whole image only.
+        tiling: for images much larger than the objects in them: the model runs on overlapping tiles of
+            each image in addition to the full image (see ``dino_d2.predict.tiles``), one view at a time; None: only on
+            the full image.
 
     Attributes:
         model: in evaluation mode and prepared for detection (``for_inference``). Gradients by its input are right; to
@@ -187,7 +188,7 @@ class Predictor:
         return found[0] if len(views) == 1 else join(views, found, height, width)
 
     def _input(self, array: np.ndarray) -> dict:
-        """The model's input for one image, as the test loader would give it."""
+        """The model's input for one image, as the test loader would return it."""
         height, width = array.shape[:2]
         augmented = T.AugInput(array)
         self.mapper.augmentations(augmented)
@@ -322,7 +323,7 @@ def _local_file(weights: str) -> str:
     except (OSError, ValueError, AssertionError) as error:  # iopath asserts that a download has succeeded
         raise UserError(f"the checkpoint {weights} cannot be downloaded: {error}") from error
     if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint {weights}: no known kind of address, or nothing is there")
+        raise UserError(f"there is no checkpoint {weights}: unknown kind of address, or nothing is there")
     return path
 
 
@@ -352,7 +353,7 @@ def _fill(model: DETR, tensors: dict[str, Tensor], weights: str, config_file: st
         detail = report.classes or next(iter(report.misshapen.values()), "not in the checkpoint")
         raise UserError(
             f"{weights} does not fit the model of {config_file}: {len(left)} tensors would stay random, the first is "
-            f"{left[0]} ({detail}). Use the config.yaml beside the weights, or override the settings that differ, such "
+            f"{left[0]} ({detail}). Use the config.yaml of their run, or override the settings that differ, such "
             "as model.detector.num_classes=3"
         )
 

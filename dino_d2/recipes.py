@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files by name: where recipes lie, and the output folder that follows from a recipe's file name."""
+"""Finds recipes by name and derives their output folder from the file name."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def find_config(path: str | os.PathLike) -> str:
         path: for example "my_recipe.py", "dino/dino_r50_4scale_12ep.py" or "configs/dino/dino_r50_4scale_12ep.py".
 
     Returns:
-        a path of an existing file, or ``path`` as it is if there is none.
+        the path of an existing file, or ``path`` unchanged if there is none.
     """
     if not os.path.isfile(path) and not os.path.isabs(path):
         parts = Path(path).parts
@@ -39,7 +39,7 @@ def find_config(path: str | os.PathLike) -> str:
 
 
 def load_config_file(path: str) -> Any:
-    """Load a recipe or a config.yaml as `LazyConfig.load` does; a recipe also gets an output folder of its own.
+    """Load a recipe or a config.yaml as `LazyConfig.load` does, and set the default output folder of a recipe.
 
     A recipe that leaves ``train.output_dir`` at its default writes to ``./output/<stem of the file name>``. A
     config.yaml keeps the folder of its run.

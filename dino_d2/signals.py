@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a process to end: raised as an exception, so that temporary files are removed on the way out."""
+"""Turns termination signals into an exception, so that temporary files are removed before the process ends."""
 
 import contextlib
 import math
@@ -112,9 +112,9 @@ def ended_by_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def cleaned_up() -> Iterator[None]:
-    """Unwind this context before a signal ends the process that would otherwise end it without any clean-up.
+    """Context that is unwound when a signal ends the process, which would otherwise end without clean-up.
 
-    Signals that the process handles in another way are left to it.
+    Signals with other handlers are not affected.
     """
     interruption = None
     try:

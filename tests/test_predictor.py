@@ -341,7 +341,7 @@ def test_weights_may_be_an_address(trained, predictor, tmp_path, monkeypatch):
     assert torch.equal(found(image, "RGB").scores, predictor(image, "RGB").scores)
     with pytest.raises(UserError, match=r"https://nowhere/x\.pth cannot be downloaded: name or service"):
         Predictor(config, "https://nowhere/x.pth")
-    with pytest.raises(UserError, match=r"there is no checkpoint odd://x\.pth: no known kind of address"):
+    with pytest.raises(UserError, match=r"there is no checkpoint odd://x\.pth: unknown kind of address"):
         Predictor(config, "odd://x.pth")
 
 

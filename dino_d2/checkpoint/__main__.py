@@ -11,7 +11,7 @@ from .write import convert
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.checkpoint") -> int:
-    """Write the converted file and print what was done; exit with a message where that fails."""
+    """Write the converted file and print a summary; exit with a message if this fails."""
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("input", metavar="IN", help="checkpoint of any known format, recognised by its tensors")
     parser.add_argument("output", metavar="OUT", help="PyTorch file to write")

@@ -28,8 +28,8 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False
     """Convert class heads and label embedding to ``wanted`` classes, where the classes correspond.
 
     Between 91 classes, numbered by COCO category id, and COCO's 80 contiguous classes, rows are mapped by COCO's
-    category list; a softmax head has one more row, for "no object". With any other class counts the classes differ;
-    their tensors are left out, so that the model keeps its initialized ones.
+    category list; a softmax head has one more row, for "no object". With other class counts the classes
+    differ, and these tensors are omitted, so that the model keeps its initial values.
 
     Args:
         tensors: by the model's names without the prefix "detector.", with another class count than ``wanted``.
@@ -49,7 +49,7 @@ def fit_classes(tensors: dict[str, Tensor], wanted: int, no_object: bool = False
         return tensors | mapped, "80 COCO classes mapped to the 91 category ids"
     here, there = wanted - no_object, found and found - no_object
     others = {name: tensor for name, tensor in tensors.items() if not CLASS_TENSOR.fullmatch(name)}
-    return others, f"class heads and label embedding are made anew for {here} classes, the checkpoint has {there}"
+    return others, f"class heads and label embedding are re-initialised for {here} classes; the checkpoint has {there}"
 
 
 def gather(tensor: Tensor) -> Tensor:

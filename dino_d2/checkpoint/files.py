@@ -61,12 +61,12 @@ def read_categories(path: str) -> list[dict] | None:
     content = read_torch(PathManager.get_local_path(path))
     categories = content.get("categories") if isinstance(content, dict) else None
     if categories is not None and not is_categories(categories):
-        raise UserError(f"{path}: damaged: its 'categories' are no list of classes with id and name. Fetch it again.")
+        raise UserError(f"{path}: damaged: its 'categories' are not a list of ids and names. Fetch it again.")
     return categories
 
 
 def is_categories(value: object) -> bool:
-    """Whether a value is a list of {"id": whole number, "name": text}."""
+    """Whether a value is a list of {"id": integer, "name": text}."""
     return isinstance(value, list) and all(
         isinstance(c, dict) and isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in value
     )

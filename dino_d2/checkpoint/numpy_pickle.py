@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy arrays out of pickles, as Detectron2's model zoo has them, without NumPy's own unpickling.
+"""Reads NumPy arrays from pickles of Detectron2's model zoo without NumPy's own unpickling.
 
-NumPy's unpickling trusts the file: a dtype whose flags a pickle sets turns bytes into pointers. Here an array is made
-of a numeric dtype, a shape and as many bytes as these need, or not at all.
+NumPy's unpickling trusts the file: a pickle can set flags of a dtype that make NumPy use bytes as pointers. Here an
+array needs a numeric dtype, a shape and exactly the bytes for both.
 """
 
 import io
@@ -55,7 +55,7 @@ def read_numpy_pickle(path: str) -> Any:
 
 
 def evaluate(value: Any) -> Any:
-    """The array or scalar that a call stands for; any other value as it is."""
+    """The array or scalar that a call describes; other values are returned unchanged."""
     if not isinstance(value, Call):
         return value
     if value.function in ARRAY:

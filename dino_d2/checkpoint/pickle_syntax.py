@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pickle says, read as data: nothing that it names is imported, called or changed."""
+"""Reads pickles as data: nothing that a pickle names is imported, called or changed."""
 
 import pickletools
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ VALUES = frozenset(
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
-#: What a damaged or hostile pickle can raise while it is read.
+#: Errors that a damaged or hostile pickle can cause while it is read.
 ERRORS = (ValueError, TypeError, LookupError, OverflowError, ArithmeticError)
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error says, the first 300 characters on one line."""
+    """The first 300 characters of an error message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
@@ -50,7 +50,7 @@ class Call:
 
 @dataclass(slots=True)
 class Pickle:
-    """One pickle, as far as it has been read."""
+    """Content of a pickle while it is read."""
 
     value: Any = None  # dicts, lists, tuples, plain values, and the classes above
     calls: list[Call] = field(default_factory=list)
@@ -61,13 +61,13 @@ class Pickle:
 def parse_pickle(stream: BinaryIO) -> Pickle:
     """Read one pickle of protocol 0 to 5; the stream is left after it.
 
-    Time and memory grow with the length of the pickle alone, whatever sizes it claims.
+    Time and memory depend on the length of the pickle only, not on sizes that it claims.
 
     Args:
-        stream: in memory, so that a claimed length cannot make it allocate more than there is.
+        stream: in memory, so that a claimed length cannot cause a large allocation.
 
     Raises:
-        ERRORS: it is damaged, or uses what no checkpoint has.
+        ERRORS: it is damaged, or has content that no checkpoint needs.
     """
     found = Pickle()
     stack: list = []

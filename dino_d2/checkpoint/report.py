@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account of a checkpoint that was loaded."""
+"""The report on a loaded checkpoint."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadReport:
-    """The fate of every tensor of a checkpoint and of a model; the model's tensors are listed by their names in it."""
+    """What happened to every tensor of a checkpoint and of a model; tensors of the model have the model's names."""
 
     source: str
     format: str
@@ -48,7 +48,7 @@ class LoadReport:
         ]
         if self.separate_heads:
             lines.append(
-                "these weights have a head of their own for each layer: a model that shares one is less accurate"
+                "these weights have a separate head for each layer; a model that shares one head is less accurate"
             )
         return "\n  ".join(lines)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch files, checked before ``torch.load`` sees them.
+"""Checks of PyTorch files before ``torch.load`` reads them.
 
 ``torch.load(weights_only=True)`` runs no code of a file, but it trusts the sizes in it: a storage of the legacy format
 is allocated before its data is read, a tensor that reaches past its storage makes the storage grow, and
@@ -88,7 +88,7 @@ def read_torch(path: str) -> Any:
 
 
 class ForbiddenError(ValueError):
-    """The file asks for a call that is not among `CALLED`."""
+    """The file contains a call that is not in `CALLED`."""
 
 
 def check_zip(path: str) -> None:
@@ -123,7 +123,7 @@ def check_zip(path: str) -> None:
 def check_sums(path: str) -> None:
     """Compare the content of a zip archive with its checksums; the legacy format has none.
 
-    This reads the whole file, which ``read_torch`` does not.
+    This reads the complete file, which ``read_torch`` does not.
 
     Raises:
         UserError: a bit of the file has changed since it was written.

@@ -54,15 +54,15 @@ def same_names(sources: Sequence[str], targets: Sequence[str]) -> list[int | Non
 
 
 def plain(name: str) -> str:
-    """Letters and digits alone, in lower case."""
+    """Only the letters and digits, in lower case."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def transfer_classes(tensors: dict[str, Tensor], sources: Sequence[str], targets: Sequence[str]) -> dict[str, Tensor]:
-    """Class heads and label embedding with a row for each target class; all other tensors as they are.
+    """Class heads and label embedding with a row for each target class; all other tensors unchanged.
 
-    A class without a counterpart starts fresh: a bias of probability 0.01 and no weights in the heads, and the mean of
-    all classes in the label embedding. A row behind the classes, the "unknown" one of DN-DETR's embedding, stays.
+    A class without a counterpart is initialised: zero weights and a bias of probability 0.01 in the heads, the mean of
+    all classes in the label embedding. A row after the classes, the "unknown" one of DN-DETR's embedding, is kept.
 
     Args:
         tensors: of a detector with sigmoid classes, one a source class.

@@ -24,7 +24,7 @@ def convert(source: str, target: str) -> str:
         target: PyTorch file to write, {"model": tensors}.
 
     Returns:
-        what was done, for people.
+        a summary for the log.
 
     Raises:
         UserError: a tensor has no name in the other format.
@@ -77,7 +77,7 @@ def to_ours(tensors: dict[str, Tensor], source: str = "checkpoint") -> tuple[dic
 
 
 def relative_position_indices(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers that Swin's authors save beside each relative position bias table [(2 w - 1)², heads].
+    """The buffers that Swin's authors save with each relative position bias table [(2 w - 1)², heads].
 
     Entry [i, j] of a window's w² tokens is the table's row for the offset from token j to token i.
     """

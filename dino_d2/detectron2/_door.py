@@ -5,8 +5,8 @@ The first one gives the modules of the selected engine a second name. `dino_d2.d
 (or `dino_d2.detectron2.embedded.data`) are the same module object with two entries in `sys.modules`, so there is one
 copy of each class, registry and catalog.
 
-The second one loads the embedded engine's modules so that a name that they lack raises an error that says that it
-needs Detectron2. Where the error is raised depends on how the name is used:
+The second one loads the embedded engine's modules. A name that is missing there raises an error that refers to
+Detectron2. Where the error is raised depends on how the name is used:
 
 | use | raised by |
 |---|---|
@@ -33,7 +33,7 @@ TARGETS = {"detectron2": "detectron2", "embedded": EMBEDDED}
 OWN_MODULES = ("_door", "_refusal", "embedded")  # the modules in this package's folder
 
 WAY_OUT = (
-    "Install or repair Detectron2 (docs/detectron2.md says how to install it), "
+    "Install or repair Detectron2 (see docs/detectron2.md), "
     "or set DINO_D2_ENGINE=embedded to use the engine that comes with dino_d2."
 )
 
@@ -90,7 +90,7 @@ def refuse_attribute(module: ModuleType, name: str) -> NoReturn:
 
 
 def _is_served_in(package: str, name: str) -> bool:
-    """Whether `name` is in a package of the embedded engine, or in a module below that, as far as they are loaded."""
+    """Whether a loaded package of the embedded engine, or a loaded module in it, has `name`."""
     return any(
         name in vars(module)
         for key, module in list(sys.modules.items())
@@ -101,8 +101,8 @@ def _is_served_in(package: str, name: str) -> bool:
 class NotServedError(ModuleNotFoundError):
     """The embedded engine lacks a module, or a name that was imported from a module.
 
-    Its `name` is Detectron2's name. If it were the name that is being imported, `from ... import` would replace this
-    error by one of its own.
+    Its `name` is Detectron2's name. With the name that is being imported, `from ... import` would replace this error by
+    a generic one.
     """
 
 

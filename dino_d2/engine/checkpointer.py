@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are never half written and hold what an exact continuation needs."""
+"""Checkpoints that are written atomically and hold the full state for an exact resume."""
 
 import logging
 import os
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, whose files appear whole or not at all.
+    """Detectron2's checkpointer with atomic writes.
 
-    A file is written under another name beside its place, brought to the disk and then renamed;
-    `last_checkpoint` names it only after that. Besides the model and the checkpointables, a file has
-    "random_states": the random generators of each rank. They travel to rank 0 (some 10 kB from each) because
-    one file can be whole or missing, while a file per rank could be there for some ranks only.
+    A checkpoint is written to a temporary file in the same folder, flushed to disk and renamed; `last_checkpoint` is
+    updated afterwards. In addition to the model and the checkpointables, the file has "random_states", the RNG state of
+    each rank. Rank 0 gathers them (about 10 kB each) into one file, because with one file per rank some could be
+    missing.
 
     Args:
-        model, save_dir, checkpointables: as Detectron2's.
-        categories: what the classes are, as `dino_d2.data.coco_format.categories` gives them; written along, so that
-            a file can be used where the data is not.
+        model, save_dir, checkpointables: as in Detectron2.
+        categories: the classes, as returned by `dino_d2.data.coco_format.categories`; saved in the file so that it can
+            be used without the dataset.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """Write ``{save_dir}/{name}.pth``. All ranks must call this together; rank 0 writes.
 
         Args:
-            name: of the file, without folder and ending.
-            kwargs: more to save.
+            name: file name without folder and extension.
+            kwargs: additional entries of the checkpoint.
 
         Raises:
-            UserError: the disk is full or the folder is gone.
+            UserError: the disk is full or the folder has been removed.
         """
         random_states = comm.gather(random_state())
         if not self.save_dir or not self.save_to_disk:
@@ -87,22 +87,22 @@ class AtomicCheckpointer(DetectionCheckpointer):
         )
 
     def get_checkpoint_file(self) -> str:
-        """The file that `last_checkpoint` names.
+        """Path of the file named in `last_checkpoint`.
 
         Raises:
-            UserError: it is not there.
+            UserError: that file does not exist.
         """
         path = super().get_checkpoint_file()
         if path and not os.path.isfile(path):
             raise UserError(
-                f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which is not there. Put the file "
-                "back, or write the name of another checkpoint of this folder into last_checkpoint."
+                f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which does not exist. Restore the "
+                "file, or write the name of another checkpoint in this folder into last_checkpoint."
             )
         return path
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Detectron2's hook for an :class:`AtomicCheckpointer`: on all ranks, and `max_to_keep` counts across resumes."""
+    """Detectron2's hook for an :class:`AtomicCheckpointer`: runs on all ranks; `max_to_keep` includes earlier runs."""
 
     max_to_keep: int | None
 

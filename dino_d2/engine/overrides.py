@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``path.to.key=value`` on the command line: looked at before it is set, since a misspelt key would change nothing."""
+"""``path.to.key=value`` on the command line, checked before it is set: a misspelt key would have no effect."""
 
 import contextlib
 import difflib
@@ -22,11 +22,12 @@ from .values import expected_of_argument, parameters, refusal
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Set values in ``cfg`` in place, as Detectron2's ``LazyConfig.apply_overrides`` does, and return it.
 
-    A key must be there, or be an argument of the call that it belongs to; ``+key=value`` adds any other. Sections are
-    merged, but for ``{}``, which empties one.
+    A key must exist in the config or be an argument of the call that it belongs to; ``+key=value`` adds other keys.
+    Sections are merged, except that ``key={}`` empties a section.
 
     Raises:
-        UserError: no ``key=value``, an unknown key (with the nearest one), or a value of another type.
+        UserError: the text is not ``key=value``, the key is unknown (the message names the nearest one), or the value
+            has the wrong type.
     """
     for text in overrides:
         try:
@@ -34,9 +35,9 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         except (HydraException, ValueError) as error:
             raise UserError(_not_understood(text, error)) from error
         if override.is_delete():
-            raise UserError(f"{text}: a key cannot be taken out; set it to null instead")
+            raise UserError(f"{text}: keys cannot be deleted; set this one to null instead")
         if override.is_sweep_override() or override.package is not None:
-            raise UserError(_not_understood(text, "it is read as a choice between several values"))
+            raise UserError(_not_understood(text, "it reads as a choice between several values"))
         key = override.key_or_group
         value = parsed = override.value()
         if not override.is_add():
@@ -50,26 +51,27 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             if value is not parsed:
                 OmegaConf.update(cfg, key, value)
         except (KeyError, AssertionError, OmegaConfBaseException) as error:
-            raise UserError(f"{text}: cannot be set: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{text} could not be applied: {str(error).splitlines()[0]}") from error
     return cfg
 
 
 def _not_understood(text: str, error: Exception | str) -> str:
     if text.startswith("-"):
-        return f"{text} stands behind the first key=value; flags go before all of them"
+        return f"{text} comes after a key=value argument; put all flags before the first key=value"
     if "=" not in text:
-        return f"{text!r} is no key=value. Changes to the config look like train.max_iter=1000"
+        return f"{text!r} is not of the form key=value. Overrides look like train.max_iter=1000"
     key, _, value = text.partition("=")
     return (
-        f"{text!r}: the value cannot be read ({str(error).splitlines()[0]}). Put a value with spaces or special "
-        f"characters in quotes, twice because of the shell: '{key}=\"{value}\"'"
+        f"{text!r}: the value cannot be parsed ({str(error).splitlines()[0]}). Put a value with spaces or special "
+        f"characters in two pairs of quotes, since the shell removes one pair: '{key}=\"{value}\"'"
     )
 
 
 def check_key(cfg: DictConfig, key: str) -> None:
-    """
+    """Check that a key exists, or is an argument of the call that it belongs to.
+
     Raises:
-        UserError: the config has no such key; the nearest one is named.
+        UserError: it does not exist; the message names the nearest key.
     """
     node: Any = cfg
     parts = key.split(".")
@@ -77,7 +79,9 @@ def check_key(cfg: DictConfig, key: str) -> None:
         above = ".".join(parts[:depth])
         if isinstance(node, ListConfig):
             if not part.isdigit() or int(part) >= len(node):
-                raise UserError(f"{key}: {above} is a list of {len(node)}; its entries are {above}.0, {above}.1, ...")
+                raise UserError(
+                    f"{key}: {above} is a list of {len(node)} entries, which are named {above}.0, {above}.1, ..."
+                )
             node = node[int(part)]
         elif isinstance(node, DictConfig):
             if part not in node:
@@ -86,24 +90,24 @@ def check_key(cfg: DictConfig, key: str) -> None:
                     return  # an argument that the recipe leaves at its default
                 suggestion = _in_our_words(cfg, key) or _nearest(cfg, node, above, key)
                 raise UserError(
-                    f"{key}: the config has no such key. {suggestion} To add a key that is not there, write +{key}=..."
+                    f"{key}: the config has no such key. {suggestion} To add a new key, write +{key}=..."
                 )
             node = OmegaConf.select(cfg, ".".join(parts[: depth + 1]), throw_on_missing=False)
         elif node is not None:
-            raise UserError(f"{key}: {above} is {node!r}, which has no keys of its own. Set {above}=... itself")
+            raise UserError(f"{key}: {above} is {node!r}, a value without keys. Set {above}=... instead")
 
 
 def convert(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
-    """The value as the kind that the argument's annotation, or the recipe's own value, asks for.
+    """Convert a value to the type of the argument's annotation or of the recipe's own value.
 
     Args:
-        key: of the config; an argument that the recipe leaves at its default need not be in it.
-        value: as hydra reads the override.
-        text: what the override says after "=". A number becomes this text where text is expected, so that
+        key: config key; an argument that the recipe leaves at its default need not be in the config.
+        value: the value as hydra parses it.
+        text: the part of the override after "=". Where text is expected, a number becomes this text, so that
             ``train.output_dir=007`` is the folder 007.
 
     Raises:
-        UserError: it is of another kind, such as a fraction for a whole number.
+        UserError: the value has the wrong type, such as a fraction for an integer.
     """
     old = OmegaConf.select(cfg, key, throw_on_missing=False)
     try:
@@ -116,10 +120,10 @@ def convert(cfg: DictConfig, key: str, value: Any, text: str) -> Any:
 
 
 def convert_like(key: str, old: Any, value: Any, text: str, annotated: Kind | None = None) -> Any:
-    """The value as the kind of the annotation or of the old value; any value may replace None or a call.
+    """Convert a value to the type of the annotation or of the old value; any value may replace None or a call.
 
     Raises:
-        UserError: it is of another kind.
+        UserError: the value has the wrong type.
     """
     kinds = [kind for kind in (annotated, kind_of_value(old)) if kind is not None]
     is_call = isinstance(value, dict) and isinstance(old, DictConfig | None)
@@ -130,11 +134,11 @@ def convert_like(key: str, old: Any, value: Any, text: str, annotated: Kind | No
             return kind.convert(value)
     if TEXT in kinds and isinstance(value, int | float):
         return text
-    raise UserError(f"{refusal(key, value, kinds[0].words)}; the recipe has {_short(old)}")
+    raise UserError(f"{refusal(key, value, kinds[0].words)}; the value in the recipe is {_short(old)}")
 
 
 def expected_of_key(cfg: DictConfig, key: str) -> Kind | None:
-    """The kind that the annotation of an argument, or of the list that the key is an entry of, asks for."""
+    """The annotated type of an argument, or of the entries of a list argument; None if there is no annotation."""
     above, _, last = key.rpartition(".")
     holder = OmegaConf.select(cfg, above) if above else cfg
     if not isinstance(holder, ListConfig):
@@ -146,10 +150,10 @@ def expected_of_key(cfg: DictConfig, key: str) -> Kind | None:
 
 
 def check_calls(cfg: Any, path: str = "") -> None:
-    """Every call in the config names something that is there, and only arguments that it takes.
+    """Check that every call in the config names an existing function or class and only arguments that it takes.
 
     Raises:
-        UserError: where, what, and the nearest name.
+        UserError: the message has the key, the fault and the nearest name.
     """
     if isinstance(cfg, ListConfig):
         for index in range(len(cfg)):
@@ -163,7 +167,7 @@ def check_calls(cfg: Any, path: str = "") -> None:
             near = difflib.get_close_matches(unknown[0], takes, n=1)
             raise UserError(
                 f"{path}.{unknown[0]}: {_name(cfg._target_)} takes no such argument. "
-                + (f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(takes)}.")
+                + (f"Did you mean {path}.{near[0]}?" if near else f"Its arguments are {', '.join(takes)}.")
             )
     for name in cfg:
         key = str(name)
@@ -171,10 +175,10 @@ def check_calls(cfg: Any, path: str = "") -> None:
 
 
 def arguments(call: DictConfig, path: str = "") -> list[str] | None:
-    """Names of the arguments that a call takes; None for any, and none at all where ``call`` is a plain section.
+    """Names of a call's arguments; None if it takes any argument, an empty list if ``call`` is a plain section.
 
     Raises:
-        UserError: what it calls is not there.
+        UserError: the called function or class does not exist.
     """
     if "_target_" not in call:
         return []
@@ -195,7 +199,7 @@ def _nearest(cfg: DictConfig, node: DictConfig, above: str, key: str) -> str:
         or difflib.get_close_matches(key, below, n=1)
         or difflib.get_close_matches(key, everywhere, n=1)
     )
-    return f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(_plain(node))}."
+    return f"Did you mean {' or '.join(near)}?" if near else f"Its keys are {', '.join(_plain(node))}."
 
 
 def _in_our_words(cfg: DictConfig, key: str) -> str:
@@ -216,7 +220,7 @@ def _has(cfg: DictConfig, key: str) -> bool:
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """All dotted keys, calls left out."""
+    """All dotted keys except ``_target_``."""
     for name in _plain(cfg):
         yield prefix + name
         child = cfg._get_node(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values of a config, looked at before a run begins."""
+"""Checks of a config's values before a run starts."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ from .kinds import SECTION
 from .trackers import check_trackers
 from .values import refusal
 
-#: What every recipe has.
+#: Sections that every recipe has.
 SECTIONS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 #: Further sections that a run reads.
@@ -27,15 +27,16 @@ PARTS = (
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """
+    """Check sections, device and output folder.
+
     Raises:
-        UserError: a section is missing, the device cannot be used, or the output folder cannot be written to.
+        UserError: a section is missing, the device is not available, or the output folder is not writable.
     """
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
         raise UserError(
-            f"the config has no {', '.join(missing)}, so it is no recipe. Recipes lie in configs/*/, parts of them in "
-            "configs/common/"
+            f"the config lacks {', '.join(missing)}, which every recipe has. Recipes are in configs/*/; the files in "
+            "configs/common/ are parts of recipes"
         )
     for section in (*SECTIONS, *PARTS):
         above, _, name = section.rpartition(".")
@@ -53,9 +54,10 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def check_batch_size(cfg: DictConfig) -> None:
-    """
+    """Check that the ranks can share a training batch.
+
     Raises:
-        UserError: the ranks cannot share a training batch.
+        UserError: the batch size is not a multiple of the number of ranks.
     """
     batch, ranks = OmegaConf.select(cfg, "dataloader.train.total_batch_size"), comm.get_world_size()
     if batch is not None and batch % ranks:
@@ -66,9 +68,10 @@ def check_batch_size(cfg: DictConfig) -> None:
 
 
 def check_device(device: str) -> None:
-    """
+    """Check that PyTorch can allocate a tensor on a device.
+
     Raises:
-        UserError: PyTorch cannot put a tensor there.
+        UserError: it cannot; the message lists the available devices.
     """
     try:
         torch.empty(0, device=device)
@@ -76,15 +79,16 @@ def check_device(device: str) -> None:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         usable = ["cpu", *(f"cuda:{index}" for index in range(gpus))]
         raise UserError(
-            f"train.device={device}: PyTorch cannot use it ({str(error).splitlines()[0]}). Here it can use "
-            f"{', '.join(usable)}. For another GPU driver or PyTorch build see docs/install.md"
+            f"train.device={device}: PyTorch cannot use this device ({str(error).splitlines()[0]}). Available here: "
+            f"{', '.join(usable)}. For GPU drivers and PyTorch builds see docs/install.md"
         ) from error
 
 
 def check_output_folder(folder: str) -> None:
-    """
+    """Create the output folder and check that it is writable.
+
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: the folder cannot be created or written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

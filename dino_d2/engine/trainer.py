@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step: mixed precision, gradient accumulation and clipping, a running mean of the weights."""
+"""The training step: mixed precision, gradient accumulation, gradient clipping and averaged weights (EMA)."""
 
 import logging
 import math
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(TrainingLoop):
-    """Detectron2's trainer with what DETR-like detectors need in a step.
+    """Detectron2's trainer with the training step of DETR-like detectors.
 
     Args:
-        model: gives a dict of losses; may be wrapped for distributed training.
-        data_loader: iterable of batches, each a list of dicts with an "image_id". If it has a state, as that of
-            ``dino_d2.data.loader`` has, a resumed training goes on with the batch that would have come next.
-        optimizer: of the model's parameters.
-        clip_grad_norm: largest L2 norm of all gradients together (Table 8: 0.1).
-        accumulate: batches whose gradients are averaged before a step. A model that :class:`KnowsItsStep` divides its
-            losses as for one batch of all their images.
-        precision: dtype of autocast around the model; None computes in float32. Losses are float32 in any case.
-        ema: running mean of the weights, updated after every step; None keeps none.
+        model: returns a dict of losses; may be wrapped in ``DistributedDataParallel``.
+        data_loader: iterable of batches, each a list of dicts with an "image_id". If it has a ``state_dict``, as the
+            loader of ``dino_d2.data.loader`` has, a resumed run continues with the next batch.
+        optimizer: optimizer of the model's parameters.
+        clip_grad_norm: maximum L2 norm of all gradients together (Table 8: 0.1).
+        accumulate: number of batches whose gradients are averaged before an optimizer step. A :class:`KnowsItsStep`
+            model normalises its losses as if all these images were one batch.
+        precision: dtype of autocast around the model; None computes in float32. Losses are always float32.
+        ema: exponential moving average of the weights, updated after every step; None: no average.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Trainer(TrainingLoop):
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
 
     def run_step(self) -> None:
-        """Forward, backward, step.
+        """Forward and backward passes of all batches of the step, then one optimizer step.
 
-        ``after_backward`` hooks run once a step, when the gradients of all its batches are there and before they are
-        clipped; with float16, gradients still have the factor of the scaler, as in Detectron2's ``AMPTrainer``.
+        ``after_backward`` hooks run once per step, after the gradients of all batches are accumulated and before they
+        are clipped. With float16 the gradients are still scaled at that point, as in Detectron2's ``AMPTrainer``.
 
         Raises:
-            NonFiniteLossError: on every rank, before the weights are touched; for gradients too.
+            NonFiniteLossError: a loss or the gradient norm is not finite; on all ranks, before the weights change.
         """
         self.optimizer.zero_grad()
         start = time.perf_counter()
@@ -84,9 +84,9 @@ class Trainer(TrainingLoop):
         self.storage.put_scalar("grad_norm", norm, smoothing_hint=False)
 
     def record_static_graph(self, batch: list[dict], part: tuple) -> None:
-        """Let ``DistributedDataParallel(static_graph=True)`` see one backward pass, and drop its gradients.
+        """Run one backward pass for ``DistributedDataParallel(static_graph=True)`` and discard its gradients.
 
-        It records its graph in the first backward pass, which fails where that pass keeps its gradients local.
+        DistributedDataParallel records the graph in its first backward pass, which must not run under ``no_sync``.
         """
         if isinstance(self.model, nn.parallel.DistributedDataParallel) and self.model.static_graph:
             with preserved_random_state():
@@ -94,26 +94,26 @@ class Trainer(TrainingLoop):
             self.optimizer.zero_grad()
 
     def forward(self, batch: list[dict], *part: Any) -> dict[str, Tensor]:
-        """Losses of a batch, or of a part of a step, under autocast where a precision is set."""
+        """Losses of one batch, under autocast if a precision is set; ``part`` comes from :func:`parts_of_step`."""
         ranks.note_images("training on", batch)
         device_type = next(self.model.parameters()).device.type
         with torch.autocast(device_type, dtype=self.precision, enabled=self.precision is not None):
             return self.model(batch, *part)
 
     def backward(self, losses: dict[str, Tensor]) -> None:
-        """Add the gradients of the losses' sum."""
+        """Add the gradients of the sum of the losses, divided by ``accumulate``."""
         total = cast("Tensor", sum(losses.values()))
         self.grad_scaler.scale(total / self.accumulate).backward()
 
     def update_weights(self) -> float:
-        """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
+        """Clip the gradients, step the optimizer and update the average; returns the gradient norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm).item()
-        # The same on all ranks. With a scaler such steps are ordinary: it leaves them out.
+        # The norm is equal on all ranks. A gradient scaler skips such steps itself.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
             raise NonFiniteLossError(
-                f"training stopped at iteration {self.iter}, before the weights were changed: the gradients' norm is "
-                f"{norm}, though every loss is finite. Lower the learning rate, or switch train.amp off."
+                f"training stopped at iteration {self.iter}, before the weights changed: the gradient norm is {norm} "
+                "although all losses are finite. Lower the learning rate, or disable train.amp."
             )
         check_weights(self.model, self.iter)
         self.grad_scaler.step(self.optimizer)
@@ -123,25 +123,25 @@ class Trainer(TrainingLoop):
         return norm
 
     def state_dict(self) -> dict:
-        """The state after the current iteration, but for the model and the random generators."""
+        """State after the current iteration, except model weights and RNG state, which the checkpointer saves."""
         own = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         return super().state_dict() | own
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state; a warning names what it lacks, as that of another trainer may."""
+        """Restore a state; parts that are missing from it, as from another trainer's state, are logged as warnings."""
         super().load_state_dict(state_dict)
         for name, part in self._stateful_parts().items():
             if state_dict.get(name):
                 part.load_state_dict(state_dict[name])
             else:
-                logger.warning("The checkpoint has no state of '%s', which starts anew.", name)
+                logger.warning("The checkpoint has no state for '%s'; it starts from scratch.", name)
 
     def _stateful_parts(self) -> dict:
         parts: dict = {}
         if self.grad_scaler.is_enabled():
             parts["grad_scaler"] = self.grad_scaler
         if self.ema is not None:
-            # A checkpoint's "model" is the mean, which is what was evaluated; these are the weights it is the mean of.
+            # A checkpoint's "model" is the average, which is evaluated; training continues from these weights.
             parts["trained_weights"] = unwrap(self.model)
         if hasattr(self.data_loader, "state_dict"):
             parts["data_loader"] = self.data_loader
@@ -150,14 +150,14 @@ class Trainer(TrainingLoop):
 
 @runtime_checkable
 class KnowsItsStep(Protocol):
-    """A model whose losses of a batch may depend on the other batches of the step, as on their number of objects."""
+    """A model whose losses depend on all batches of a step, for example through the total number of objects."""
 
     def parts_of_step(self, batches: list[list[dict]]) -> list[Any]:
-        """For each batch, what the model takes as its second argument."""
+        """The second argument of the model for each batch."""
 
 
 def parts_of_step(model: nn.Module, batches: list[list[dict]]) -> list[tuple]:
-    """What the model takes after each batch: nothing where a step has one batch, or the model does not ask for it."""
+    """Additional arguments of the model for each batch; empty for a single batch or a model without such arguments."""
     model = unwrap(model)
     if len(batches) == 1 or not isinstance(model, KnowsItsStep):
         return [()] * len(batches)
@@ -170,28 +170,28 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def gradients_stay_local(model: nn.Module) -> AbstractContextManager:
-    """Batches of a step but the last: ranks share the sum of their gradients once, with the last one."""
+    """Context for all batches of a step except the last: gradients are not synchronised between ranks."""
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Running mean of weights and buffers, from those of now: mean = decay · mean + (1 - decay) · weights."""
+    """Exponential moving average of weights and buffers: average = decay · average + (1 - decay) · weights."""
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    ema.n_averaged.fill_(1)  # the mean of one: with 0, PyTorch would begin with the weights after the first step
+    ema.n_averaged.fill_(1)  # with 0, PyTorch would replace the average by the weights after the first step
     return ema
 
 
 def to_host(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy all losses with one wait for the device."""
+    """Copy all losses to the host with one device synchronisation."""
     values = torch.stack([value.detach().float() for value in losses.values()]).cpu()
     return dict(zip(losses, values.unbind(), strict=True))
 
 
 def check_weights(model: nn.Module, iteration: int) -> None:
-    """Raise :class:`NonFiniteLossError` if a weight is not finite; the same on all ranks, which share their weights.
+    """Raise :class:`NonFiniteLossError` if a weight is not finite. All ranks have equal weights, so all raise.
 
-    The losses do not always show it: oneDNN's ReLU makes 0 of NaN, so that a feed-forward network hides a NaN of its
-    first bias behind finite losses and gradients.
+    Losses do not always reveal this: oneDNN's ReLU maps NaN to 0, so a NaN in the first bias of a feed-forward network
+    leaves losses and gradients finite.
     """
     if nn.utils.get_total_norm(model.parameters()).isfinite():
         return
@@ -199,24 +199,24 @@ def check_weights(model: nn.Module, iteration: int) -> None:
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}: there are non-finite weights in {', '.join(bad[:3])}{more}, "
-            "though every loss is finite. Go on from an earlier checkpoint with a lower learning rate, or give other "
-            "weights as train.init_checkpoint"
+            f"training stopped at iteration {iteration}: {', '.join(bad[:3])}{more} have non-finite values although "
+            "all losses are finite. Resume from an earlier checkpoint with a lower learning rate, or set "
+            "train.init_checkpoint to other weights"
         )
 
 
 def check_finite(losses: dict[str, Tensor], batch: list[dict], iteration: int) -> None:
-    """Raise :class:`NonFiniteLossError` on all ranks if any rank has a loss that is not finite."""
+    """Raise :class:`NonFiniteLossError` on all ranks if a loss of any rank is not finite."""
     bad = [name for name, value in losses.items() if not value.isfinite()]
-    report = f"image ids {[x['image_id'] for x in batch]} have the non-finite losses {', '.join(bad)}" if bad else None
+    report = f"image ids {[x['image_id'] for x in batch]} have non-finite losses: {', '.join(bad)}" if bad else None
     reports: list[str | None] = [report]
-    # One number a step; the words travel only when there is something to say.
+    # Every step exchanges one number; the reports are gathered only after a failure.
     if any_rank(bool(bad)) and dist.is_initialized():
         reports = [None] * dist.get_world_size()
         dist.all_gather_object(reports, report)
     of_ranks = [f"rank {rank}: {text}" for rank, text in enumerate(reports) if text]
     if of_ranks:
         raise NonFiniteLossError(
-            f"training stopped at iteration {iteration}, before the weights were changed: {'; '.join(of_ranks)}.\n"
-            "Look at these images and their boxes, lower the learning rate, or switch train.amp off."
+            f"training stopped at iteration {iteration}, before the weights changed: {'; '.join(of_ranks)}.\n"
+            "Check these images and their boxes, lower the learning rate, or disable train.amp."
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a config.yaml, or an override, may call without the user's word for it.
+"""Allow-list of the classes and functions that a config.yaml or an override may call.
 
-A recipe is a program, and nobody runs a stranger's program unseen. A config.yaml looks like data, but it names what is
-called when the model is built. So the file is looked at before anything is made of it: it may name the parts of which
-detectors, data loaders and optimizers are built, and nothing else.
+A recipe is a program, and users know not to run a stranger's program. A config.yaml looks like data, but it names the
+functions that are called to build the model. The file is therefore checked before any object is built: it may name
+only parts of detectors, data loaders and optimizers.
 """
 
 import inspect
@@ -20,10 +20,10 @@ from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.detectron2.utils.registry import locate
 from dino_d2.errors import UserError
 
-#: The override that lets a config.yaml name anything. It counts on the command line alone, not in the file itself.
+#: The override that lets a config.yaml call anything. It is read from the command line only, never from the file.
 TRUST = "train.trust_config"
 
-#: Packages whose public classes and functions may be called. Detectron2's stand for the embedded engine's too.
+#: Packages whose public classes and functions may be called. Detectron2's names also cover the embedded engine.
 PACKAGES = (
     "dino_d2.data",
     "dino_d2.denoising",
@@ -43,41 +43,41 @@ PACKAGES = (
     "torch.nn",
     "torch.optim",
 )
-#: Short names of what lies in these packages.
+#: Short names of objects that are defined in these packages.
 ALIASES = ("dino_d2.engine.LearningRateFactors",)
-#: Parts of these packages that write files where they are told to.
+#: Parts of these packages that write files to a path given as an argument.
 EXCLUDED = ("dino_d2.data.convert", "detectron2.data.datasets")
 
-#: The values of a config.yaml; every other tag makes an object or calls a function.
+#: YAML tags of plain values; every other tag creates an object or calls a function.
 TAGS = frozenset(
     f"tag:yaml.org,2002:{kind}"
     for kind in ("map", "seq", "str", "int", "float", "bool", "null", "merge", "timestamp", "python/tuple")
 )
-#: Another value, or a plain default; the recipes have ``${oc.select:train.seed,null}``.
+#: A reference to another value, or a plain default, such as ``${oc.select:train.seed,null}`` in the recipes.
 SELECT = re.compile(r"\$\{oc\.select:[\w.]+(,[\w.-]+)?\}")
 MAX_BYTES = 2**20
-MAX_VALUES = 100_000  # with every alias replaced by what it stands for; the largest recipe has 500
+MAX_VALUES = 100_000  # after expanding all aliases; the largest recipe has 500
 
 
 def check_trust(path: str, overrides: Sequence[str]) -> list[str]:
-    """Refuse a config.yaml, and overrides, that name what no detector is built of, unless `TRUST` is among them.
+    """Refuse a config.yaml or overrides that call anything outside `PACKAGES`, unless `TRUST` is set.
 
     Args:
-        path: config file; a recipe, which is a program, is not looked at.
-        overrides: of the command line.
+        path: config file; a Python recipe is not checked, because it is a program anyway.
+        overrides: ``key=value`` arguments of the command line.
 
     Returns:
         the overrides without `TRUST`.
 
     Raises:
-        UserError: what is named, where, and what to do.
+        UserError: a call is not allowed; the message has its name, its place and the remedy.
     """
-    word = [text for text in overrides if text.partition("=")[0] == TRUST]
-    others = [text for text in overrides if text not in word]
-    if word:
-        value = word[-1].partition("=")[2].lower()
+    trust = [text for text in overrides if text.partition("=")[0] == TRUST]
+    others = [text for text in overrides if text not in trust]
+    if trust:
+        value = trust[-1].partition("=")[2].lower()
         if value not in ("true", "false"):
-            raise UserError(f"{word[-1]}: must be True or False")
+            raise UserError(f"{trust[-1]}: must be True or False")
         if value == "true":
             return others
     if Path(path).suffix in (".yaml", ".yml"):
@@ -90,14 +90,15 @@ def check_trust(path: str, overrides: Sequence[str]) -> list[str]:
 
 
 def check_target(where: str, name: str) -> None:
-    """
+    """Check that a name belongs to `PACKAGES`.
+
     Raises:
-        UserError: the name is not of `PACKAGES`, or stands for something that is not defined there.
+        UserError: it does not, or the object that it refers to is defined elsewhere.
     """
     if not _is_allowed(name):
         raise UserError(
-            f"{where}: calls {name!r}, which is no part of a detector that this project knows, and could run anything. "
-            f"If you know where this comes from and trust it, add {TRUST}=True to the command"
+            f"{where}: calls {name!r}, which is not a known part of a detector and could run arbitrary code. "
+            f"If you trust the source of this config, add {TRUST}=True to the command"
         )
 
 
@@ -108,8 +109,8 @@ def _is_allowed(name: str) -> bool:
     try:
         found = locate(name)
     except ImportError:
-        return True  # there is nothing to call; the check of calls says so
-    # A module of these packages has other modules as attributes, such as os. What counts is where a thing is defined.
+        return True  # nothing can be called; check_calls reports the missing name
+    # Modules have the modules that they import, such as os, as attributes. The place of definition decides.
     qualname = getattr(found, "__qualname__", ".")
     home = _plain_name(f"{getattr(found, '__module__', None)}.{qualname}")
     is_public = not any(part.startswith("_") for part in name.split("."))
@@ -118,7 +119,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    """The name in Detectron2 of what the embedded engine serves; any other name as it is."""
+    """Detectron2's name of an object of the embedded engine; other names are returned unchanged."""
     for prefix in ("dino_d2.detectron2.embedded.", "dino_d2.detectron2."):
         if name.startswith(prefix):
             return "detectron2." + name.removeprefix(prefix)
@@ -130,7 +131,7 @@ def _is_below(name: str, packages: Iterable[str]) -> bool:
 
 
 def targets_of_override(text: str) -> Iterator[str]:
-    """Names that an override lets the config call; none where it cannot be parsed, which is said elsewhere."""
+    """Names that an override makes the config call; none if it cannot be parsed, which `apply_overrides` reports."""
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
         value = override.value()
@@ -155,30 +156,32 @@ def _targets_of_value(value: Any) -> Iterator[str]:
 
 
 def _calls_resolver(text: str) -> bool:
-    """Whether a text asks OmegaConf for more than another value: ``${oc.create:...}`` makes a config out of text."""
+    """Whether a text calls an OmegaConf resolver other than a plain reference, such as ``${oc.create:...}``."""
     _, found, rest = SELECT.sub("", text).partition("${")
     return bool(found) and ":" in rest
 
 
 def targets_of_yaml(path: str) -> Iterator[tuple[str, str]]:
-    """("line 3", name) of everything that a YAML file asks to call.
+    """All calls in a YAML file, as ("line 3", name) pairs.
 
     Raises:
-        UserError: it is no YAML, too large once its aliases are replaced, or has tags of Python.
+        UserError: the file is not valid YAML in UTF-8, is too large, or expands to too many values.
     """
     with PathManager.open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise UserError(f"config file {path} has more than {MAX_BYTES:,} bytes. Is it the config.yaml of a run?")
+        raise UserError(f"config file {path} is larger than {MAX_BYTES:,} bytes. Is it the config.yaml of a run?")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"config file {path} is not UTF-8: {error}. Save it in UTF-8") from error
+        raise UserError(f"config file {path} is not UTF-8: {error}. Save it as UTF-8") from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)  # the syntax tree: nothing is made of it
+        root = yaml.compose(text, Loader=yaml.SafeLoader)  # the syntax tree only; no object is built
         nodes = {} if root is None else _measured(root)
     except yaml.YAMLError as error:
-        raise UserError(f"config file {path} is no YAML: {' '.join(str(error).split())}. Correct it there") from error
+        raise UserError(
+            f"config file {path} is not valid YAML: {' '.join(str(error).split())}. Correct this line"
+        ) from error
     except RecursionError as error:
         raise UserError(f"config file {path} is nested too deeply. Is it the config.yaml of a run?") from error
     except _Expands as error:
@@ -195,14 +198,14 @@ def targets_of_yaml(path: str) -> Iterator[tuple[str, str]]:
 
 
 class _Expands(ValueError):
-    """Aliases that stand for more values than a config can have."""
+    """Raised when aliases expand to more values than a config can have."""
 
 
 def _measured(root: yaml.Node) -> dict[int, yaml.Node]:
     """Every node once, by its id.
 
     Raises:
-        _Expands: with every alias replaced by what it stands for there are more than `MAX_VALUES`.
+        _Expands: there are more than `MAX_VALUES` values after expanding all aliases.
     """
     nodes: dict[int, yaml.Node] = {}
     sizes: dict[int, float] = {}
@@ -210,13 +213,13 @@ def _measured(root: yaml.Node) -> dict[int, yaml.Node]:
     def size(node: yaml.Node) -> float:
         if id(node) not in nodes:
             nodes[id(node)] = node
-            sizes[id(node)] = float("inf")  # until it is known: an alias inside of what it stands for
+            sizes[id(node)] = float("inf")  # until it is known: an alias may refer to a node that contains it
             parts = node.value if isinstance(node, yaml.SequenceNode) else ()
             if isinstance(node, yaml.MappingNode):
                 parts = [part for pair in node.value for part in pair]
             sizes[id(node)] = 1 + sum(size(part) for part in parts)
         if sizes[id(node)] > MAX_VALUES:
-            raise _Expands(f"its aliases stand for more than {MAX_VALUES:,} values")
+            raise _Expands(f"its aliases expand to more than {MAX_VALUES:,} values")
         return sizes[id(node)]
 
     size(root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about PyTorch's autocast."""
+"""The state of PyTorch's autocast."""
 
 import torch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every multi-head attention does with its heads."""
+"""Splitting, joining and attending with heads, shared by all multi-head attentions."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small perceptron that DETR's heads are made of."""
+"""The multilayer perceptron of DETR's heads."""
 
 import itertools
 

@@ -6,13 +6,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dino_d2.layers.ms_deform_attn_op import (
-    ms_deform_attn,
-    ms_deform_attn_fused,
-    op_is_built,
-    use_reference_op,
-)
-from dino_d2.layers.ms_deform_attn_reference import ms_deform_attn_reference
+from .heads import check_heads
+from .ms_deform_attn_op import ms_deform_attn, ms_deform_attn_fused, op_is_built, use_reference_op
+from .ms_deform_attn_reference import ms_deform_attn_reference
 
 __all__ = [
     "MultiScaleDeformableAttention",
@@ -25,7 +21,7 @@ __all__ = [
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Multi-head attention that looks at `num_points` learned places per level and head.
+    """Multi-head attention to `num_points` learned sampling points per level and head.
 
     Args:
         embed_dim: D, a multiple of `num_heads`.
@@ -39,8 +35,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
     def __init__(self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of num_heads ({num_heads})")
+        check_heads(embed_dim, num_heads)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_levels = num_levels
@@ -53,7 +48,7 @@ class MultiScaleDeformableAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Deformable DETR, appendix A.4: head m looks in direction m of a star, point p at p pixels; even weights."""
+        """Deformable DETR, appendix A.4: head m samples in direction m, point p at p pixels; weights are equal."""
         angles = torch.arange(self.num_heads, dtype=torch.float32) * (2.0 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -76,7 +71,7 @@ class MultiScaleDeformableAttention(nn.Module):
         level_start_index: Tensor,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attends from each query to the places around its reference points.
+        """Attend from each query to sampling points around its reference points.
 
         Args:
             query: [B, T, D], position encoding already added.

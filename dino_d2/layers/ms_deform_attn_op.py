@@ -25,7 +25,7 @@ REFERENCE_VARIABLE = "DINO_D2_REFERENCE_OP"
 
 
 def _load_library(name: str) -> str | None:
-    """None when the library is ready, else why it is not."""
+    """None if the library is loaded, otherwise the reason why not."""
     path = Path(__file__).resolve().parents[1] / name
     if not path.exists():
         return f"{name} is not built"
@@ -54,9 +54,9 @@ def op_is_built(device_type: str = "cpu") -> bool:
 
 @contextlib.contextmanager
 def use_reference_op() -> Iterator[None]:
-    """Use the plain PyTorch version inside the block; for comparisons and measurements.
+    """Context that uses the plain PyTorch version, for comparisons and measurements.
 
-    The environment variable DINO_D2_REFERENCE_OP=1 does the same for a whole process.
+    The environment variable DINO_D2_REFERENCE_OP=1 does the same for a process.
     """
     global _reference_depth
     _reference_depth += 1
@@ -69,7 +69,7 @@ def use_reference_op() -> Iterator[None]:
 def _inside_transform() -> bool:
     """Whether a transform of torch.func, or forward-mode differentiation, is active.
 
-    ``torch.library`` gives an op no rules for them: reverse mode would fail, forward mode would silently give zeros.
+    Ops of ``torch.library`` have no rules for them: reverse mode fails, and forward mode would silently give zeros.
     """
     if torch.compiler.is_compiling():
         return False
@@ -79,13 +79,13 @@ def _inside_transform() -> bool:
 def _use_reference(device_type: str) -> bool:
     if _reference_depth or os.environ.get(REFERENCE_VARIABLE, "0") == "1" or _inside_transform():
         return True
-    if op_is_built(device_type) or (device_type == "meta" and op_is_built()):  # a built op can compute shapes alone
+    if op_is_built(device_type) or (device_type == "meta" and op_is_built()):  # the fake kernel
         return False
     if device_type not in _warned and not torch.compiler.is_compiling():
         _warned.add(device_type)
         logger.warning(
             "Multi-scale deformable attention runs on plain PyTorch, which is many times slower: %s. "
-            "docs/install.md says how to build the op.",
+            "See docs/install.md to build the op.",
             _missing.get(device_type, f"there is no kernel for {device_type}"),
         )
     return True
@@ -105,7 +105,7 @@ def ms_deform_attn(
         spatial_shapes: [V, 2] int64 (H, W) of each level, on the device of `value`.
         level_start_index: [V] int64, first token of each level.
         sampling_locations: [B, T, heads, V, R, 2] (x, y) of any of the dtypes; 0..1 spans the map from edge to edge.
-            What lies outside the map counts as zero; a NaN location gives NaN.
+            Samples outside the map are zero; a NaN location gives NaN.
         attention_weights: [B, T, heads, V, R] of any of the dtypes, used as they are (no softmax here).
 
     Returns:
@@ -128,7 +128,7 @@ def ms_deform_attn_fused(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
 ) -> Tensor:
-    """`ms_deform_attn` with softmax and location arithmetic inside: locations and weights are never written to memory.
+    """`ms_deform_attn` fused with softmax and location arithmetic; locations and weights are never stored.
 
     Args:
         reference_points: [B, T, V, 2] points (x, y): an offset counts pixels of its level; or [B, T, V, 4] boxes
@@ -136,7 +136,7 @@ def ms_deform_attn_fused(
         sampling_offsets: [B, T, heads, V, R, 2].
         attention_logits: [B, T, heads, V, R], softmax over the V * R points of a head.
 
-    The others, the result and the errors are those of `ms_deform_attn`.
+    The other arguments, the result and the errors are those of `ms_deform_attn`.
     """
     function = (
         ms_deform_attn_fused_reference if _use_reference(value.device.type) else torch.ops.dino_d2.ms_deform_attn_fused

@@ -22,8 +22,8 @@ def ms_deform_attn_reference(
         value: [B, S, heads, d], levels one after the other, row-major inside a level.
         spatial_shapes: [V, 2] integer (H, W) of each level.
         level_start_index: [V] integer, first token of each level.
-        sampling_locations: [B, T, heads, V, R, 2] (x, y); 0..1 spans the whole map from edge to edge, so the centre of
-            pixel i lies at (i + 0.5) / size. What lies outside the map counts as zero.
+        sampling_locations: [B, T, heads, V, R, 2] (x, y); 0..1 spans the map from edge to edge, so the centre of
+            pixel i is at (i + 0.5) / size. Samples outside the map are zero.
         attention_weights: [B, T, heads, V, R], used as they are (no softmax here).
 
     Returns:
@@ -31,7 +31,7 @@ def ms_deform_attn_reference(
     """
     batch, _, heads, channels = value.shape
     queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    # Sums over empty slices are zero; they keep the gradient defined where the loop has nothing to sample.
+    # Sums over empty slices are zero; they define the gradient if the loop has nothing to sample.
     nothing = value[:, :0].sum() + sampling_locations[:, :0].sum() + attention_weights[:, :0].sum()
     output = value.new_zeros(batch * heads, channels, queries) + nothing.to(value.dtype)
     grids = 2 * sampling_locations - 1
@@ -87,7 +87,7 @@ def ms_deform_attn_fused_reference(
         sampling_offsets: [B, T, heads, V, R, 2].
         attention_logits: [B, T, heads, V, R].
 
-    The others, and the result, are those of `ms_deform_attn_reference`.
+    The other arguments and the result are those of `ms_deform_attn_reference`.
     """
     locations = sampling_locations_from_offsets(reference_points, sampling_offsets, spatial_shapes)
     weights = torch.softmax(attention_logits.flatten(3), dim=-1).view_as(attention_logits)

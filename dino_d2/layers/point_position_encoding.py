@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Position encodings of points of the image, for pixels and queries alike (Anchor DETR section 3.1)."""
+"""Position encodings of points in the image, for pixels and queries (Anchor DETR section 3.1)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ TEMPERATURE = 10000.0
 
 
 class PointPositions(nn.Module):
-    """Positions of points: sine features of x and y through a small perceptron, for pixels and queries alike.
+    """Encodes points, both pixels and queries: an MLP on sine features of x and y.
 
     Args:
         embed_dim: D.
@@ -34,7 +34,7 @@ class PointPositions(nn.Module):
 
 
 class RowColumnPositions(PointPositions):
-    """The same for row-column attention, where x and y have positions of their own, through another perceptron."""
+    """The same for row-column attention, which also needs separate encodings of x and y, from a second MLP."""
 
     def __init__(self, embed_dim: int = 256):
         super().__init__(embed_dim)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activation checkpointing: memory for time."""
+"""Activation checkpointing, which saves memory and costs time."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Any:
-    """``module(*inputs)`` that keeps its inputs alone for the backward pass and computes the rest once more there.
+    """``module(*inputs)`` that stores only its inputs and recomputes all other activations in the backward pass.
 
-    The results are those of a plain call: random generators are put back for the second computation. Where no
-    gradient is recorded this is a plain call.
+    Results and gradients equal those of a plain call, since the RNG state is restored for the second computation.
+    Without gradients this is a plain call.
     """
     if not torch.is_grad_enabled():
         return module(*inputs)

@@ -96,13 +96,13 @@ class DETR(nn.Module):
         return self.inference(self.detect, batched_inputs)
 
     def parts_of_step(self, batches: list[list[dict]]) -> list[Any]:
-        """What :meth:`forward` takes beside each batch where their gradients are accumulated for one step.
+        """The argument ``part`` of :meth:`forward` for batches whose gradients are accumulated for one step.
 
-        The mean of the batches' losses is then the loss of one batch of all images; docs/distributed.md lists the
-        exceptions.
+        With it, the mean of the batches' losses equals the loss of one batch of all images; docs/distributed.md lists
+        the exceptions.
 
         Returns:
-            for each batch a :class:`~dino_d2.denoising.BatchOfStep`; subclasses have types of their own.
+            a :class:`~dino_d2.denoising.BatchOfStep` for each batch; subclasses return other types.
         """
         return batches_of_step([[len(x["instances"].gt_classes) for x in batch] for batch in batches])
 
@@ -200,7 +200,7 @@ def to_instances(scores: Tensor, classes: Tensor, boxes: Tensor, size: tuple[int
 
 
 def matching_part(output: DetectorOutput, denoising_queries: DenoisingQueries) -> DetectorOutput:
-    """Predictions of the matching queries alone."""
+    """Predictions of the matching queries, without those of denoising queries."""
     num_slots = denoising_queries.target.shape[1]
     return DetectorOutput(
         output.logits[:, :, num_slots:], output.boxes[:, :, num_slots:], output.anchors[:, num_slots:], output.proposals

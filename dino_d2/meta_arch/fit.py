@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the parts of a detector and its denoising fit together, found out when the model is built."""
+"""Checks at build time that the parts of a detector and its denoising fit together."""
 
 import torch
 from torch import Tensor, nn
 
 from dino_d2.denoising import Denoising
 from dino_d2.modeling import Detector
+from dino_d2.modeling.contracts import DenoisedQuerySource
 from dino_d2.modeling.levels import Levels, make_levels
 from dino_d2.modeling.queries.embedded import DenoisedEmbeddedQueries
 
 
 def check_fit(detector: Detector, denoising: Denoising | None) -> None:
-    """Make the queries of an empty memory, and one denoising query, and compare their sizes.
+    """Compare the sizes of matching queries of an empty memory, of a denoising query and of the decoder.
 
     Raises:
         ValueError: the detector cannot take denoising queries, or the content or the anchors of its queries have
-            another size than the decoder expects. The message says what to change.
+            another size than the decoder expects. The message names the setting to change.
     """
     if denoising is not None:
         check_takes_denoising(detector)
@@ -58,6 +59,7 @@ def check_fit(detector: Detector, denoising: Denoising | None) -> None:
                 f"model.detector.label_embedding: {name} makes denoising queries of {denoised.shape[-1]} channels, and "
                 f"the decoder has {embed_dim}. Set its embed_dim to model.detector.embed_dim"
             )
+        assert isinstance(detector.queries, DenoisedQuerySource)  # check_takes_denoising
         anchors = detector.queries.denoising_anchors(content.new_full((1, 1, 4), 0.5))
         if anchors.shape[-1] != queries.anchors.shape[-1]:
             raise ValueError(
@@ -67,7 +69,7 @@ def check_fit(detector: Detector, denoising: Denoising | None) -> None:
 
 
 def freeze_denoising_parts(detector: Detector) -> None:
-    """Freeze what only denoising queries use, in a detector that is trained without them.
+    """Freeze parameters that only denoising queries use, for training without denoising.
 
     DistributedDataParallel waits for a gradient of every trained parameter.
     """
@@ -92,13 +94,13 @@ def empty_memory(detector: Detector, embed_dim: int) -> tuple[Tensor, Levels]:
 
 
 def check_takes_denoising(detector: Detector) -> None:
-    """Raise ValueError, with what to change, where a detector cannot take denoising queries."""
+    """Raise ValueError if a detector does not support denoising queries; the message names the setting to change."""
     if detector.label_embedding is None:
         raise ValueError(
             "model.denoising needs model.detector.label_embedding, which makes the content of denoising queries: "
             "LabelEmbedding, IndicatedLabelEmbedding or UnknownLabelEmbedding (dino_d2.modeling)"
         )
-    if getattr(detector.queries, "denoising_anchors", None) is None:
+    if not isinstance(detector.queries, DenoisedQuerySource):
         raise ValueError(
             f"{type(detector.queries).__name__} has no anchors for denoising queries: set model.denoising=null, or use "
             "a query source with boxes (StaticQueries, MixedQuerySelection, AnchorBoxQueries, ...) in "
@@ -107,7 +109,7 @@ def check_takes_denoising(detector: Detector) -> None:
 
 
 def check_classes(detector: Detector, denoising: Denoising) -> None:
-    """Raise ValueError where denoising draws labels that the label embedding, or the detector, does not have."""
+    """Raise ValueError if denoising draws labels that the label embedding or the detector does not have."""
     embedding = detector.label_embedding
     if embedding is None or not isinstance(embedding, nn.Embedding):
         return

@@ -24,7 +24,7 @@ class KnownLabelContent(LabelContent, Protocol):
 
 
 class LabelPart(NamedTuple):
-    """A batch of a step: the class chosen for each image, and the counts of its objects and of all in the step."""
+    """A batch of a step: the class chosen for each image, and object counts of these classes and of all classes."""
 
     asked: Tensor  # [B] int64
     of_chosen: BatchOfStep
@@ -99,7 +99,7 @@ class KnownLabelDETR(DETR):
             asked = torch.tensor([x[turn] if x is not None and turn < len(x) else -1 for x in known])
             output = self.detector.decode(self.with_known_labels(encoded, asked.to(images.device)))
             classes = torch.arange(output.logits.shape[-1])
-            # Keep the logits of the known class and what a softmax head has after the classes.
+            # Keep the logits of the known class and of "no object", which a softmax head has after the classes.
             other = (classes != asked[:, None]) & (classes < self.detector.num_classes)  # [B, C]
             if turn == 0:
                 other[[i for i, x in enumerate(known) if x is None]] = (

@@ -62,7 +62,7 @@ class VisibleQueries(DenoisingQueries):
 
 
 class KnownPart(NamedTuple):
-    """A batch of a step: which of its objects are known, and the counts of known and unknown objects of the step."""
+    """A batch of a step: a mask of its known objects, and the counts of known and unknown objects in the step."""
 
     known: list[Tensor]  # of each image, [n] bool
     of_known: BatchOfStep

@@ -4,7 +4,7 @@
 Shape letters are explained in ``dino_d2/__init__.py``.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -103,6 +103,11 @@ class QuerySource(Protocol):
     def query_positions(self, queries: Queries, anchors: Tensor, encoding: PositionEncoding) -> Tensor | None:
         """Position encodings [B, T, D] of all queries with anchors [B, T, ...]; None if the decoder computes them."""
         ...
+
+
+@runtime_checkable
+class DenoisedQuerySource(QuerySource, Protocol):
+    """A query source of a detector that is trained with denoising."""
 
     def denoising_anchors(self, boxes: Tensor) -> Tensor:
         """Noised boxes [B, Q, 4] cxcywh in [0, 1] -> anchors of denoising queries, in the form of matching ones."""

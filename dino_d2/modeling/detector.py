@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensor core: from images to the predictions of every decoder layer."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from .contracts import (
     Backbone,
     Decoder,
     DecoderInputs,
+    DenoisedQuerySource,
     DetectorOutput,
     Encoder,
     LabelContent,
@@ -42,7 +43,7 @@ class Detector(nn.Module):
         neck: stages -> feature levels.
         position_encoding: padding mask of a level -> position encodings of its pixels.
         encoder: tokens -> memory.
-        queries: memory -> matching queries.
+        queries: memory -> matching queries; a ``DenoisedQuerySource`` for training with denoising.
         decoder: queries and memory -> logits and boxes of every layer.
         num_classes: C.
         num_levels: feature levels V, each with a learned embedding; None: a single level without one.
@@ -103,9 +104,11 @@ class Detector(nn.Module):
         queries = encoded.queries
         content, anchors, mask = queries.content, queries.anchors, None
         if denoising_queries is not None:
-            assert self.label_embedding is not None  # DETR checks it when it is made
+            # DETR checks when it is built that both parts can denoise.
+            assert self.label_embedding is not None
+            source = cast("DenoisedQuerySource", self.queries)
             content = torch.cat([self.label_embedding.denoising(denoising_queries.labels), content], dim=1)
-            anchors = torch.cat([self.queries.denoising_anchors(denoising_queries.boxes), anchors], dim=1)
+            anchors = torch.cat([source.denoising_anchors(denoising_queries.boxes), anchors], dim=1)
             mask = denoising_queries.attention_mask(queries.content.shape[1])
         query_positions = self.queries.query_positions(queries, anchors, self.position_encoding)
         memory, memory_positions, levels, _ = encoded

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiled prediction: detections of overlapping parts of a large image, joined to those of the image.
 
-A model that sees a large image in the recipe's size loses its small objects. Here it sees the image in tiles, and once
-as a whole for the objects that no tile holds. Each view contributes the objects that it shows completely:
+A model that receives a large image resized to the recipe's size misses small objects. Here the model receives the
+image in tiles, and also the full image for objects larger than a tile. Each view contributes the objects that it shows
+completely:
 
-1. a box that touches an edge of its tile inside the image is removed, because the object may go on beyond it. If it is
-   smaller than the overlap, another tile shows it completely; otherwise the view of the whole image does;
+1. a box that touches an edge of its tile inside the image is removed, because the object may extend beyond it. If it
+   is smaller than the overlap, another tile shows it completely; otherwise the full image does;
 2. of two boxes of one class from *different* views with an IoU above 0.5, only the better one is kept. Boxes of one
    view never remove each other, so that close objects stay apart.
 """
@@ -21,7 +22,7 @@ from torchvision.ops import box_iou
 from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.errors import UserError
 
-#: A box this near to an edge of its tile touches it, in pixels; it allows for the error of a detector's boxes.
+#: A box within this many pixels of an edge of its tile touches it, given the inaccuracy of a detector's boxes.
 TOUCHING = 2.0
 SAME_OBJECT_IOU = 0.5
 
@@ -41,7 +42,7 @@ class Tiling:
 
     Args:
         size: side of a tile in pixels of the image.
-        overlap: the least overlap of neighbouring tiles in pixels. Objects up to about this size are found at full
+        overlap: minimum overlap of neighbouring tiles in pixels. Objects up to about this size are found at full
             resolution wherever they are.
 
     Raises:
@@ -60,7 +61,7 @@ class Tiling:
             )
 
     def views(self, height: int, width: int) -> list[View]:
-        """The whole image, then its tiles; the image alone if one tile holds it."""
+        """The full image, then its tiles; only the image if one tile covers it."""
         whole = View(0, 0, width, height)
         if max(height, width) <= self.size:
             return [whole]
@@ -121,7 +122,7 @@ def _is_cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
 
 
 def _first_of_each_object(instances: Instances, views: Tensor) -> Tensor:
-    """Which detections [n], best first, repeat no better one of another view that is kept: bool [n]."""
+    """Mask of the detections [n], best first, that do not repeat a better kept one of another view: bool [n]."""
     boxes, classes = instances.pred_boxes.tensor.float(), instances.pred_classes
     kept = torch.ones(len(boxes), dtype=torch.bool)
     for k in classes.unique():

@@ -9,6 +9,6 @@ from .inference import for_inference
 from .memory import bound_onednn_caches, keep_freed_memory
 from .training import optimise_for_training
 
-bound_onednn_caches()  # here, because oneDNN reads its settings when it is first used
+bound_onednn_caches()  # called at import, because oneDNN reads its settings on first use
 
 __all__ = ["bound_onednn_caches", "for_inference", "keep_freed_memory", "optimise_for_training"]

@@ -21,7 +21,7 @@ def fuse_frozen_batch_norms(body: nn.Module) -> None:
     gives other maps, because another module also reads the output of such a convolution, nothing is changed.
 
     Args:
-        body: takes [B, 3, H, W]; left as it is if it has no frozen norms.
+        body: takes [B, 3, H, W]; not changed if it has no frozen norms.
     """
     if not any(isinstance(module, FrozenBatchNorm2d) for module in body.modules()):
         return
@@ -87,7 +87,7 @@ def _evaluation_mode(body: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _random_norms(body: nn.Module) -> Iterator[None]:
-    """Random values in the frozen norms; untrained norms are the identity, or zero, and would hide a wrong pair."""
+    """Context with random values in the frozen norms: untrained norms (identity or zero) would hide a wrong pair."""
     generator = torch.Generator().manual_seed(0)
     norms = [module for module in body.modules() if isinstance(module, FrozenBatchNorm2d)]
     buffers = [buffer for norm in norms for buffer in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]

@@ -10,7 +10,7 @@ from .prepacked import PrepackedConv2d
 
 
 class FusedBottleneck(timm.models.resnet.Bottleneck):
-    """1×1, 3×3 and 1×1 convolution, the last one plus the shortcut."""
+    """1×1, 3×3 and 1×1 convolution; the last one adds the shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -18,7 +18,7 @@ class FusedBottleneck(timm.models.resnet.Bottleneck):
 
 
 class FusedBasicBlock(timm.models.resnet.BasicBlock):
-    """Two 3×3 convolutions, the second one plus the shortcut."""
+    """Two 3×3 convolutions; the second one adds the shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

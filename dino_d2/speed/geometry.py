@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry that depends on the image size alone, computed once per size.
+"""Cached geometry that depends only on the image size.
 
 Replaces :class:`~dino_d2.modeling.Detector`, the deformable encoder and the proposal heads by subclasses whose
 geometry is cached for batches without padding; docs/performance.md has the gain.
@@ -41,8 +41,8 @@ class Cached(Protocol[P, R_co]):
 def cached(maxsize: int) -> Callable[[Callable[P, R]], Cached[P, R]]:
     """Cache the tensors that a function made for its last arguments; a traced graph computes them itself.
 
-    A CUDA graph cannot copy from the host, so it needs such tensors on the device, and reads them by their address:
-    those in use while a graph is captured are never freed.
+    A CUDA graph cannot copy from the host, so it needs these tensors on the device. It reads them by their address, so
+    tensors used while a graph is captured are never freed.
     """
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:
@@ -56,7 +56,7 @@ def cached(maxsize: int) -> Callable[[Callable[P, R]], Cached[P, R]]:
 
         @functools.wraps(function)
         def call(*arguments: P.args, **named: P.kwargs) -> R:
-            fake = type(torch.empty(0)) is not Tensor  # FakeTensorMode and its kind, which must not fill the cache
+            fake = type(torch.empty(0)) is not Tensor  # FakeTensorMode and similar modes, which must not fill the cache
             if fake or torch.compiler.is_compiling() or torch.jit.is_tracing():
                 return function(*arguments, **named)
             result = once(*arguments, **named)
@@ -76,7 +76,7 @@ cached_levels = cached(maxsize=8)(unpadded_levels)
 
 
 def once_per_shape(function: Callable[[Levels], R]) -> Callable[[Levels], R]:
-    """A function of the geometry alone, cached for the last shapes of batches without padding."""
+    """A function of the geometry, cached for the last shapes of batches without padding."""
 
     @cached(maxsize=4)
     def of_shape(shapes: Shapes, batch: int, device: torch.device) -> R:
@@ -155,7 +155,7 @@ _CACHED = {
 
 
 def cache_geometry(model: nn.Module) -> None:
-    """Let the parts of a model cache their geometry, in place; subclasses of a user's own are left as they are."""
+    """Let the parts of a model cache their geometry, in place; subclasses defined by users are not changed."""
     for module in model.modules():
         if type(module) in _CACHED:
             module.__class__ = _CACHED[type(module)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model for inference alone: batch norms fused permanently, weights prepacked, half precision on request."""
+"""A model for inference only: batch norms fused permanently, weights prepacked, half precision on request."""
 
 import copy
 from typing import TypeVar
@@ -23,8 +23,8 @@ def for_inference(model: Model, precision: torch.dtype | None = None) -> Model:
     Frozen norms are multiplied into the convolutions. With a precision, the model runs under autocast, and the weights
     of convolutions and linear layers are stored in that precision; norms, boxes and sums stay float32. On a CPU the
     weights are prepacked for oneDNN (``prepacked.py``): such a copy must stay on the CPU, its ``state_dict`` lacks
-    these weights, and it can be neither compiled nor exported; the model itself can. In bfloat16 the blocks of a
-    ResNet write over their inputs there, so a hook that reads feature maps must clone them.
+    these weights, and it can be neither compiled nor exported (the original model can). In bfloat16 the blocks of a
+    ResNet then overwrite their inputs, so a hook that reads feature maps must clone them.
 
     Args:
         model: is not changed.
@@ -35,7 +35,7 @@ def for_inference(model: Model, precision: torch.dtype | None = None) -> Model:
         if isinstance(module, NormedConv2d) and not is_parametrized(module):
             module.fuse_permanently()
     if precision is not None:
-        model.precision = precision  # type: ignore[assignment]  # PyTorch declares tensors and modules alone
+        model.precision = precision  # type: ignore[assignment]  # PyTorch declares only tensors and modules
         box_heads = {child for module in model.modules() if isinstance(module, BoxHead) for child in module.modules()}
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and module not in box_heads:

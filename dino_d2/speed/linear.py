@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers and feed-forward networks computed in oneDNN on a CPU.
 
-PyTorch sends float32 products on a CPU to MKL, which has no AVX-512 kernels for AMD processors; oneDNN has, and
-computes a following ReLU at no cost. docs/performance.md has the measured gains.
+PyTorch computes float32 products on a CPU with MKL, which has no AVX-512 kernels for AMD processors. oneDNN has them
+and computes a following ReLU at no cost. docs/performance.md has the measured gains.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def use_onednn(model: nn.Module) -> None:
     Parameters, their names and the results of other devices stay the same. Layers of other classes, such as adapters
     and layers of timm's models, are not changed.
     """
-    # Row-column attention projects its inputs with plain F.linear and is left plain as a whole.
+    # Row-column attention projects its inputs with F.linear; none of its layers are replaced.
     plain = {child for m in model.modules() if isinstance(m, RowColumnAttention) for child in m.modules()}
     modules = [module for module in model.modules() if module not in plain]
     for module in modules:
@@ -128,7 +128,7 @@ _ONEDNN = {
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a call of the layer is its product alone: no other ``forward`` (as adapters have) and no hook."""
+    """Whether a call of the layer computes only its product: no other ``forward`` (as in adapters) and no hook."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     is_ours = getattr(type(layer), "forward", None) is OneDNNLinear.forward
     return is_ours and "forward" not in vars(layer) and not any(hooks)
@@ -155,7 +155,7 @@ def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear) -> Tensor:
 
     On a CPU the rows are computed in blocks whose hidden values stay in the cache. The backward pass recomputes the
     hidden values instead of storing them; they are the largest tensors of a layer. Layers with an adapter or hooks are
-    called as they are.
+    called normally.
     """
     if x.device.type != "cpu" or _plain_depth or _is_traced() or not (is_plain(linear1) and is_plain(linear2)):
         return linear2(linear1(x))
@@ -173,7 +173,7 @@ def _autocast(
     x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None, /
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]: ...
 def _autocast(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors cast to the dtype of autocast, where it is on; float64 is not cast, as in autocast itself."""
+    """The tensors in the dtype of autocast, if it is enabled; float64 is not cast, as in autocast itself."""
     tensors = (x, *parameters)
     device_type = x.device.type
     if x.dtype is torch.float64 or not autocast_is_on(device_type):
@@ -282,7 +282,7 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, ...]
         grad_x = _product(grad, weight.t())
     if needs_weight:
         rows, columns = _rows(grad).t(), _rows(x).t()  # [out, rows] and [in, rows]
-        # oneDNN is twice as fast when the result has the fewer rows.
+        # oneDNN is faster when the result has fewer rows.
         few_outputs = len(rows) <= len(columns)
         grad_weight = _product(rows, columns) if few_outputs else _product(columns, rows).t()
     if needs_bias:

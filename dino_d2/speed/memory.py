@@ -10,12 +10,12 @@ _NEVER = -1  # the largest possible threshold
 _TOP_PAD = 64 * 2**20
 
 #: Environment variables of oneDNN's cache of compiled primitives and of PyTorch's own cache in front of it, and our
-#: bound: entries, not bytes. A training step of DINO has some two hundred, so that a smaller bound would cost time.
+#: bound: entries, not bytes. A training step of DINO needs about two hundred; a smaller bound would cost time.
 ONEDNN_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 
 def bound_onednn_caches() -> None:
-    """Bound oneDNN's caches, which by default hold 1024 primitives each, so that new image sizes do not add memory.
+    """Limit oneDNN's caches, so that new image sizes do not add memory; the default is 1024 primitives each.
 
     Takes effect before the process's first convolution or linear layer; values that the user has set are kept.
     docs/performance.md has the memory and the time with and without the bound.
@@ -25,10 +25,10 @@ def bound_onednn_caches() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep the memory of freed tensors for the next ones, instead of returning it to the system.
+    """Keep the memory of freed tensors in the process for new ones, instead of returning it to the system.
 
-    glibc requests every large block from the system and returns it when it is freed; the system then clears it page
-    by page when it is used again. A model that allocates the same sizes in every step pays for that in every step
+    By default glibc requests every large block from the system and returns it when it is freed, and the system clears
+    the pages on their next use. A model that allocates the same sizes in every step repeats this in every step
     (docs/performance.md has the figures). Other C libraries are not changed.
 
     Returns:

@@ -28,7 +28,7 @@ _built = torch.backends.mkldnn.is_available() and all(hasattr(_mkldnn, name) for
 
 
 class Prepacked(nn.Module):
-    """Base of both. Copies and pickles hold the plain weight; parameters and state_dict do not contain it."""
+    """Base class. Copies and pickles have the plain weight; parameters and ``state_dict`` do not."""
 
     weight: Tensor
 
@@ -75,8 +75,8 @@ class PrepackedConv2d(Prepacked, nn.Conv2d):
     activation = "none"
 
     def packed(self, weight: Tensor) -> Tensor:
-        # oneDNN chooses a layout by the size of the map. Any size gives correct results; without one, its choice for
-        # 1 × 1 kernels, 256 to 1024 channels, is four times slower.
+        # oneDNN chooses a layout for a map size. Any size gives correct results; without one, its layout for
+        # 1 × 1 kernels with many channels is slow.
         return _mkldnn._reorder_convolution_weight(weight, *self.geometry(), [1, self.in_channels, 100, 152])
 
     def geometry(self) -> tuple:
@@ -92,13 +92,13 @@ class PrepackedConv2d(Prepacked, nn.Conv2d):
         arguments = (self.weight, self.bias, *self.geometry())
         if plus is None:
             return _mkldnn._convolution_pointwise(x, *arguments, self.activation, [], "")
-        plus = plus.contiguous(memory_format=torch.channels_last)  # oneDNN adds to no other layout
+        plus = plus.contiguous(memory_format=torch.channels_last)  # oneDNN supports the addition only in this layout
         activation = None if self.activation == "none" else self.activation
         return _mkldnn._convolution_pointwise_(plus, x, *arguments, "add", 1.0, activation, [], "")
 
 
 def needs_gradient(*inputs: Tensor | None) -> bool:
-    """Whether autograd is to record what is computed from the inputs."""
+    """Whether autograd records computations on the inputs."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed-ups of training that leave parameters, their names and the mathematics as they are."""
+"""Speed-ups of training that do not change parameters, their names or results beyond rounding."""
 
 from torch import nn
 
@@ -16,14 +16,14 @@ def optimise_for_training(detector: nn.Module) -> None:
     | frozen batch norms are fused into convolutions            | any      |
     | linear layers, ReLU included, are computed in oneDNN      | CPU      |
     | feed-forward networks are computed in blocks of rows      | CPU      |
-    | geometry that depends on the image size alone is cached   | any      |
+    | geometry that depends only on the image size is cached    | any      |
 
     docs/performance.md has the measured gain of each. The swapped classes are subclasses of the plain ones, so
     checkpoints, hooks, adapters and ``isinstance`` work as before. A detector can be passed twice.
     """
     backbone = detector.get_submodule("backbone")
     fuse_frozen_batch_norms(getattr(backbone, "body", backbone))
-    # Other linear layers of a query source have few rows: oneDNN gains nothing there.
+    # Other linear layers of a query source have too few rows to gain from oneDNN.
     proposal_head = getattr(detector.queries, "proposal_head", None)
     for part in (detector.position_encoding, detector.encoder, proposal_head, detector.decoder):
         if isinstance(part, nn.Module):

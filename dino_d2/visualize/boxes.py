@@ -48,7 +48,7 @@ def draw_boxes(
         boxes: in pixels of `image`.
         longer_side: length of the longer side of the result, in pixels. By default the size of the image, or 480 for
             images smaller than that.
-        letter_scale: of the labels, relative to what suits the size of the image.
+        letter_scale: font scale of the labels, relative to the default for the size of the image.
 
     Returns:
         a new RGB image.
@@ -101,7 +101,7 @@ def _area(corners: tuple) -> float:
 
 
 def _dashes(start: tuple, end: tuple, dashed: bool, length: float) -> list[list[tuple]]:
-    """Segments of the line from start to end: the whole line, or every second segment if it is dashed."""
+    """Segments of the line from start to end: one for a solid line, every second one for a dashed line."""
     if not dashed:
         return [[start, end]]
     a, b = np.array(start), np.array(end)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of detections, alone or next to the ground truth."""
+"""Pictures of detections, with or without the ground truth next to them."""
 
 from collections.abc import Sequence
 from os import PathLike

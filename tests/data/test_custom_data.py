@@ -153,7 +153,7 @@ def trained(tmp_path_factory):
 def test_own_data_in_one_command(trained):
     _, folder = trained
     log = (folder / "log.txt").read_text()
-    assert "class heads and label embedding are made anew for 2 classes, the checkpoint has 5" in log
+    assert "class heads and label embedding are re-initialised for 2 classes; the checkpoint has 5" in log
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert "bbox/AP-dog" in lines[-1]
     checkpoint = torch.load(folder / "model_final.pth", weights_only=False)

@@ -146,7 +146,7 @@ def test_whatever_the_embedded_engine_lacks_is_said_and_named():
     found = json.loads(result.stdout)
     for form, name in LACKED.items():
         message = found.get(form, "no error")
-        assert f"The embedded engine does not serve '{name}'" in message, f"{form}: {message}"
+        assert f"The embedded engine does not have '{name}'" in message, f"{form}: {message}"
         assert "needs Detectron2 itself" in message
         assert "docs/detectron2.md" in message
         kind = "AttributeError" if ";" in form and "locate" not in form else "NotServedError|ImportError"

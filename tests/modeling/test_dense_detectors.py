@@ -6,10 +6,7 @@ import torch
 
 from dino_d2.denoising import Denoising, FixedGroups
 from dino_d2.detectron2.config import LazyConfig, instantiate
-from dino_d2.layers.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
-from dino_d2.layers.point_position_encoding import pixel_axes
-from dino_d2.layers.row_column_attention import RowColumnAttention
-from dino_d2.modeling import BoxHead, GridPointQueries, SizeModulation
+from dino_d2.modeling import BoxHead
 from tests.paths import CONFIGS
 
 MODELS = CONFIGS / "common" / "models"
@@ -120,12 +117,6 @@ def test_no_ground_truth_leaks_to_the_matching_part(make, name):
     assert torch.allclose(detector(images).logits, first.logits[:, :, slots:], atol=1e-5)
 
 
-def test_points_are_denoised_from_the_centres_of_boxes(make):
-    queries = make("dn_anchor_detr").detector.queries
-    boxes = torch.rand(2, 3, 4)
-    assert torch.equal(queries.denoising_anchors(boxes), boxes[..., :2])
-
-
 @pytest.mark.parametrize("name", PLAIN)
 def test_layers_computed_again_in_the_backward_pass_give_the_same(make, name):
     gradients = []
@@ -144,64 +135,7 @@ def test_a_dilated_last_stage_keeps_the_stride(make):
     assert detector.backbone(torch.rand(1, 3, 96, 128))["res5"].shape == (1, 64, 6, 8)
 
 
-@pytest.mark.parametrize("attention", [ConditionalSelfAttention, ConditionalCrossAttention])
-def test_conditional_attention_starts_as_the_authors(attention):
-    out = attention(32, 4).out_proj  # of nn.MultiheadAttention there, but for Xavier weights
-    assert out.bias.eq(0).all()
-    assert out.weight.abs().max() <= (6 / (32 + 32)) ** 0.5
-
-
 @pytest.mark.parametrize(("name", "eps"), [*((name, 0.0) for name in PLAIN[:3]), ("dab_detr", 1e-6), ("dn_detr", 1e-6)])
 def test_the_overlap_has_the_epsilon_of_the_authors(name, eps):
     criterion = instantiate(LazyConfig.load(str(MODELS / f"{name}_r50.py")).model.criterion)
     assert criterion.giou_eps == criterion.matcher.giou_eps == eps
-
-
-def test_modulation_by_hand():
-    """Twice the predicted width of an anchor halves nothing in y; zero content predicts half an image each way."""
-    modulation = SizeModulation(8)
-    for parameter in modulation.parameters():
-        torch.nn.init.zeros_(parameter)
-    sine = torch.ones(1, 1, 8)
-    anchors = torch.tensor([[[0.5, 0.5, 0.25, 0.1]]])
-    out = modulation(sine, torch.zeros(1, 1, 8), anchors)[0, 0]
-    assert out.tolist() == pytest.approx([5.0] * 4 + [2.0] * 4)  # y features by 0.5 / h, x features by 0.5 / w
-
-
-def test_grid_points_cover_the_image_column_by_column():
-    points = GridPointQueries(num_points=9, num_patterns=2, embed_dim=4)(torch.zeros(1, 1, 4), None).anchors[0]
-    assert points.shape == (18, 2)
-    assert torch.allclose(points[:3], torch.tensor([[1 / 6, 1 / 6], [1 / 6, 0.5], [1 / 6, 5 / 6]]))
-    assert torch.equal(points[:9], points[9:])
-
-
-def test_pixel_axes_span_the_unpadded_part():
-    mask = torch.zeros(1, 4, 6, dtype=torch.bool)
-    mask[:, 2:], mask[..., 4:] = True, True
-    x, y = pixel_axes(mask)
-    assert x[0, :4].tolist() == pytest.approx([1 / 8, 3 / 8, 5 / 8, 7 / 8])
-    assert y[0, :2].tolist() == pytest.approx([1 / 4, 3 / 4])
-
-
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
-def test_row_column_attention_is_the_product_of_its_two_weights(shape):
-    torch.manual_seed(0)
-    height, width = shape
-    attention = RowColumnAttention(16, 2)
-    torch.nn.init.normal_(attention.in_proj_bias)
-    memory, position = torch.randn(2, height * width, 16), torch.randn(2, 1, 1, 32).expand(2, height, width, 32)
-    queries = torch.randn(2, 2, 5, 16)
-    out = attention(*queries, memory, position.flatten(1, 2), shape, None)
-    weights, biases = attention.in_proj_weight.chunk(5), attention.in_proj_bias.chunk(5)
-    pixels = memory.unflatten(1, shape)
-    rows = (pixels + position[..., :16]) @ weights[2].T + biases[2]  # every pixel projected, then the mean
-    columns = (pixels + position[..., 16:]) @ weights[3].T + biases[3]
-    values = pixels @ weights[4].T + biases[4]
-    expected = []
-    for head in (slice(0, 8), slice(8, 16)):
-        query_row = (queries[0] @ weights[0].T + biases[0])[..., head]
-        query_column = (queries[1] @ weights[1].T + biases[1])[..., head]
-        along_row = (query_row @ rows[..., head].mean(1).mT / 8**0.5).softmax(-1)
-        along_column = (query_column @ columns[..., head].mean(2).mT / 8**0.5).softmax(-1)
-        expected.append(torch.einsum("bqh,bqw,bhwd->bqd", along_column, along_row, values[..., head]))
-    assert torch.allclose(out, attention.out_proj(torch.cat(expected, -1)), atol=1e-5)

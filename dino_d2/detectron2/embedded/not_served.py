@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error for what Detectron2 has and the embedded engine has not."""
+"""The error for parts of Detectron2 that the embedded engine lacks."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from .._refusal import needs_detectron2
 
 
 class NeedsDetectron2(UserError, NotImplementedError):
-    """A call asks for something that Detectron2 alone can do."""
+    """A call needs a part of Detectron2 that the embedded engine lacks."""
 
     def __init__(self, what: str) -> None:
         """
@@ -24,7 +24,7 @@ class NeedsDetectron2(UserError, NotImplementedError):
 
 
 def refuse_yacs_config(function: Callable) -> Callable:
-    """Let a function say so if it is called with a yacs config, `function(cfg, ...)`, as Detectron2's can be."""
+    """Make a function raise :class:`NeedsDetectron2` for a yacs config, which Detectron2's function accepts."""
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:

@@ -38,8 +38,8 @@ ANY_SIZE = (
     "tiny_vit",
 )
 
-#: Images are padded to whole cells of the coarsest map first. Otherwise these drop the pixel rows and columns that fill
-#: no cell, return maps that do not fit each other, or fail.
+#: Images are first padded to a multiple of the largest stride. Otherwise these models drop the remaining rows and
+#: columns, return maps of inconsistent sizes, or fail.
 WHOLE_CELLS = (
     "convnext",
     "cspnet",
@@ -62,10 +62,10 @@ WHOLE_CELLS = (
     "vovnet",
 )
 
-#: Members of the families of ``ANY_SIZE`` that need whole cells too: they pool without rounding up.
+#: Members of the families of ``ANY_SIZE`` that need such padding too, because their pooling rounds down.
 WHOLE_CELL_MEMBERS = ("resnet*_clip*", "resnet50_mlp", "resnetaa*", "seresnetaa*", "seresnextaa*")
 
-#: Members of those families that fail even on whole cells, or have no map of stride 32.
+#: Members of these families that fail even with padding, or have no map of stride 32.
 UNSUITABLE_MEMBERS = ("bat_resnext26ts", "sedarknet21")
 
 

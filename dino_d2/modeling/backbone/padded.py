@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of any size for backbones that need whole patches, such as ViTDet."""
+"""Images of any size for backbones that need a multiple of the patch size, such as ViTDet."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,7 +11,7 @@ BLOCKED = -100.0  # added to attention logits; the value that the published weig
 
 
 class PaddedSwinBlock(nn.Module):
-    """A timm Swin block that pads its map to whole windows before it shifts them.
+    """A timm Swin block that pads its map to a multiple of the window size before shifting.
 
     timm shifts first. Both orders agree at the pretraining size, where windows fit the map exactly. At other sizes
     timm's wrapped rows get different neighbours than in the published detectors, and features differ from theirs.

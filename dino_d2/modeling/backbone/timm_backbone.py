@@ -162,7 +162,7 @@ def checkpoint_blocks(name: str, body: nn.Module) -> None:
     if not stages and not hasattr(body, "grad_checkpointing"):
         raise BackboneError(f"activation_checkpointing: timm cannot checkpoint the activations of {name!r}")
     for module in stages or [body]:
-        module.grad_checkpointing = True  # type: ignore[assignment]  # PyTorch declares tensors and modules alone
+        module.grad_checkpointing = True  # type: ignore[assignment]  # PyTorch declares only tensors and modules
 
 
 def freeze_up_to(body: nn.Module, last: str) -> None:

@@ -11,7 +11,7 @@ from dino_d2.modeling.heads import anchor_logits, head_of_layer
 
 
 class LookForwardOnce:
-    """Box update of Deformable DETR (figure 6a): a layer's box loss trains that layer alone."""
+    """Box update of Deformable DETR (figure 6a): a layer's box loss trains only that layer."""
 
     def __call__(self, refined: Tensor) -> Tensor:
         """Boxes [B, T, 4] that the next layer starts from, without gradient."""

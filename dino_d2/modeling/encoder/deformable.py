@@ -45,7 +45,7 @@ class DeformableEncoder(nn.Module):
         num_points: sampling points R per head and level.
         dropout: 0 in DINO.
         activation_checkpointing: save memory by storing only the input of each layer and recomputing the layer in the
-            backward pass (docs/custom_data.md says how much it saves).
+            backward pass (docs/custom_data.md has the memory).
     """
 
     def __init__(

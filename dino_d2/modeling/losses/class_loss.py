@@ -109,7 +109,7 @@ class SoftmaxClasses:
             labels: [B, M] padded.
             num_boxes: not used: the mean is over queries.
             scored: [B, N] bool, queries that count; None: all.
-            counts: by which the sum is divided where the batch is one of several of a step; None: by its own.
+            counts: divisors of the sum for one of several batches of a step; None: those of this batch.
         """
         layer = torch.arange(len(logits), device=logits.device)[:, None]  # [L, 1]
         no_object = logits.shape[-1] - 1

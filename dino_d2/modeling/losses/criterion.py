@@ -21,8 +21,8 @@ class SetCriterion(nn.Module):
     Matching queries and proposals are matched to the ground truth; denoising queries know their objects by
     construction. All layers are computed together.
 
-    Losses are divided by the number of objects. Where the gradients of several batches are accumulated, that is the
-    mean number of the step's batches, so that the mean of the batches' losses is the loss of one batch of all images.
+    Losses are divided by the number of objects. With gradient accumulation this is the mean number over the batches of
+    the step, so that the mean of their losses equals the loss of one batch of all images.
 
     Args:
         matcher: assigns predictions to objects.
@@ -96,7 +96,7 @@ class SetCriterion(nn.Module):
         denoising_queries: DenoisingQueries,
         part: BatchOfStep | None = None,
     ) -> dict[str, Tensor]:
-        """The losses ``_dn`` of the denoising part alone; arguments as of :meth:`forward`."""
+        """The ``_dn`` losses of the denoising part; arguments as for :meth:`forward`."""
         num_slots = denoising_queries.target.shape[1]
         num_boxes = mean_objects(labels, part, output.logits.device)
         positives: float = denoising_queries.num_positives
@@ -104,7 +104,7 @@ class SetCriterion(nn.Module):
         counts = None
         if part is not None:
             of_step = denoising_queries.of_step
-            assert of_step is not None  # the queries of a part of a step have it
+            assert of_step is not None  # set for the queries of one batch of a step
             positives, objects = of_step.positive, sum(part.counts) / part.num_batches
             counts = QueryCounts(matched=of_step.positive, unmatched=of_step.scored - of_step.positive)
         # Every object is reconstructed once in each group; the loss is the mean over groups.
@@ -174,7 +174,7 @@ def query_counts(part: BatchOfStep, num_queries: int) -> QueryCounts:
 
 
 def mean_objects(labels: list[Tensor], part: BatchOfStep | None, device: torch.device) -> Tensor:
-    """Mean number of objects per rank and batch of the step; at least 1 per rank in the whole step."""
+    """Mean number of objects per rank and batch of the step; at least 1 per rank and step."""
     if part is None:
         return mean_over_ranks(sum(map(len, labels)), device)
     return mean_over_ranks(sum(part.counts), device) / part.num_batches

@@ -17,7 +17,7 @@ class HungarianMatcher(nn.Module):
 
     The cost of a pair is a weighted sum of the class cost, the L1 distance of the boxes and their negative
     generalised IoU. The costs of all layers are computed together and copied to the host once. SciPy then solves one
-    assignment after another (docs/performance.md says why not in threads).
+    assignment after another (docs/performance.md explains why threads are not used).
 
     Args:
         class_cost, bbox_cost, giou_cost: weights (Table 8: 2, 5, 2).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which query was assigned to which object."""
+"""The assignment of queries to objects."""
 
 from typing import NamedTuple
 

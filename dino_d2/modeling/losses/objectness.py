@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses where the encoder proposes objects of no particular class (Deformable DETR's two-stage variant)."""
+"""Losses for class-agnostic proposals of the encoder (Deformable DETR's two-stage variant)."""
 
 import torch
 from torch import Tensor

@@ -76,7 +76,7 @@ class ProposalHead(nn.Module):
 class ObjectnessProposalHead(ProposalHead):
     """Proposals of Deformable DETR (appendix A.4): the first class stands for "any object".
 
-    Tokens are ranked by that logit alone, and all tokens are supervised, not only the selected ones.
+    Tokens are ranked by that logit only, and all tokens are supervised, not only the selected ones.
     """
 
     def token_scores(self, logits: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoders with conditional attention: where their boxes start and what moves them."""
 
-import pytest
 import torch
 
 from dino_d2.layers import anchor_embedding
@@ -10,9 +9,6 @@ from dino_d2.modeling import (
     ClassHead,
     ConditionalDecoder,
     DecoderInputs,
-    DynamicAnchorDecoder,
-    LookForwardOnce,
-    LookForwardTwice,
 )
 from dino_d2.modeling.levels import make_levels
 
@@ -55,31 +51,3 @@ def test_the_first_layer_has_the_plain_position_and_later_ones_a_scaled_one():
     sine = anchor_embedding(decoder.position_head(embeddings).sigmoid(), DIM // 2)
     torch.testing.assert_close(entered[0][2], sine)
     torch.testing.assert_close(entered[1][2], sine * decoder.position_scale(entered[1][0]))
-
-
-@pytest.mark.parametrize("update", [LookForwardOnce, LookForwardTwice])
-def test_anchors_stay_where_no_head_moves_them(update):
-    anchors = torch.rand(2, QUERIES, 4) * 0.6 + 0.2
-    decoder = DynamicAnchorDecoder(ClassHead(DIM, CLASSES), BoxHead(DIM), update(), **SIZES)
-    _, boxes = decoder(inputs(anchors))
-    torch.testing.assert_close(boxes, anchors.expand(LAYERS, -1, -1, -1))
-
-
-@pytest.mark.parametrize(("update", "reaches"), [(LookForwardOnce, False), (LookForwardTwice, True)])
-def test_the_loss_of_a_layer_reaches_the_box_of_the_one_before_if_it_looks_forward_twice(update, reaches):
-    torch.manual_seed(0)
-    head = BoxHead(DIM)
-    torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
-    decoder = DynamicAnchorDecoder(ClassHead(DIM, CLASSES), head, update(), **SIZES)
-    corrections = []
-
-    def keep(module, inputs, correction):
-        correction.retain_grad()
-        corrections.append(correction)
-
-    head.register_forward_hook(keep)
-    _, boxes = decoder(inputs(torch.rand(2, QUERIES, 4) * 0.6 + 0.2))
-    boxes[-1].sum().backward()
-    reached = [c.grad is not None and bool(c.grad.any()) for c in corrections]
-    assert reached[-1]
-    assert any(reached[:-1]) == reaches

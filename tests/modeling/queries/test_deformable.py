@@ -17,7 +17,6 @@ from dino_d2.modeling import (
     OwnPosition,
     PatternQueries,
     ReferencePointQueries,
-    ScaledAnchorPosition,
     TwoStageQueries,
 )
 from dino_d2.modeling.levels import flatten_maps, make_levels
@@ -117,13 +116,6 @@ def test_points_become_boxes_with_the_first_refinement(memory_and_levels):
     assert widths == [2, 4, 4]
     boxes[1].sum().backward()
     assert decoder.layers[0].feed_forward.linear2.weight.grad is not None
-
-
-def test_content_scales_the_positions_from_the_second_layer_on():
-    head = ScaledAnchorPosition(DIM)
-    anchors, content = torch.rand(1, 3, 4), torch.rand(1, 3, DIM)
-    plain = head(anchors, None, None)
-    assert torch.allclose(head(anchors, content, None), head.scale(content) * plain)
 
 
 def test_proposals_learn_one_class_whatever_the_labels(memory_and_levels):

@@ -28,11 +28,11 @@ class DetectionCheckpointer(Checkpointer):
         """Load the model and, if the file has their states, the checkpointables.
 
         Args:
-            path: an empty one loads nothing.
-            checkpointables: names of those to load; by default all.
+            path: checkpoint file; nothing is loaded if it is empty.
+            checkpointables: names of the checkpointables to load; by default all.
 
         Raises:
-            ValueError: the file is one whose parameters must be matched to the model by heuristics.
+            ValueError: the parameters of this file would have to be matched to the model by heuristics.
         """
         if path and path.endswith("?matching_heuristics=True"):
             raise ValueError(needs_detectron2(f"{path}, whose parameters are matched by similar names"))
@@ -48,7 +48,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        # Files without the pixel statistics are complete: these come from the config.
+        # Files need not have the pixel statistics, which come from the config.
         own_buffers = dict(self.model.named_buffers(recurse=False))
         for name in ("pixel_mean", "pixel_std"):
             if name in own_buffers and name in incompatible.missing_keys:

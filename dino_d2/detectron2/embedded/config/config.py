@@ -12,7 +12,7 @@ from ..utils.file_io import PathManager
 class CfgNode(_CfgNode):
     """fvcore's `CfgNode`, reading files through the path manager.
 
-    The keys of Detectron2 that it lacks are errors that say so.
+    Other keys of Detectron2's config raise an error that refers to Detectron2.
     """
 
     @classmethod
@@ -25,7 +25,7 @@ class CfgNode(_CfgNode):
         raise AttributeError(needs_detectron2(f"the config key '{name}'") if name.isupper() else name)
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Merge a yaml file, with the files that its `_BASE_` names.
+        """Merge a yaml file and its `_BASE_` files.
 
         Raises:
             KeyError: the file has a key that this config lacks.
@@ -56,7 +56,7 @@ class CfgNode(_CfgNode):
 
 
 def _explain(error: KeyError | AssertionError) -> NoReturn:
-    """Raise the error of a key that yacs does not know again, saying that it needs Detectron2."""
+    """Turn yacs' error about an unknown key into one that refers to Detectron2."""
     what, _, key = str(error.args[0]).partition(" key: ")
     if not what.startswith("Non-existent"):
         raise error

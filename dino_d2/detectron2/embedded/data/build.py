@@ -24,7 +24,7 @@ logger = logging.getLogger("detectron2.data.build")
 
 
 def filter_images_with_only_crowd_annotations(dataset_dicts: list[dict]) -> list[dict]:
-    """The images that have at least one annotation which is no crowd."""
+    """The images with at least one annotation that is not a crowd."""
     kept = [image for image in dataset_dicts if any(not a.get("iscrowd", 0) for a in image["annotations"])]
     removed = len(dataset_dicts) - len(kept)
     logger.info("Removed %d images with no usable annotations. %d images left.", removed, len(kept))
@@ -58,7 +58,7 @@ def get_detection_dataset_dicts(
 ) -> list[dict] | Dataset:
     """Load registered datasets, one after the other, into one list of dicts.
 
-    Datasets that are registered as torch datasets are returned as one torch dataset, and not looked into.
+    Datasets that are registered as torch datasets are concatenated into one torch dataset without reading it.
 
     Args:
         names: one or more names in the `DatasetCatalog`.
@@ -88,7 +88,7 @@ def get_detection_dataset_dicts(
             check_metadata_consistency("thing_classes", names)
             print_instances_class_histogram(dataset_dicts, class_names)
     if not dataset_dicts:
-        raise AssertionError(f"No image in {', '.join(names)} has an object that is no crowd.")
+        raise AssertionError(f"No image in {', '.join(names)} has an object that is not a crowd.")
     return dataset_dicts
 
 
@@ -112,10 +112,10 @@ def build_batch_data_loader(
         sampler: of a map-style dataset; None for an `IterableDataset`.
         total_batch_size: over all ranks; None or 0 with `single_gpu_batch_size`.
         aspect_ratio_grouping: see `AspectRatioGroupedDataset`.
-        collate_fn: what makes a batch of a list of elements, by default the list itself.
-        drop_last: leave out a last batch that is not full, which grouping always does.
+        collate_fn: makes a batch from a list of elements; by default the batch is that list.
+        drop_last: drop the last batch if it is not full; always so with aspect_ratio_grouping.
         single_gpu_batch_size: of each rank.
-        prefetch_factor: batches that a worker loads in advance; without effect without workers.
+        prefetch_factor: batches that a worker loads in advance; has no effect without workers.
         seed: of the generator that seeds the workers; by default torch's own generator does.
         kwargs: further arguments of `torch.utils.data.DataLoader`.
     """
@@ -136,7 +136,7 @@ def build_batch_data_loader(
         collate_fn = collate_fn or trivial_batch_collator
         return DataLoader(dataset, batch_size, drop_last=drop_last, collate_fn=collate_fn, **kwargs)
     if not drop_last:
-        raise AssertionError("aspect_ratio_grouping leaves out batches that are not full: set drop_last=True.")
+        raise AssertionError("aspect_ratio_grouping drops batches that are not full: set drop_last=True.")
     one_by_one = DataLoader(dataset, collate_fn=operator.itemgetter(0), **kwargs)
     grouped = AspectRatioGroupedDataset(one_by_one, batch_size)
     return grouped if collate_fn is None else MapDataset(grouped, collate_fn)
@@ -168,7 +168,7 @@ def build_detection_train_loader(
     """An endless loader of lists of `total_batch_size / world size` elements.
 
     Args:
-        mapper: from a dataset dict to what the model takes.
+        mapper: maps a dataset dict to an input of the model.
         sampler: by default a `TrainingSampler` with a random seed; None for an `IterableDataset`.
         total_batch_size, aspect_ratio_grouping, num_workers, collate_fn, kwargs: see `build_batch_data_loader`.
     """
@@ -196,11 +196,11 @@ def build_detection_test_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list], Any] | None = None,
 ) -> DataLoader:
-    """A loader that gives each image once over all ranks, `batch_size` at a time on each rank.
+    """A loader that returns each image on exactly one rank, in batches of `batch_size`.
 
     Args:
         sampler: by default an `InferenceSampler`; None for an `IterableDataset`.
-        collate_fn: what makes a batch of a list of elements, by default the list itself.
+        collate_fn: makes a batch from a list of elements; by default the batch is that list.
     """
     mapped = _mapped(dataset, mapper)
     if not isinstance(mapped, IterableDataset):
@@ -228,5 +228,5 @@ def trivial_batch_collator(batch: list) -> list:
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
-    """Seed NumPy and Python in a loader's worker too; torch seeds only itself."""
+    """Seed NumPy and Python in a worker process of a loader; torch seeds only its own generators."""
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)

@@ -19,7 +19,7 @@ class _Catalog(UserDict):
 
 
 class _DatasetCatalog(_Catalog):
-    """From the name of a dataset to the function that loads it."""
+    """Maps names of datasets to the functions that load them."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
         """Register a function that returns the dataset's dicts, the same ones each time."""
@@ -33,7 +33,7 @@ class _DatasetCatalog(_Catalog):
         """Load a dataset.
 
         Raises:
-            KeyError: if no dataset has this name; the message lists those there are.
+            KeyError: no dataset has this name; the message lists the registered ones.
         """
         if name not in self:
             raise KeyError(f"Dataset '{name}' is not registered. Registered are: {', '.join(self)}.")
@@ -41,7 +41,7 @@ class _DatasetCatalog(_Catalog):
 
 
 class Metadata(types.SimpleNamespace):
-    """What is known about a dataset beyond its dicts: `thing_classes`, `json_file` and so on.
+    """Metadata of a dataset in addition to its dicts: `thing_classes`, `json_file` and so on.
 
     An attribute can be set again only to an equal value, so that all parts of a program agree.
     """
@@ -55,7 +55,7 @@ class Metadata(types.SimpleNamespace):
     def __setattr__(self, key: str, value: Any) -> None:
         if key in self.__dict__ and self.__dict__[key] != value:
             raise AssertionError(
-                f"'{key}' in the metadata of dataset '{self.name}' is set already and cannot become different: "
+                f"'{key}' in the metadata of dataset '{self.name}' is already set and cannot be changed: "
                 f"{self.__dict__[key]} != {value}"
             )
         self.__dict__.setdefault(key, value)
@@ -69,12 +69,12 @@ class Metadata(types.SimpleNamespace):
         return self.__dict__.get(key, default)
 
     def as_dict(self) -> dict[str, Any]:
-        """All that is known, as a new dict."""
+        """All metadata as a new dict."""
         return dict(self.__dict__)
 
 
 class _MetadataCatalog(_Catalog):
-    """From the name of a dataset to its metadata, which is empty at first."""
+    """Maps names of datasets to their metadata, which is empty at first."""
 
     def get(self, name: str) -> Metadata:  # type: ignore[override]  # as in Detectron2, no default
         if not name:

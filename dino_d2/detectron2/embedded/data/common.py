@@ -18,15 +18,15 @@ logger = logging.getLogger("detectron2.data.common")
 
 
 def _length(dataset: Dataset) -> int:
-    """The number of elements of a map-style dataset; PyTorch does not declare that there is one."""
+    """The number of elements of a map-style dataset, which PyTorch's type of datasets does not declare."""
     return len(dataset)  # type: ignore[arg-type]
 
 
 class MapDataset(Dataset):
-    """A dataset with a function applied to each element; of an `IterableDataset` again an `IterableDataset`.
+    """Applies a function to each element of a dataset; for an `IterableDataset` this is an `IterableDataset` again.
 
-    Where the function returns None (say, for a bad image), another element is drawn at random with a fixed seed; an
-    `IterableDataset` goes on to its next element.
+    If the function returns None (for example for a bad image), another element is drawn at random with a fixed seed; an
+    `IterableDataset` continues with its next element.
     """
 
     def __new__(cls, dataset: Dataset, map_func: Callable) -> Dataset:  # type: ignore[misc]  # as in Detectron2
@@ -93,15 +93,15 @@ class DatasetFromList(Dataset):
     def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence[Any]] = True) -> None:
         """
         Args:
-            copy: give out copies of the elements of a list that is not serialized.
-            serialize: keep the elements as bytes; or a function that makes a sequence of the list to keep instead.
+            copy: return copies of the elements if the list is not serialized.
+            serialize: store the elements as bytes; or a function that turns the list into the sequence to store.
         """
         if not isinstance(serialize, bool) and not callable(serialize):
             raise TypeError(f"serialize must be True, False or a function, not {serialize!r}.")
         self._lst: Sequence[Any] | _SerializedList = lst
         if serialize:
             self._lst = serialize(lst) if callable(serialize) else _SerializedList(lst)
-        self._copy = copy and not serialize  # what comes out of the bytes is a copy already
+        self._copy = copy and not serialize  # deserialised elements are copies already
 
     def __len__(self) -> int:
         return len(self._lst)
@@ -113,9 +113,9 @@ class DatasetFromList(Dataset):
 class ToIterableDataset(IterableDataset):
     """A map-style dataset in the order of a sampler.
 
-    Each worker of a `DataLoader` walks the whole order and takes, of every `num_workers` runs of
-    `shard_chunk_size` indices, the run with its own number. With the batch size as `shard_chunk_size`,
-    batch k comes from worker k modulo `num_workers` and batches are the same for any number of workers.
+    The order is cut into chunks of `shard_chunk_size` indices, and worker w of a `DataLoader` takes the chunks w,
+    w + `num_workers`, w + 2 `num_workers` and so on. With the batch size as `shard_chunk_size`, batch k comes from
+    worker k modulo `num_workers`, and batches are the same for any number of workers.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ToIterableDataset(IterableDataset):
     ) -> None:
         """
         Args:
-            shard_sampler: False if the sampler itself gives each worker indices of its own.
+            shard_sampler: False if the sampler already gives each worker different indices.
         """
         if isinstance(dataset, IterableDataset) or not isinstance(sampler, Sampler):
             raise AssertionError(
@@ -147,10 +147,10 @@ class ToIterableDataset(IterableDataset):
 
 
 class AspectRatioGroupedDataset(IterableDataset):
-    """Batches of dicts with "width" and "height" that are either all wider than high, or none is.
+    """Batches of dicts with "width" and "height" in which either all images or none are wider than high.
 
-    The two groups fill up side by side, and a batch is given out as soon as it is full. What is left in
-    them waits for the next iteration over the dataset.
+    The two groups are filled in parallel, and a batch is returned as soon as it is full. Incomplete groups are kept
+    for the next iteration over the dataset.
     """
 
     def __init__(self, dataset: Iterable[dict], batch_size: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a dataset dict to what a detector takes, as in `detectron2.data.dataset_mapper`, for boxes."""
+"""Maps dataset dicts to inputs of a detector, as in `detectron2.data.dataset_mapper`, for boxes."""
 
 import copy
 import logging
@@ -60,7 +60,7 @@ class DatasetMapper:
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """A copy of the dict with "image" (uint8 `[C, H, W]`); "sem_seg" (int64 `[H, W]`) in place of
-        "sem_seg_file_name"; and, in training, "instances" in place of "annotations", crowds left out."""
+        "sem_seg_file_name"; and, in training, "instances" without crowds in place of "annotations"."""
         dataset_dict = copy.deepcopy(dataset_dict)
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
         utils.check_image_size(dataset_dict, image)

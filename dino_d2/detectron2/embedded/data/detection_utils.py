@@ -17,7 +17,7 @@ from .catalog import MetadataCatalog
 
 
 class SizeMismatchError(ValueError):
-    """An image is not as wide and high as its dataset dict says."""
+    """The size of an image differs from its dataset dict."""
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
@@ -44,14 +44,14 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
 
 
 def read_image(file_name: str, format: str | None = None) -> np.ndarray:
-    """Read an image, turned upright as its EXIF data says; see `convert_PIL_to_numpy`."""
+    """Read an image and rotate it upright according to its EXIF data; see `convert_PIL_to_numpy`."""
     with PathManager.open(file_name, "rb") as file:
         image = Image.open(file)
         return convert_PIL_to_numpy(ImageOps.exif_transpose(image), format)
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Compare the image with the "width" and "height" of its dict, or fill them in where they are missing.
+    """Compare the image with "width" and "height" of its dict, or add them if they are missing.
 
     Raises:
         SizeMismatchError: if they differ.
@@ -76,7 +76,7 @@ def transform_instance_annotations(
     """Transform the box of one object and clip it to the new image, in place.
 
     Args:
-        annotation: with "bbox" and "bbox_mode"; masks and keypoints must have been taken out.
+        annotation: has "bbox" and "bbox_mode", and neither masks nor keypoints.
         image_size: (height, width) after the transforms.
         keypoint_hflip_indices: has no effect without keypoints.
 
@@ -124,11 +124,11 @@ def filter_empty_instances(
     box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Instances | tuple[Instances, torch.Tensor]:
-    """The instances that are not empty; with `return_mask` also which they are, bool `[n]`.
+    """The instances that are not empty; with `return_mask` also a mask of the kept ones, bool `[n]`.
 
     Args:
-        by_box: leave out those whose `gt_boxes` are not wider and higher than `box_threshold` pixels.
-        by_mask: leave out those whose `gt_masks`, if there are any, are empty.
+        by_box: remove instances whose `gt_boxes` are not wider and higher than `box_threshold` pixels.
+        by_mask: remove instances with empty `gt_masks`, if there are masks.
     """
     if not (by_box or by_mask):
         raise AssertionError("filter_empty_instances needs by_box or by_mask.")
@@ -144,7 +144,7 @@ def filter_empty_instances(
 def _refuse_masks_and_keypoints(annotation: dict[str, Any]) -> None:
     for key in ("segmentation", "keypoints"):
         if key in annotation:
-            raise NeedsDetectron2(f"an annotation with {key!r} (take it out of the dict to use the box alone)")
+            raise NeedsDetectron2(f"an annotation with {key!r} (remove it from the dict to use only the box)")
 
 
 def check_metadata_consistency(key: str, dataset_names: list[str]) -> None:

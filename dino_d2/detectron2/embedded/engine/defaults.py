@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What most training scripts begin with, and a predictor, as in `detectron2.engine.defaults`."""
+"""Common set-up of training scripts, and a predictor, as in `detectron2.engine.defaults`."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
 
     Args:
         fp16_compression: whether gradients are sent in half precision.
-        kwargs: more arguments of `DistributedDataParallel`.
+        kwargs: further arguments of `DistributedDataParallel`.
     """
     if comm.get_world_size() == 1:
         return model
@@ -62,7 +62,7 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Each user has a fixed port: while an old run is still alive, a new one fails because the port is taken.
+    # Each user has a fixed port, so a new run fails with an occupied port while an old run is still alive.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
@@ -121,7 +121,7 @@ def _value(cfg: DictConfig, key: str, default: Any) -> Any:
 
 
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
-    """The writers of the log, of `metrics.json` and of TensorBoard events; the last two write to `output_dir`."""
+    """Writers for the log, for `metrics.json` and for TensorBoard; the last two write to `output_dir`."""
     PathManager.mkdirs(output_dir)
     return [
         CommonMetricPrinter(max_iter),
@@ -134,8 +134,8 @@ class DefaultPredictor:
     """Runs a model on one BGR image at a time.
 
     It builds `cfg.MODEL.META_ARCHITECTURE`, loads `cfg.MODEL.WEIGHTS`, resizes images to
-    `cfg.INPUT.{MIN,MAX}_SIZE_TEST` and puts their channels in the order of `cfg.INPUT.FORMAT`. `metadata` is that of
-    `cfg.DATASETS.TEST[0]`.
+    `cfg.INPUT.{MIN,MAX}_SIZE_TEST` and converts their channels to the order of `cfg.INPUT.FORMAT`. `metadata` is the
+    metadata of `cfg.DATASETS.TEST[0]`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:

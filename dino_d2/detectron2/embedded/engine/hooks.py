@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything in a training but the iterations themselves, as in `detectron2.engine.hooks`."""
+"""Hooks of the training loop, as in `detectron2.engine.hooks`."""
 
 import datetime
 import logging
@@ -29,7 +29,7 @@ class IterationTimer(HookBase):
     def __init__(self, warmup_iter: int = 3) -> None:
         """
         Args:
-            warmup_iter: the number of iterations at the start that are not counted, because they are slower.
+            warmup_iter: number of slower iterations at the start that are excluded from the timing.
         """
         self._warmup_iter = warmup_iter
         self._step_timer = Timer()
@@ -67,7 +67,7 @@ def _hms(seconds: float) -> str:
 
 
 class PeriodicWriter(HookBase):
-    """Calls the writers every `period` iterations, after the last one, and once more before it closes them."""
+    """Calls the writers every `period` iterations, after the last iteration, and before they are closed."""
 
     def __init__(self, writers: list[EventWriter], period: int = 20) -> None:
         self._writers = writers
@@ -86,7 +86,7 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """fvcore's `PeriodicCheckpointer`, stepped after each iteration."""
+    """fvcore's `PeriodicCheckpointer` as a hook that runs after each iteration."""
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
@@ -104,8 +104,8 @@ class LRScheduler(HookBase):
         """
         Args:
             optimizer: by default the trainer's.
-            scheduler: a torch scheduler, or a `ParamScheduler` whose values are factors on the learning rates; by
-                default the trainer's.
+            scheduler: a torch scheduler, or a `ParamScheduler` whose values multiply the learning rates; by default
+                the trainer's.
         """
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -127,7 +127,7 @@ class LRScheduler(HookBase):
     def get_best_param_group_id(optimizer: torch.optim.Optimizer) -> int:
         """The index of the parameter group whose learning rate is stored.
 
-        It is the largest group or, if every group has one parameter, the first one with the most common rate.
+        This is the largest group. If every group has one parameter, it is the first one with the most common rate.
         """
         sizes = [len(group["params"]) for group in optimizer.param_groups]
         if max(sizes) > 1:
@@ -158,8 +158,8 @@ class EvalHook(HookBase):
     ) -> None:
         """
         Args:
-            eval_function: called on all ranks; returns a nested dict of numbers, which are stored as
-                "outer/inner", or nothing.
+            eval_function: called on all ranks; returns None or a nested dict of numbers, which are stored under
+                "outer/inner".
         """
         self._period = eval_period
         self._func = eval_function
@@ -171,7 +171,7 @@ class EvalHook(HookBase):
             numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
             for name, number in numbers.items():
                 self.trainer.storage.put_scalar(name, number, smoothing_hint=False)
-        comm.synchronize()  # a rank with less to evaluate waits here, not inside the timed iteration
+        comm.synchronize()  # ranks that finish early wait here instead of in the next timed iteration
 
     def after_step(self) -> None:
         if _is_period_end(self.trainer, self._period):
@@ -184,6 +184,6 @@ class EvalHook(HookBase):
 
 
 def _is_period_end(trainer: Any, period: int) -> bool:
-    """Whether this iteration completes a period; the last iteration of training is handled by `after_train`."""
+    """Whether this iteration completes a period; `after_train` handles the last iteration of training."""
     done = trainer.iter + 1
     return period > 0 and done % period == 0 and done != trainer.max_iter

@@ -24,7 +24,7 @@ def launch(
     args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
 ) -> None:
-    """Call `main_func(*args)` in `num_gpus_per_machine` new processes, or in this process if one is all there is.
+    """Call `main_func(*args)` in `num_gpus_per_machine` new processes, or in this process if there is only one.
 
     The ranks communicate over NCCL if there is CUDA, otherwise over gloo. Call this on every machine.
 
@@ -33,7 +33,7 @@ def launch(
         machine_rank: this machine's number, 0 .. num_machines - 1.
         dist_url: address at which the ranks connect, such as "tcp://host:port"; "auto" picks a free port of this
             machine, if it is the only one.
-        timeout: of operations among the ranks.
+        timeout: time limit of collective operations.
     """
     world_size = num_machines * num_gpus_per_machine
     if world_size == 1:
@@ -69,7 +69,7 @@ def _distributed_worker(
     has_gpu = torch.cuda.is_available()
     if has_gpu and num_gpus_per_machine > torch.cuda.device_count():
         raise AssertionError(
-            f"{num_gpus_per_machine} processes need a GPU each; this machine has {torch.cuda.device_count()} GPUs."
+            f"{num_gpus_per_machine} processes need one GPU each; this machine has {torch.cuda.device_count()} GPUs."
         )
     try:
         dist.init_process_group(

@@ -19,7 +19,7 @@ logger = logging.getLogger("detectron2.engine.train_loop")
 
 
 class HookBase:
-    """Base class of hooks, which the training loop calls at fixed points; `self.trainer` is the trainer."""
+    """Base class of hooks, which the training loop calls at fixed points with `self.trainer` set."""
 
     trainer: "TrainerBase" = None  # type: ignore[assignment]  # until register_hooks
 
@@ -27,10 +27,10 @@ class HookBase:
         """Before the first iteration."""
 
     def after_train(self) -> None:
-        """After the last iteration, also when training stops with an error."""
+        """After the last iteration, and after an error."""
 
     def before_step(self) -> None:
-        """Before each iteration. It should be quick: the measured time of an iteration includes it."""
+        """Before each iteration. This should be fast, since it is included in the measured time of the iteration."""
 
     def after_backward(self) -> None:
         """After the backward pass, before the optimiser's step."""
@@ -39,7 +39,7 @@ class HookBase:
         """After each iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The hook's part of a checkpoint; a hook that has one also defines `load_state_dict`."""
+        """State of the hook for checkpoints; a hook with a state also defines `load_state_dict`."""
         return {}
 
 
@@ -47,7 +47,7 @@ class TrainerBase:
     """A loop with hooks; `run_step` is one iteration.
 
     Attributes:
-        iter: the current iteration; the number of iterations once training has ended.
+        iter: the current iteration; after training, the number of iterations.
         start_iter, max_iter: training runs over the iterations `start_iter .. max_iter - 1`.
         storage: the `EventStorage` of the running training.
     """
@@ -60,7 +60,7 @@ class TrainerBase:
         self.storage: EventStorage
 
     def register_hooks(self, hooks: list[HookBase | None]) -> None:
-        """Add hooks, which are called in this order; None is skipped."""
+        """Add hooks, which are called in this order; None entries are skipped."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = weakref.proxy(self)  # avoids a reference cycle
@@ -77,7 +77,7 @@ class TrainerBase:
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                self.iter += 1  # tells hooks that training was completed
+                self.iter += 1  # shows hooks that training was completed
             except Exception:
                 logger.exception("Exception during training:")
                 raise
@@ -147,10 +147,10 @@ class SimpleTrainer(TrainerBase):
     ) -> None:
         """
         Args:
-            gather_metric_period: losses are averaged over the ranks and stored every so many iterations.
-            zero_grad_before_forward: whether gradients are cleared before the forward pass or after it.
-            async_write_metrics: whether losses are stored in another thread, so that the GPU is not waited for. Its
-                errors are logged and do not stop the training.
+            gather_metric_period: iterations between averaging the losses over the ranks and storing them.
+            zero_grad_before_forward: clear gradients before the forward pass instead of after it.
+            async_write_metrics: store losses in another thread, so that training does not wait for the GPU. Errors
+                there are logged and do not stop the training.
         """
         super().__init__()
         model.train()
@@ -165,14 +165,14 @@ class SimpleTrainer(TrainerBase):
 
     @property
     def _data_loader_iter(self) -> Iterator[Any]:
-        # created on first use, so that worker processes start when training does
+        # created on first use, so that worker processes start with the training
         if self._data_loader_iter_obj is None:
             self._data_loader_iter_obj = iter(self.data_loader)
         return self._data_loader_iter_obj
 
     def run_step(self) -> None:
         if not self.model.training:
-            raise AssertionError("The model was put into eval mode during training.")
+            raise AssertionError("The model was switched to eval mode during training.")
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -193,7 +193,7 @@ class SimpleTrainer(TrainerBase):
         self.optimizer.step()
 
     def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
-        """Replace the data loader by the one that `data_loader_builder` makes, once the old one is deleted."""
+        """Delete the data loader and replace it by the result of `data_loader_builder`."""
         del self.data_loader
         self.data_loader = data_loader_builder()
         self._data_loader_iter_obj = None
@@ -210,7 +210,7 @@ class SimpleTrainer(TrainerBase):
             try:
                 self.write_metrics(loss_dict, data_time, iteration, prefix)
             except Exception:
-                logger.exception("Exception in writing metrics: ")  # in another thread, nobody else sees it
+                logger.exception("Exception in writing metrics: ")  # in another thread, where no caller catches it
                 raise
 
     @staticmethod
@@ -218,7 +218,7 @@ class SimpleTrainer(TrainerBase):
         """Store the losses averaged over the ranks, their sum, and the longest data time.
 
         Raises:
-            FloatingPointError: on rank 0; the sum is infinite or NaN.
+            FloatingPointError: the sum is infinite or NaN; raised on rank 0.
         """
         storage = get_event_storage()
         storage.put_scalar("rank_data_time", data_time, cur_iter=cur_iter)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO box AP, as in `detectron2.evaluation.coco_evaluation`; pycocotools is the judge."""
+"""COCO box AP, as in `detectron2.evaluation.coco_evaluation`, computed by pycocotools."""
 
 import contextlib
 import copy
@@ -55,14 +55,14 @@ class COCOEvaluator(DatasetEvaluator):
             tasks: `("bbox",)` or None.
             distributed: whether to gather the predictions of all ranks on rank 0.
             output_dir: if given, `coco_instances_results.json` and `instances_predictions.pth` go there.
-            max_dets_per_image: detections that count in each image for each class, best first; COCO's 100 by default.
-            use_fast_impl: has no effect, since results are the same: this is always the official implementation.
+            max_dets_per_image: number of best detections per image and class that count; COCO's 100 by default.
+            use_fast_impl: has no effect; pycocotools is always used, and gives the same results.
             kpt_oks_sigmas: must be empty, since keypoints are not evaluated.
-            allow_cached_coco: take a converted file that is in `output_dir` already.
+            allow_cached_coco: use a converted file that already exists in `output_dir`.
 
         Raises:
-            ValueError: the dataset must be converted, and there is no `output_dir`.
-            NeedsDetectron2: `tasks` has more than boxes.
+            ValueError: the dataset must be converted and `output_dir` is missing.
+            NeedsDetectron2: `tasks` has anything other than boxes.
         """
         unserved = {*(tasks or ()), *(["keypoints"] if kpt_oks_sigmas else [])} - {"bbox"}
         if unserved:
@@ -79,7 +79,7 @@ class COCOEvaluator(DatasetEvaluator):
         if "json_file" not in vars(self._metadata):
             if output_dir is None:
                 raise ValueError(
-                    f"Dataset '{dataset_name}' is no COCO json file, and must be converted to one: give COCOEvaluator "
+                    f"Dataset '{dataset_name}' has no COCO json file and must be converted: give COCOEvaluator "
                     "an output_dir to write it to."
                 )
             self._logger.info("Trying to convert '%s' to COCO format ...", dataset_name)
@@ -93,7 +93,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._predictions: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take the "image_id" of each input and the "instances" of each output.
+        """Collect the "image_id" of each input and the "instances" of each output.
 
         Raises:
             NeedsDetectron2: an output has proposals, masks or keypoints.
@@ -109,7 +109,7 @@ class COCOEvaluator(DatasetEvaluator):
         """`{"bbox": {"AP": ..., "AP50": ..., ..., "AP-<class>": ...}}`; empty on ranks above 0.
 
         Args:
-            img_ids: the images to count, by default all.
+            img_ids: ids of the images to evaluate, by default all.
         """
         predictions = self._predictions
         if self._distributed:
@@ -186,14 +186,14 @@ class COCOEvaluator(DatasetEvaluator):
             (image, category), most = max(over.items(), key=lambda item: item[1])
             self._logger.warning(
                 "%d images have more than %d objects of one class (image id %s has %d of category id %s), but AP "
-                "counts the %d best detections of an image and class, so even a perfect detector stays below 100. Set "
+                "counts the %d best detections per image and class, so even a perfect detector stays below 100. Set "
                 "dataloader.evaluator.max_dets_per_image=%d and model.postprocess.top_k to as many or more.",
                 len({image for image, _ in over}), self._limit, image, most, category, self._limit, most,
             )  # fmt: skip
 
 
 def _box_ap(judge: COCOeval) -> dict[str, float]:
-    """The metrics at the largest number of detections, which pycocotools' own summary gives for 100 alone."""
+    """The metrics at the largest number of detections; pycocotools' own summary supports only 100."""
     precision = judge.eval["precision"]  # [IoU thresholds 0.5, 0.55, ..., recalls, classes, area ranges, detections]
     parts = (precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1])
     parts += tuple(precision[..., area, -1] for area in (1, 2, 3))
@@ -219,7 +219,7 @@ def _table(per_class: dict[str, float]) -> str:
 
 
 def instances_to_coco_json(instances: Instances, img_id: int) -> list[dict[str, Any]]:
-    """The detections of one image (on the CPU) as COCO results, classes as the model numbers them."""
+    """The detections of one image (on the CPU) as COCO results, with the model's class numbers."""
     for field in ("pred_masks", "pred_keypoints"):
         if instances.has(field):
             raise NeedsDetectron2(f"evaluation of {field}")

@@ -18,20 +18,20 @@ logger = logging.getLogger("detectron2.evaluation.evaluator")
 
 
 class DatasetEvaluator:
-    """Collects what a model makes of a dataset, batch by batch, and judges it in the end."""
+    """Collects the outputs of a model on a dataset, batch by batch, and evaluates them at the end."""
 
     def reset(self) -> None:
         """Forget all batches."""
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take one batch: what went into the model and what came out."""
+        """Collect the inputs and outputs of one batch."""
 
     def evaluate(self) -> dict[str, Any] | None:
         """The results as `{task: {metric: value}}`, on rank 0."""
 
 
 class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their results are joined and must have different keys."""
+    """Combines several evaluators; their results are merged and must have different keys."""
 
     def __init__(self, evaluators: list[DatasetEvaluator]) -> None:
         self._evaluators = evaluators
@@ -62,12 +62,12 @@ def inference_on_dataset(
     evaluator: DatasetEvaluator | MutableSequence[DatasetEvaluator] | None,
     callbacks: dict[str, Callable[[], Any]] | None = None,
 ) -> dict[str, Any]:
-    """Run the model over a loader without gradients, a module in eval mode, and return what the evaluator says.
+    """Run the model over a loader, without gradients and in eval mode, and return the evaluator's results.
 
-    The log tells the time per iteration for data, model and evaluator, the first iterations not counted.
+    The log shows the time per iteration for data, model and evaluator, excluding the first iterations.
 
     Args:
-        callbacks: functions to call "on_start", "before_inference" and "after_inference" of each batch, and "on_end".
+        callbacks: functions for the events "on_start", "before_inference", "after_inference" (each batch) and "on_end".
     """
     total = len(data_loader)
     callbacks = defaultdict(lambda: lambda: None, callbacks or {})
@@ -107,7 +107,7 @@ def inference_on_dataset(
             lap("Eval")
             done = idx + 1 - (warmup if idx >= warmup else 0)
             settled = idx >= warmup * 2 or times["Inference"] / done > 5
-            if settled and mark - last_log >= 5:  # seconds between two lines
+            if settled and mark - last_log >= 5:  # seconds between two log lines
                 per_iter = (mark - start) / done
                 parts = " ".join(f"{part}: {seconds / done:.4f} s/iter." for part, seconds in times.items())
                 eta = datetime.timedelta(seconds=int(per_iter * (total - idx - 1)))
@@ -125,7 +125,7 @@ def inference_on_dataset(
 
 @contextmanager
 def inference_context(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode inside, as before outside."""
+    """Context in which the model is in eval mode; its former mode is restored afterwards."""
     training = model.training
     model.eval()
     yield

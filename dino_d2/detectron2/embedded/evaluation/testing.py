@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results for people and for storages, as in `detectron2.evaluation.testing`."""
+"""Results of evaluations for logs and metric storages, as in `detectron2.evaluation.testing`."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ logger = logging.getLogger("detectron2.evaluation.testing")
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
-    """Log the main metrics of each task (not those of single categories) in lines fit for a spreadsheet."""
+    """Log the main metrics of each task, without those of single categories, as comma-separated lines."""
     for task, metrics in results.items():
         if isinstance(metrics, Mapping):
             main = {name: value for name, value in metrics.items() if "-" not in name}

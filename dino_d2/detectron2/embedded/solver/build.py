@@ -28,15 +28,15 @@ def get_default_optimizer_params(
     """Group the trainable parameters by their hyperparameters, for a PyTorch optimiser.
 
     Args:
-        base_lr, weight_decay: of all parameters; by default those of the optimiser.
-        weight_decay_norm: of the parameters of normalisation layers.
+        base_lr, weight_decay: for all parameters; by default the optimiser's.
+        weight_decay_norm: for the parameters of normalisation layers.
         bias_lr_factor: multiplies the learning rate of parameters called "bias".
-        weight_decay_bias: of parameters called "bias".
-        lr_factor_func: from a parameter's full name to a factor on its learning rate.
-        overrides: from the last part of a parameter's name to hyperparameters, which come before all others.
+        weight_decay_bias: for parameters called "bias".
+        lr_factor_func: maps a parameter's full name to a factor of its learning rate.
+        overrides: maps the last part of a parameter's name to hyperparameters, which take precedence.
 
     Raises:
-        ValueError: a factor is given without `base_lr`, or biases have both overrides and arguments of their own.
+        ValueError: a factor is given without `base_lr`, or biases have both overrides and separate arguments.
     """
     overrides = dict(overrides or {})
     if base_lr is None and lr_factor_func is not None:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
-    """Another scheduler with a warm-up before it."""
+    """Adds a warm-up to another scheduler."""
 
     def __init__(
         self,
@@ -28,8 +28,8 @@ class WarmupParamScheduler(CompositeParamScheduler):
             warmup_factor: the first value, as a fraction of the scheduler's first value.
             warmup_length: the duration of the warm-up, as a fraction of training.
             warmup_method: "linear" up to the scheduler's value at the end of the warm-up, or "constant".
-            rescale_interval: whether the scheduler is compressed into the rest of training; otherwise the warm-up
-                hides its first part.
+            rescale_interval: compress the scheduler into the rest of training; otherwise the warm-up replaces its
+                first part.
         """
         start = warmup_factor * scheduler(0.0)
         if warmup_method == "constant":
@@ -54,7 +54,7 @@ class LRMultiplier(LRScheduler):
         """
         Args:
             max_iter: the number of iterations of the training.
-            last_iter: the last completed iteration; -1 at the beginning.
+            last_iter: the last completed iteration; -1 at the start.
         """
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"LRMultiplier needs a fvcore ParamScheduler, not {multiplier!r}.")

@@ -14,11 +14,11 @@ from ..not_served import NeedsDetectron2
 
 @unique
 class BoxMode(IntEnum):
-    """How four numbers stand for a box in absolute pixels."""
+    """Format of the four numbers of a box, in absolute pixels."""
 
     XYXY_ABS = 0
     XYWH_ABS = 1
-    # The other numbers Detectron2 gives away; dino_d2 has no use for them.
+    # Detectron2 assigns the other numbers to formats that dino_d2 does not use.
     XYXY_REL = 2
     XYWH_REL = 3
     XYWHA_ABS = 4
@@ -73,7 +73,7 @@ class Boxes:
         return (x2 - x1) * (y2 - y1)
 
     def clip(self, box_size: tuple[int, int]) -> None:
-        """Move every corner into an image of `box_size` (height, width), in place."""
+        """Clip all corners to an image of `box_size` (height, width), in place."""
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("A box has a coordinate that is infinite or NaN.")
         height, width = box_size
@@ -82,22 +82,24 @@ class Boxes:
         self.tensor = torch.stack((x, y), dim=2).flatten(1)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """Which boxes are wider and higher than `threshold`, bool `[n]`."""
+        """Boxes that are wider and higher than `threshold`, bool `[n]`."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """Which boxes reach at most `boundary_threshold` pixels out of an image of `box_size` (height, width), bool
-        `[n]`; at its right and lower border the threshold itself is outside."""
+        """Boxes that exceed an image of `box_size` (height, width) by at most `boundary_threshold` pixels, bool `[n]`.
+
+        At the right and lower border they must exceed it by less than the threshold.
+        """
         height, width = box_size
         above = (self.tensor[:, :2] >= -boundary_threshold).all(dim=1)
         return above & (self.tensor[:, 2:] < self.tensor.new_tensor([width, height]) + boundary_threshold).all(dim=1)
 
     def get_centers(self) -> Tensor:
-        """(x, y) of the middles, `[n, 2]`."""
+        """Centres (x, y), `[n, 2]`."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:
-        """Multiply the coordinates, in place."""
+        """Multiply the coordinates by factors, in place."""
         self.tensor[:, 0::2] *= scale_x
         self.tensor[:, 1::2] *= scale_y
 
@@ -106,7 +108,7 @@ class Boxes:
         if isinstance(item, int):
             selected = selected.view(1, -1)
         if selected.dim() != 2:
-            raise AssertionError(f"Boxes indexed with {item} give no list of boxes.")
+            raise AssertionError(f"Indexing Boxes with {item} does not give a list of boxes.")
         return Boxes(selected)
 
     def __len__(self) -> int:

@@ -36,13 +36,13 @@ class Instances:
             self.set(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        # copy and pickle ask for attributes before there are any fields
+        # copy and pickle look up attributes before the fields exist
         if name == "_fields" or name not in self._fields:
             raise AttributeError(f"Instances have no field '{name}'.")
         return self._fields[name]
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field. Its length must be that of the other fields."""
+        """Set a field; it must have the length of the other fields."""
         if self._fields and len(value) != len(self):
             raise AssertionError(
                 f"Field '{name}' has length {len(value)}, but these Instances have length {len(self)}."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ranks of a distributed run and what they exchange, as in `detectron2.utils.comm`."""
+"""Ranks of a distributed run and their communication, as in `detectron2.utils.comm`."""
 
 import functools
 from typing import Any
@@ -75,14 +75,14 @@ def synchronize() -> None:
 
 @functools.lru_cache
 def _gloo_group() -> dist.ProcessGroup:
-    """The group of all ranks over the CPU, so that exchanging Python objects takes no GPU memory."""
+    """A CPU process group of all ranks, so that exchanging Python objects needs no GPU memory."""
     group = dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
     assert isinstance(group, dist.ProcessGroup)
     return group
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Collect `data`, any picklable object, of all ranks on all ranks, in the order of ranks."""
+    """Gather `data`, any picklable object, from all ranks on all ranks, in the order of ranks."""
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()
@@ -92,7 +92,7 @@ def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
 
 
 def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Collect `data` of all ranks on rank `dst`, in the order of ranks. The other ranks get an empty list."""
+    """Gather `data` from all ranks on rank `dst`, in the order of ranks. Other ranks get an empty list."""
     if get_world_size() == 1:
         return [data]
     group = group or _gloo_group()

@@ -36,7 +36,7 @@ def has_event_storage() -> bool:
 
 
 class EventStorage:
-    """Scalars by name and iteration, and the images and histograms that are not written yet. A context manager."""
+    """Scalars by name and iteration, and images and histograms until they are written. A context manager."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
@@ -49,7 +49,7 @@ class EventStorage:
 
     @property
     def iter(self) -> int:
-        """The current iteration. A trainer sets it; a loop of your own sets it or calls `step`."""
+        """The current iteration. Trainers set it; a custom loop sets it or calls `step`."""
         return self._iter
 
     @iter.setter
@@ -67,7 +67,7 @@ class EventStorage:
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """In this context, `name/` is put before the names of scalars, in the place of any outer scope."""
+        """Context in which names of scalars get the prefix `name/`; it replaces the prefix of an outer scope."""
         outer, self._prefix = self._prefix, f"{name.rstrip('/')}/"
         try:
             yield
@@ -78,12 +78,12 @@ class EventStorage:
         """Add one value.
 
         Args:
-            smoothing_hint: whether writers should show the median of recent values; always the same for one name.
-            cur_iter: the iteration it belongs to, by default the current one.
+            smoothing_hint: whether writers should show the median of recent values; fixed for each name.
+            cur_iter: iteration of the value, by default the current one.
         """
         name = self._prefix + name
         if self._smoothing.setdefault(name, smoothing_hint) != smoothing_hint:
-            raise AssertionError(f"Scalar {name} was put with smoothing_hint={not smoothing_hint} before.")
+            raise AssertionError(f"Scalar {name} was stored with smoothing_hint={not smoothing_hint} before.")
         iteration = self._iter if cur_iter is None else cur_iter
         value = float(value)
         self._history[name].update(value, iteration)
@@ -99,7 +99,7 @@ class EventStorage:
         self._images.append((img_name, img_tensor, self._iter))
 
     def clear_images(self) -> None:
-        """Remove all images; the writer that has written them does this."""
+        """Remove all images; called by the writer after writing them."""
         self._images = []
 
     def put_histogram(self, hist_name: str, hist_tensor: torch.Tensor, bins: int = 1000) -> None:
@@ -121,12 +121,12 @@ class EventStorage:
         )
 
     def clear_histograms(self) -> None:
-        """Remove all histograms; the writer that has written them does this."""
+        """Remove all histograms; called by the writer after writing them."""
         self._histograms = []
 
     def history(self, name: str) -> HistoryBuffer:
         if name not in self._history:
-            raise KeyError(f"No scalar called {name} was put.")
+            raise KeyError(f"There is no scalar called {name}.")
         return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
@@ -151,7 +151,7 @@ class EventStorage:
         return self._history[name].median(self.count_samples(name, window_size))
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
-        """The number of values within `window_size` iterations, counted back from the newest value."""
+        """The number of values in the last `window_size` iterations before the newest value."""
         iterations = [iteration for _, iteration in self._history[name].values()]
         count = 0
         while count < len(iterations) and iterations[-1 - count] > iterations[-1] - window_size:
@@ -167,7 +167,7 @@ class EventStorage:
 
 
 class EventWriter:
-    """Base class of writers. `write` writes what the current storage has got since the last call."""
+    """Base class of writers. `write` writes the values stored since the last call."""
 
     def write(self) -> None:
         raise NotImplementedError
@@ -210,7 +210,7 @@ class TensorboardXWriter(EventWriter):
 
     @cached_property
     def _writer(self) -> "SummaryWriter":
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not every process writes
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only some processes write
 
         return SummaryWriter(**self._arguments)
 

@@ -14,7 +14,7 @@ PathManager = _PathManager()
 
 
 class _ModelZooHandler(PathHandler):
-    """Refuses files of Detectron2's model zoo, which fit its own models only."""
+    """Refuses files of Detectron2's model zoo, which fit only Detectron2's models."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return ["detectron2://"]

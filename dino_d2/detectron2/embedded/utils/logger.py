@@ -52,8 +52,8 @@ def setup_logger(
         output: a file ending in .txt or .log, or a folder for `log.txt`, or None for no file.
         distributed_rank: ranks above 0 log only to their file, with `.rank<r>` appended to its name.
         color: whether to colour standard output.
-        name: of the root logger of what is logged.
-        abbrev_name: printed in the place of `name`; by default `d2` for detectron2, otherwise `name`.
+        name: name of the logger to configure.
+        abbrev_name: printed instead of `name`; by default `d2` for detectron2, otherwise `name`.
         enable_propagation: whether the loggers above `name` also get its records.
         configure_stdout: whether rank 0 logs to standard output.
     """

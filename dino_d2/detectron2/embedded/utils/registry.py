@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding objects by name and names of objects, as in `detectron2.utils.registry`."""
+"""Look up objects by name, and names of objects, as in `detectron2.utils.registry`."""
 
 import importlib
 from typing import Any

@@ -25,9 +25,9 @@ from ..structures import Boxes, BoxMode, Instances
 class ColorMode(Enum):
     """How instances are drawn."""
 
-    IMAGE = 0  # each instance in another colour
+    IMAGE = 0  # a different colour for each instance
     SEGMENTATION = 1  # colours near that of the class in the metadata's `thing_colors`, if it has any
-    IMAGE_BW = 2  # as IMAGE, and what is outside of all masks in grey
+    IMAGE_BW = 2  # as IMAGE, with the area outside all masks in grey
 
 
 class VisImage:
@@ -45,7 +45,7 @@ class VisImage:
         self.reset_image(img)
 
     def reset_image(self, img: np.ndarray) -> None:
-        """Begin again, on another image of the same size."""
+        """Start again on another image of the same size."""
         width, height = (max(1, int(side * self.scale + 1e-2)) for side in (self.width, self.height))
         self.canvas = Image.fromarray(img.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
 
@@ -59,7 +59,7 @@ class VisImage:
 
 
 class Visualizer:
-    """Draws predictions and annotations on an image; every method returns the picture with all that was drawn."""
+    """Draws predictions and annotations on an image; every method returns the picture drawn so far."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Visualizer:
             img_rgb: `[H, W, 3]`, values in [0, 255].
             metadata: of the dataset; `thing_classes` and `thing_colors` are used.
             scale: of the picture, relative to the image.
-            font_size_scale: of the labels, relative to what suits the size of the picture.
+            font_size_scale: scale of the label font, relative to the default for the size of the picture.
         """
         self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
         self.metadata = MetadataCatalog.get("__nonexist__") if metadata is None else metadata
@@ -90,15 +90,15 @@ class Visualizer:
         return self.output
 
     def draw_instance_predictions(self, predictions: Instances, jittering: bool = True) -> VisImage:
-        """Draw what a model has found.
+        """Draw the detections of a model.
 
         Args:
             predictions: on the CPU, with any of `pred_boxes`, `scores`, `pred_classes` and `pred_masks`
                 (bool `[n, H, W]`).
-            jittering: with `ColorMode.SEGMENTATION`, draw instances of a class in colours a little apart.
+            jittering: with `ColorMode.SEGMENTATION`, vary the colour slightly among instances of a class.
 
         Raises:
-            NeedsDetectron2: they have keypoints or masks as RLE.
+            NeedsDetectron2: the predictions have keypoints or masks as RLE.
         """
         for field in ("pred_keypoints", "pred_masks_rle"):
             if predictions.has(field):
@@ -123,7 +123,7 @@ class Visualizer:
         """Draw the annotations of a dataset dict.
 
         Raises:
-            NeedsDetectron2: it has keypoints, or semantic or panoptic segmentation.
+            NeedsDetectron2: the dict has keypoints, or semantic or panoptic segmentation.
         """
         for key in ("sem_seg", "sem_seg_file_name", "pan_seg", "pan_seg_file_name"):
             if dic.get(key) is not None:

@@ -26,10 +26,10 @@ logger = logging.getLogger("detectron2.data.datasets.coco")
 def register_coco_instances(
     name: str, metadata: dict[str, Any], json_file: str | os.PathLike, image_root: str | os.PathLike
 ) -> None:
-    """Register a COCO json file and its image folder as a dataset, to be read when it is asked for.
+    """Register a COCO json file and its image folder as a dataset; the file is read on first use.
 
     Args:
-        metadata: anything more to know about it; may be empty.
+        metadata: further metadata of the dataset; may be empty.
     """
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
@@ -48,7 +48,7 @@ def load_coco_json(
     and this mapping go into the dataset's metadata. Objects whose polygons are all malformed are left out.
 
     Args:
-        extra_annotation_keys: more keys of an annotation to keep, beside the usual ones.
+        extra_annotation_keys: further keys of annotations to keep, in addition to the usual ones.
     """
     json_file = PathManager.get_local_path(json_file)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -130,10 +130,10 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     """Write a registered dataset to a COCO json file; see `convert_to_coco_dict`.
 
     Args:
-        allow_cached: keep `output_file` if it exists already.
+        allow_cached: use an existing `output_file`.
     """
     PathManager.mkdirs(os.path.dirname(output_file))
-    with file_lock(output_file):  # all ranks come here, and share the file
+    with file_lock(output_file):  # all ranks call this and share the file
         if PathManager.exists(output_file) and allow_cached:
             logger.warning(
                 "Using the COCO annotations cached in '%s'. Delete the file if the dataset has changed since.",
@@ -150,7 +150,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
 def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
     """The content of a COCO json file for a registered dataset whose metadata has `thing_classes`.
 
-    Images without "image_id" are numbered from 0, annotations from 1. An area is that of the mask where there is one,
+    Images without "image_id" are numbered from 0, annotations from 1. The area is that of the mask if there is one,
     otherwise that of the box. Without any annotation the file has no "annotations".
     """
     dataset_dicts, metadata = DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name)
@@ -182,7 +182,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
 
 def _to_coco_annotation(obj: dict[str, Any], dataset_ids: dict[int, int]) -> dict[str, Any]:
-    """One object without its ids; the given dict is left as it was."""
+    """One object without its ids; the given dict is not changed."""
     box = np.asarray(obj["bbox"]).tolist()
     if len(box) != 4:
         raise NeedsDetectron2(f"a bbox of {len(box)} numbers")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image goes to which rank, as in `detectron2.data.samplers.distributed_sampler`."""
+"""Samplers that distribute images among ranks, as in `detectron2.data.samplers.distributed_sampler`."""
 
 import itertools
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger("detectron2.data.samplers.distributed_sampler")
 
 
 class TrainingSampler(Sampler):
-    """An endless stream of indices, one shuffle of the dataset after the other, dealt out to the ranks in turn."""
+    """An endless stream of indices: one permutation of the dataset after another, distributed to the ranks in turn."""
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
         """
@@ -47,10 +47,10 @@ class TrainingSampler(Sampler):
 
 
 class RepeatFactorTrainingSampler(Sampler):
-    """An endless stream of indices that has images of rare classes more often (LVIS, appendix B.2).
+    """An endless stream of indices in which images of rare classes are more frequent (LVIS, appendix B.2).
 
-    In each pass over the dataset, image i comes `repeat_factors[i]` times, rounded up or down at random so that this
-    is the mean. The passes are dealt out to the ranks in turn.
+    In each pass over the dataset, image i appears `repeat_factors[i]` times on average, rounded up or down at random.
+    The indices are distributed to the ranks in turn.
     """
 
     def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
@@ -74,9 +74,9 @@ class RepeatFactorTrainingSampler(Sampler):
         """The repeat factor of each image, float `[number of images]`: that of its rarest class, at least 1.
 
         Args:
-            repeat_thresh: t of a class's factor max(1, sqrt(t / f)), where f is the part of all images that have the
+            repeat_thresh: t in a class's factor max(1, sqrt(t / f)), where f is the fraction of images that have the
                 class. Classes with f >= t are not repeated.
-            sqrt: False for max(1, t / f).
+            sqrt: False for the factor max(1, t / f).
         """
         classes = [{annotation["category_id"] for annotation in image["annotations"]} for image in dataset_dicts]
         images = Counter(itertools.chain.from_iterable(classes))
@@ -106,7 +106,7 @@ class RepeatFactorTrainingSampler(Sampler):
 
 
 class InferenceSampler(Sampler):
-    """Every index once over all ranks: each rank has one run of neighbours, the first ranks one index more."""
+    """Every index on exactly one rank: each rank has one contiguous range; the first ranks have one index more."""
 
     def __init__(self, size: int) -> None:
         if size <= 0:

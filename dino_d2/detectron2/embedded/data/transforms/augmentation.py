@@ -10,7 +10,7 @@ from fvcore.transforms.transform import Transform, TransformList
 
 
 class AugInput:
-    """What an augmentation looks at and changes.
+    """Input of augmentations, which they change in place.
 
     Attributes:
         image: `[H, W]` or `[H, W, C]`, uint8 or floating point.
@@ -31,7 +31,7 @@ class AugInput:
         self.sem_seg = sem_seg
 
     def transform(self, tfm: Transform) -> None:
-        """Apply a transform to everything in here, in place."""
+        """Apply a transform to all attributes, in place."""
         self.image = tfm.apply_image(self.image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
@@ -44,19 +44,18 @@ class AugInput:
 
 
 class Augmentation:
-    """A policy: `get_transform` looks at the input and draws a transform, calling it also applies that.
+    """A random policy: `get_transform` draws a transform for an input; calling the policy also applies it.
 
-    The parameters of `get_transform` name the attributes of the `AugInput` that it takes; a single parameter always
-    means the image.
+    The parameters of `get_transform` are names of attributes of the `AugInput`; a single parameter is always the image.
 
     Attributes:
-        input_args: these names; found on the first call unless a subclass sets them.
+        input_args: these names; determined on the first call unless a subclass sets them.
     """
 
     input_args: tuple[str, ...] | None = None
 
     def _init(self, params: dict[str, Any] | None = None) -> None:
-        """Keep the constructor's arguments (its `locals()`) as attributes."""
+        """Store the constructor's arguments (its `locals()`) as attributes."""
         for name, value in (params or {}).items():
             if name != "self" and not name.startswith("_"):
                 setattr(self, name, value)
@@ -99,7 +98,7 @@ class Augmentation:
         return np.random.uniform(low, high, () if size is None else size)  # noqa: NPY002 as in augmentation_impl
 
     def __repr__(self) -> str:
-        """The constructor's call, without arguments at their defaults."""
+        """The constructor call, without arguments that have their default values."""
         arguments = []
         for name, parameter in inspect.signature(type(self)).parameters.items():
             is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -126,7 +125,7 @@ class _TransformToAug(Augmentation):
 
 
 def _transform_to_aug(aug: Transform | Augmentation) -> Augmentation:
-    """The augmentation itself, or one that always gives the transform."""
+    """An augmentation unchanged; a transform as an augmentation that always returns it."""
     if not isinstance(aug, Transform | Augmentation):
         raise AssertionError(f"{aug!r} is neither a Transform nor an Augmentation.")
     return aug if isinstance(aug, Augmentation) else _TransformToAug(aug)
@@ -136,7 +135,7 @@ def apply_augmentations(augmentations: list[Transform | Augmentation], inputs: A
     """Apply augmentations one after the other.
 
     Returns:
-        (inputs, transforms); of an image, which need not be put into an `AugInput`, (image, transforms).
+        (inputs, transforms) for an `AugInput`; (image, transforms) for an image.
     """
     aug_input = AugInput(inputs) if isinstance(inputs, np.ndarray) else inputs
     transforms = aug_input.apply_augmentations(augmentations)
@@ -144,7 +143,7 @@ def apply_augmentations(augmentations: list[Transform | Augmentation], inputs: A
 
 
 class AugmentationList(Augmentation):
-    """Augmentations one after the other, each seeing what the ones before it made."""
+    """Augmentations one after the other, each applied to the result of the previous one."""
 
     def __init__(self, augs: list[Transform | Augmentation]) -> None:
         self.augs = [_transform_to_aug(aug) for aug in augs]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The augmentations of the DETR family, as in `detectron2.data.transforms.augmentation_impl`.
 
-Every one draws from NumPy's global generator, in Detectron2's order, so that one seed gives one picture.
+All draw from NumPy's global generator in Detectron2's order, so that a seed gives the same images in both engines.
 """
 # ruff: noqa: NPY002
 
@@ -74,7 +74,7 @@ class Resize(Augmentation):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Resize so that the shorter edge gets a drawn length and the longer one at most `max_size`."""
+    """Resize the shorter edge to a random length, with at most `max_size` pixels on the longer edge."""
 
     short_edge_length: list[int] | tuple[int, ...]
     max_size: int
@@ -90,7 +90,7 @@ class ResizeShortestEdge(Augmentation):
     ) -> None:
         """
         Args:
-            short_edge_length: for "range" the smallest and the largest length, for "choice" all lengths.
+            short_edge_length: smallest and largest length for "range", all lengths for "choice".
             sample_style: "range" or "choice".
         """
         self.is_range = _is_range(sample_style)
@@ -114,7 +114,7 @@ class ResizeShortestEdge(Augmentation):
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
         """(height, width) after resizing."""
-        # The order of these roundings decides the last pixel; it is Detectron2's.
+        # The order of rounding, which can change the size by a pixel, is that of Detectron2.
         size = short_edge_length * 1.0
         scale = size / min(oldh, oldw)
         newh, neww = (size, scale * oldw) if oldh < oldw else (scale * oldh, size)
@@ -125,7 +125,7 @@ class ResizeShortestEdge(Augmentation):
 
 
 class RandomCrop(Augmentation):
-    """Crop a random region of a drawn size."""
+    """Crop a random region of a random size."""
 
     crop_type: str
     crop_size: tuple[float, float]
@@ -133,7 +133,7 @@ class RandomCrop(Augmentation):
     def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
         """
         Args:
-            crop_type: what `crop_size` means for an image of height H and width W:
+            crop_type: meaning of `crop_size` for an image of height H and width W:
                 "relative": (a, b) gives a·H × b·W;
                 "relative_range": the same, with fractions drawn from [a, 1] and [b, 1];
                 "absolute": (a, b) gives at most a × b pixels;
@@ -169,7 +169,7 @@ class RandomCrop(Augmentation):
 
 
 class RandomRotation(Augmentation):
-    """Rotate counterclockwise by a drawn angle, around a drawn centre; see `RotationTransform`."""
+    """Rotate counterclockwise by a random angle around a random centre; see `RotationTransform`."""
 
     angle: list[float] | tuple[float, ...]
     expand: bool
@@ -186,10 +186,10 @@ class RandomRotation(Augmentation):
     ) -> None:
         """
         Args:
-            angle: for "range" the smallest and the largest angle in degrees, for "choice" all angles.
+            angle: in degrees; smallest and largest angle for "range", all angles for "choice".
             expand, interp: see `RotationTransform`.
-            center: for "range" the smallest and the largest (x, y), for "choice" all of them, as parts of the image's
-                width and height. By default the middle.
+            center: smallest and largest (x, y) for "range", all of them for "choice", as fractions of the image's
+                width and height. By default the middle of the image.
             sample_style: "range" or "choice".
         """
         self.is_range = _is_range(sample_style)
@@ -219,7 +219,7 @@ class RandomRotation(Augmentation):
 
 
 class RandomContrast(Augmentation):
-    """Multiply the distance of each value from the image's mean by a drawn intensity; 1 changes nothing."""
+    """Multiply the distance of each value from the image's mean by a random intensity; 1 changes nothing."""
 
     intensity_min: float
     intensity_max: float
@@ -232,7 +232,7 @@ class RandomContrast(Augmentation):
 
 
 class RandomBrightness(Augmentation):
-    """Multiply all values by a drawn intensity; 1 changes nothing."""
+    """Multiply all values by a random intensity; 1 changes nothing."""
 
     intensity_min: float
     intensity_max: float
@@ -245,7 +245,7 @@ class RandomBrightness(Augmentation):
 
 
 class RandomSaturation(Augmentation):
-    """Multiply the distance of each pixel from its grey by a drawn intensity; 1 changes nothing. Images are RGB."""
+    """Multiply the distance of each RGB pixel from its grey value by a random intensity; 1 changes nothing."""
 
     intensity_min: float
     intensity_max: float

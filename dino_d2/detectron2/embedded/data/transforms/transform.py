@@ -10,7 +10,7 @@ from PIL import Image
 
 from dino_d2.errors import UserError
 
-#: Pillow's interpolation methods that PyTorch has, for images that are not uint8.
+#: PyTorch's names of Pillow's interpolation methods, for images that are not uint8.
 _TORCH_MODES: dict[int, str] = {
     Image.Resampling.NEAREST.value: "nearest",
     Image.Resampling.BILINEAR.value: "bilinear",
@@ -19,8 +19,10 @@ _TORCH_MODES: dict[int, str] = {
 
 
 class ResizeTransform(Transform):
-    """Resize an image `[H, W]` or `[H, W, C]`: uint8 with Pillow, which smooths when it makes smaller, others with
-    PyTorch, which does not."""
+    """Resize an image `[H, W]` or `[H, W, C]`.
+
+    Images of uint8 are resized with Pillow, which antialiases, other images with PyTorch, which does not.
+    """
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         """
@@ -65,7 +67,7 @@ class ResizeTransform(Transform):
 
 
 class RotationTransform(Transform):
-    """Rotate an image counterclockwise with OpenCV; pixels that come from outside the image are 0."""
+    """Rotate an image counterclockwise with OpenCV; pixels from outside the image are 0."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class RotationTransform(Transform):
             h, w: size of the image, in pixels.
             angle: in degrees.
             expand: enlarge the image until the rotated one fits into it; otherwise it keeps its size.
-            center: (x, y) that does not move, by default the middle; without effect if `expand`.
+            center: fixed point (x, y) of the rotation, by default the middle; has no effect if `expand`.
             interp: OpenCV's interpolation method, by default linear.
 
         Raises:
@@ -98,11 +100,11 @@ class RotationTransform(Transform):
             cos, sin = abs(np.cos(np.deg2rad(angle))), abs(np.sin(np.deg2rad(angle)))
             self.bound_w, self.bound_h = np.rint([h * sin + w * cos, h * cos + w * sin]).astype(int)
         self.rm_coords = self.create_rotation_matrix()
-        # OpenCV counts from the middle of the first pixel, coordinates from its corner.
+        # The origin is the centre of the first pixel for OpenCV, and its corner for coordinates.
         self.rm_image = self.create_rotation_matrix(offset=-0.5)
 
     def create_rotation_matrix(self, offset: float = 0) -> np.ndarray:
-        """The affine map `[2, 3]` of coordinates that are moved by `offset`."""
+        """The affine matrix `[2, 3]` for coordinates that are shifted by `offset`."""
         cv2 = _opencv()
         matrix = cv2.getRotationMatrix2D((self.center[0] + offset, self.center[1] + offset), self.angle, 1)
         if self.expand:
@@ -128,13 +130,13 @@ class RotationTransform(Transform):
         return self.apply_image(segmentation, interp=_opencv().INTER_NEAREST)
 
     def inverse(self) -> TransformList:
-        """Rotate back and cut off what the first rotation has added.
+        """Rotate back and crop to the original size.
 
         Raises:
-            NotImplementedError: the rotation has cut off corners of the image.
+            NotImplementedError: the rotation cropped corners of the image.
         """
         if not self.expand:
-            raise NotImplementedError("A rotation with expand=False loses corners of the image.")
+            raise NotImplementedError("A rotation with expand=False crops corners of the image and has no inverse.")
         back = RotationTransform(self.bound_h, self.bound_w, -self.angle, True, None, self.interp)
         x, y = (back.bound_w - self.w) // 2, (back.bound_h - self.h) // 2
         return TransformList([back, CropTransform(x, y, self.w, self.h)])
