@@ -200,7 +200,7 @@ def slow_at_102(image: dict) -> dict:
     return image
 
 
-@pytest.mark.parametrize(("num_workers", "who"), [(0, "the training process"), (1, r"worker 0 \(process \d+\)")])
+@pytest.mark.parametrize(("num_workers", "who"), [(0, "the main process"), (1, r"worker 0 \(process \d+\)")])
 def test_waiting_for_a_batch_is_said_with_the_image(num_workers, who, monkeypatch, caplog):
     monkeypatch.setattr("dino_d2.data.workers.PATIENCE", 0.4)
     take(build(mapper=slow_at_102, num_workers=num_workers), 3)
