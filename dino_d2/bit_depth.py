@@ -20,7 +20,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """Scale a picture of 16-bit, 32-bit or floating-point values to 8 bits; Pillow alone would clip them at 255.
 
     Values that fit 0..255 already stay. Floating-point values within 0..1 are multiplied by 255. All others are scaled
-    linearly, the smallest to 0 and the largest to 255; NaN and infinities become the smallest finite value.
+    linearly, the smallest to 0 and the largest to 255; among them are fractions of which the largest is a little above
+    1 (at most 2), which would become black otherwise. NaN and infinities become the smallest finite value.
 
     Raises:
         PictureError: none of its values is finite.
@@ -35,6 +36,6 @@ def eight_bits(image: Image.Image) -> Image.Image:
     values = np.where(finite, values, low)
     if image.mode == "F" and low >= 0 and high <= 1:
         values = (values * 255).round()
-    elif low < 0 or high > 255:
+    elif low < 0 or high > 255 or (high <= 2 and (values != values.round()).any()):
         values = ((values - low) * (255 / (high - low))).round() if high > low else np.zeros_like(values)
     return Image.fromarray(values.astype(np.uint8))

@@ -19,6 +19,7 @@ from .launch import launch, leave_process_groups
 from .output_folder import explained, reserved
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
+from .setup import disk_errors_of_threads_in_a_line
 from .trainer import NonFiniteLossError
 
 OUT_OF_MEMORY = (
@@ -36,7 +37,7 @@ def main(args: Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
     """
     try:
-        with interruptible():
+        with interruptible(), disk_errors_of_threads_in_a_line():
             cfg = load_config(args)
             folder = Path(cfg.train.output_dir)
             writes_checkpoints = comm.is_main_process() and not args.eval_only

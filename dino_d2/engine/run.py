@@ -34,6 +34,7 @@ from .ending import is_finished, write_final
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
+from .output_folder import no_half_predictions
 from .panels import Panels
 from .preemption import StopOnSignal
 from .progress import LiveLine
@@ -176,7 +177,8 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     with preserved_random_state():
         loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:
-            results = inference_on_dataset(model, loader, evaluator)
+            with no_half_predictions(Path(cfg.train.output_dir)):
+                results = inference_on_dataset(model, loader, evaluator)
         except DatasetError as error:
             # Detectron2's own loader puts the traceback of a loading process in front of the words.
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error

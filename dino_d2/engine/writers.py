@@ -3,6 +3,7 @@
 
 import json
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class MetricsWriter(EventWriter):
     """
 
     def __init__(self, path: Path, window_size: int = 20):
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
+        _drop_half_line(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 closed by close()
         self._window_size = window_size
         self._last_iteration = -1
 
@@ -43,11 +45,31 @@ class MetricsWriter(EventWriter):
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
             if iteration > self._last_iteration:
                 lines[iteration][name] = value if math.isfinite(value) else None
-        for iteration, values in lines.items():
-            line = json.dumps(values | {"iteration": iteration}, sort_keys=True, allow_nan=False)
-            self._file.write(line + "\n")
+        objects = [values | {"iteration": iteration} for iteration, values in lines.items()]
+        text = "".join(json.dumps(one, sort_keys=True, allow_nan=False) + "\n" for one in objects)
+        self._write(text.encode())
         self._last_iteration = max(lines, default=self._last_iteration)
-        self._file.flush()
+
+    def _write(self, content: bytes) -> None:
+        """
+        Raises:
+            OSError: the disk is full; the file is as before.
+        """
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError:
+            self._file.truncate(size)
+            raise
 
     def close(self) -> None:
         self._file.close()
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut a file after its last line break: a run that was killed may have written a part of a line."""
+    if path.is_file():
+        with open(path, "rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)

@@ -130,7 +130,7 @@ def test_waiting_is_reported_with_the_image(monkeypatch, caplog):
 
 def test_the_death_of_a_worker_ends_an_evaluation_in_words(monkeypatch):
     monkeypatch.setattr(run, "for_inference", lambda model, precision: model)
-    cfg = OmegaConf.create({"train": {"amp": {"enabled": False}}, "dataloader": {"evaluator": None}})
+    cfg = OmegaConf.create({"train": {"amp": {"enabled": False}, "output_dir": "."}, "dataloader": {"evaluator": None}})
     cfg.dataloader.test = L(build_evaluation_loader)(dataset=L(dataset)(), mapper=die_at_102, num_workers=1)
     with pytest.raises(UserError) as raised:
         run.test(cfg, nn.Identity())
@@ -144,7 +144,7 @@ def test_the_death_of_a_worker_ends_an_evaluation_in_words(monkeypatch):
 
 def test_other_errors_of_an_evaluation_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(run, "for_inference", lambda model, precision: model)
-    cfg = OmegaConf.create({"train": {"amp": {"enabled": False}}, "dataloader": {"evaluator": None}})
+    cfg = OmegaConf.create({"train": {"amp": {"enabled": False}, "output_dir": "."}, "dataloader": {"evaluator": None}})
     cfg.dataloader.test = L(build_evaluation_loader)(dataset=L(dataset)(), mapper=None)
 
     class Broken(nn.Module):
