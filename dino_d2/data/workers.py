@@ -68,19 +68,39 @@ def explain_death(error: Exception, reading: Reading, dicts: Any, key: str, what
         what_to_do: a last sentence.
     """
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
-    if not found:
+    if found:
+        pids = [int(pid) for pid in found[1].split(",")]
+        reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
+    elif isinstance(error, ConnectionError | EOFError | FileNotFoundError):
+        # The worker died before the main process had received a batch that it had sent.
+        try:
+            pids, reason = _ended(reading), "exited unexpectedly"
+        except RuntimeError as died:  # PyTorch's handler of SIGCHLD can raise it anywhere
+            return explain_death(died, reading, dicts, key, what_to_do)
+    else:
+        pids = []
+    if not pids:
         return None
-    pids = [int(pid) for pid in found[1].split(",")]
-    reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
     dead = [(worker, pid, index) for worker, pid, index, _ in reading.workers() if pid in pids]
     names = [f"worker {worker} (process {pid}), {_activity(index, dicts)}," for worker, pid, index in dead]
     if not dead:  # it died before it had recorded its process id, or it is of another loader
         key = "dataloader.train.num_workers or dataloader.test.num_workers"
     return UserError(
-        f"The data loader's {' and '.join(names) or f'process {found[1]}'} {reason}. A worker that is killed often "
+        f"The data loader's {' and '.join(names) or f'process {pids[0]}'} {reason}. A worker that is killed often "
         f"means that the machine's memory was full: `dmesg` says so, and fewer {key} need less. One that crashes may "
         f"have met a damaged image: look at it, or try {key}=0. {what_to_do}".rstrip(". ")
     )
+
+
+def _ended(reading: Reading) -> list[int]:
+    """Process ids of the loading processes that have ended; a process ends shortly after its connections."""
+    deadline = time.monotonic() + 1
+    while True:
+        running = {child.pid for child in multiprocessing.active_children()}
+        ended = [pid for _, pid, _, _ in reading.workers() if pid and pid not in running]
+        if ended or time.monotonic() > deadline:
+            return ended
+        time.sleep(0.05)
 
 
 def _activity(index: int | None, dicts: Sequence[dict]) -> str:

@@ -182,7 +182,7 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
         except DatasetError as error:
             # Detectron2's own loader puts the traceback of a loading process in front of the words.
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
             explained = loader.explain(error) if isinstance(loader, EvaluationLoader) else None
             if explained is None:
                 raise
