@@ -20,7 +20,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """Scale an image with 16-bit, 32-bit or floating-point values to 8 bits; Pillow would clip them at 255.
 
     Values within 0..255 are kept. Floating-point values within 0..1 are multiplied by 255. All others are scaled
-    linearly from the smallest (0) to the largest value (255). NaN and infinities become the smallest finite value.
+    linearly from the smallest (0) to the largest value (255), and so are fractions whose largest is slightly above 1
+    (at most 2), which would otherwise become black. NaN and infinities become the smallest finite value.
 
     Raises:
         PictureError: no value is finite.
@@ -35,6 +36,6 @@ def eight_bits(image: Image.Image) -> Image.Image:
     values = np.where(finite, values, low)
     if image.mode == "F" and low >= 0 and high <= 1:
         values = (values * 255).round()
-    elif low < 0 or high > 255:
+    elif low < 0 or high > 255 or (high <= 2 and (values != values.round()).any()):
         values = ((values - low) * (255 / (high - low))).round() if high > low else np.zeros_like(values)
     return Image.fromarray(values.astype(np.uint8))

@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writing: readers see either the old file or the complete new one."""
+"""Atomic writing (readers see either the old file or the complete new one), and reading only regular files."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 #: Ending of a file that is still being written.
 PART = ".part"
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuse a pipe, a socket or a device, which may keep its reader waiting forever or never end.
+
+    Raises:
+        OSError: ``path`` is one of them, or does not exist.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", os.fspath(path))
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

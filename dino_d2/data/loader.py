@@ -12,8 +12,6 @@ import itertools
 import logging
 import os
 import random
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.transfer import pack
-from dino_d2.data.workers import Reading, Watch, death
+from dino_d2.data.workers import Reading, Watch, explain_death, start_worker
 from dino_d2.detectron2.data import DatasetFromList
 from dino_d2.detectron2.data.samplers import TrainingSampler
 from dino_d2.detectron2.utils import comm
@@ -101,7 +99,7 @@ class TrainLoader:
             batch_sampler=_From(self.order, self.position),
             num_workers=self.num_workers,
             collate_fn=pack if self.num_workers else list,
-            worker_init_fn=functools.partial(_start_worker, os.getpid(), self.reading),
+            worker_init_fn=functools.partial(start_worker, os.getpid(), self.reading),
             # DataLoader draws a random number when it starts; this must not change the generator of the training.
             generator=torch.Generator(),
         )
@@ -118,13 +116,12 @@ class TrainLoader:
 
     def explain(self, error: Exception) -> UserError | None:
         """An error of this loader in words for people: the death of a worker, and the image it was reading."""
-        sentence = death(error, self.reading, self.samples.dicts)
-        if sentence is None:
-            return None
-        return UserError(
-            f"{sentence}. A worker that is killed often means that the machine's memory was full: `dmesg` says so, and "
-            "fewer dataloader.train.num_workers need less. One that crashes may have met a damaged image: look at it, "
-            "or try dataloader.train.num_workers=0. Continue from the last checkpoint with --resume"
+        return explain_death(
+            error,
+            self.reading,
+            self.samples.dicts,
+            "dataloader.train.num_workers",
+            "Continue from the last checkpoint with --resume",
         )
 
     def state_dict(self) -> dict[str, int | bool]:
@@ -282,23 +279,3 @@ def _wider_than_high(dataset: list[dict[str, Any]]) -> list[int]:
                 "or height, which dataloader.train.aspect_ratio_grouping needs. Add them, or set it to False."
             )
     return [int(image["width"] > image["height"]) for image in dataset]
-
-
-def _start_worker(trainer_pid: int, reading: Reading, worker_id: int) -> None:
-    """Note a worker's process id, and make it ignore the signals that a batch system sends to all processes of a job.
-
-    Workers must keep running until the trainer has saved a checkpoint. SIGTERM from the trainer still ends a worker,
-    because Python ends its workers with it on exit.
-    """
-    reading.set_pid(worker_id, os.getpid())
-    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    # A signal handler does not learn the sender; sigwaitinfo does.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_leave_with, args=(trainer_pid,), daemon=True).start()
-
-
-def _leave_with(trainer_pid: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer_pid:
-        pass
-    os._exit(0)

@@ -6,6 +6,7 @@ of them accepts is accepted by all, with the same size and the same pixels.
 """
 
 import contextlib
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from PIL import Image
 
 from dino_d2.bit_depth import PictureError, eight_bits, is_deep
 from dino_d2.detectron2.utils.file_io import PathManager
+from dino_d2.files import check_regular
 
 #: What Pillow and its plugins raise for files that are damaged, no images or absurdly large.
 _PILLOW_ERRORS = (
@@ -122,7 +124,11 @@ def to_pixels(image: Image.Image, format: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    with _picture_errors(), PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_picture_errors())
+        if os.path.exists(path):  # otherwise it may be an address
+            check_regular(path)
+        image = stack.enter_context(Image.open(stack.enter_context(PathManager.open(str(path), "rb"))))
         _check_size(image)
         if image.format in _PROGRAMS:
             raise PictureError(f"{image.format} files are programs. Save it as PNG or JPEG")

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loading processes are doing: which image each of them reads, for messages if one dies or waits."""
+"""The loading processes: how they start, and which image each of them reads, for messages if one dies or hangs."""
 
 import contextlib
 import logging
 import multiprocessing
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import get_worker_info
+
+from dino_d2.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +26,10 @@ FIELDS = 3
 
 
 class Reading:
-    """The image that each loading process is reading, in memory that they share with the trainer.
+    """The image that each loading process is reading, in memory shared with the main process.
 
     Args:
-        num_workers: loading processes; with 0, the trainer itself is the only one.
+        num_workers: loading processes; with 0, the main process reads the images.
     """
 
     def __init__(self, num_workers: int):
@@ -53,16 +57,50 @@ class Reading:
             yield worker, int(pid), int(image) - 1 if image else None, now - since
 
 
-def death(error: Exception, reading: Reading, dicts: Any) -> str | None:
-    """A sentence about the loading process whose death is PyTorch's ``error``; None if that is another error."""
+def explain_death(error: Exception, reading: Reading, dicts: Any, key: str, what_to_do: str = "") -> UserError | None:
+    """The death of a loading process in words for people; None if ``error`` is another error.
+
+    Args:
+        error: raised by PyTorch's loader.
+        reading: of the loading processes.
+        dicts: dataset dicts by index.
+        key: of the config, the number of loading processes.
+        what_to_do: a last sentence.
+    """
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
-    if not found:
+    if found:
+        pids = [int(pid) for pid in found[1].split(",")]
+        reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
+    elif isinstance(error, ConnectionError | EOFError | FileNotFoundError):
+        # The worker died before the main process had received a batch that it had sent.
+        try:
+            pids, reason = _ended(reading), "exited unexpectedly"
+        except RuntimeError as died:  # PyTorch's handler of SIGCHLD can raise it anywhere
+            return explain_death(died, reading, dicts, key, what_to_do)
+    else:
+        pids = []
+    if not pids:
         return None
-    pids = [int(pid) for pid in found[1].split(",")]
-    reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
     dead = [(worker, pid, index) for worker, pid, index, _ in reading.workers() if pid in pids]
     names = [f"worker {worker} (process {pid}), {_activity(index, dicts)}," for worker, pid, index in dead]
-    return f"The data loader's {' and '.join(names) or f'process {found[1]}'} {reason}"
+    if not dead:  # it died before it had recorded its process id, or it is of another loader
+        key = "dataloader.train.num_workers or dataloader.test.num_workers"
+    return UserError(
+        f"The data loader's {' and '.join(names) or f'process {pids[0]}'} {reason}. A worker that is killed often "
+        f"means that the machine's memory was full: `dmesg` says so, and fewer {key} need less. One that crashes may "
+        f"have met a damaged image: look at it, or try {key}=0. {what_to_do}".rstrip(". ")
+    )
+
+
+def _ended(reading: Reading) -> list[int]:
+    """Process ids of the loading processes that have ended; a process ends shortly after its connections."""
+    deadline = time.monotonic() + 1
+    while True:
+        running = {child.pid for child in multiprocessing.active_children()}
+        ended = [pid for _, pid, _, _ in reading.workers() if pid and pid not in running]
+        if ended or time.monotonic() > deadline:
+            return ended
+        time.sleep(0.05)
 
 
 def _activity(index: int | None, dicts: Sequence[dict]) -> str:
@@ -77,7 +115,7 @@ def describe(image: dict) -> str:
 
 
 class Watch:
-    """Says in the log, while the trainer waits for a batch, that it waits and what each loading process is doing.
+    """Logs, while the main process waits for a batch, how long it has waited and what each loading process is doing.
 
     Args:
         reading: of the loading processes.
@@ -89,7 +127,7 @@ class Watch:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the trainer waits for one batch."""
+        """While the main process waits for one batch."""
         arrived = threading.Event()
         thread = threading.Thread(target=self._report, args=(arrived,), daemon=True)
         thread.start()
@@ -106,8 +144,28 @@ class Watch:
 
     def _activities(self) -> Iterator[str]:
         for worker, pid, index, seconds in self.reading.workers():
-            who = f"worker {worker} (process {pid})" if pid else "the training process"
+            who = f"worker {worker} (process {pid})" if pid else "the main process"
             if index is None:
                 yield f"{who} is not reading an image"
             else:
                 yield f"{who} has been reading {describe(self.dicts[index])} for {seconds:.0f} s"
+
+
+def start_worker(main_pid: int, reading: Reading, worker_id: int) -> None:
+    """Note a worker's process id, and make it ignore the signals that a batch system sends to all processes of a job.
+
+    Workers must keep running until the main process has saved a checkpoint. SIGTERM from the main process still ends
+    a worker, because Python ends its workers with it on exit.
+    """
+    reading.set_pid(worker_id, os.getpid())
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # A signal handler does not learn the sender; sigwaitinfo does.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_with, args=(main_pid,), daemon=True).start()
+
+
+def _leave_with(main_pid: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_pid:
+        pass
+    os._exit(0)

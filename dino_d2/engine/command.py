@@ -21,6 +21,7 @@ from .launch import launch, leave_process_groups
 from .output_folder import explained, folder_of_run, later_runs
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
+from .setup import disk_errors_of_threads_in_a_line
 from .trainer import NonFiniteLossError
 
 logger = logging.getLogger("dino_d2")
@@ -40,7 +41,7 @@ def main(args: Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
     """
     try:
-        with interruptible():
+        with interruptible(), disk_errors_of_threads_in_a_line():
             cfg = load_config(args)
             given = Path(cfg.train.output_dir)
             writes_nothing = contextlib.nullcontext(given)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Name of the file that a run has locked while it writes to its output folder.
 LOCK = "run.lock"
+#: Names of the files of predictions that Detectron2's ``COCOEvaluator`` writes.
+PREDICTIONS = ("instances_predictions.pth", "coco_instances_results.json")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: Errors of a file system that has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -171,6 +174,20 @@ def explained(folder: Path) -> Iterator[None]:
         if words is None:
             raise
         raise words from error
+
+
+@contextlib.contextmanager
+def no_half_predictions(folder: Path) -> Iterator[None]:
+    """Delete the files of predictions that an evaluation began to write if the disk is full."""
+    start = time.time() - 1  # file systems round
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if in_words(error, folder) is not None:
+            for path in (folder / name for name in PREDICTIONS):
+                if path.is_file() and path.stat().st_mtime >= start:
+                    path.unlink()
+        raise
 
 
 def in_words(error: BaseException, folder: Path) -> UserError | None:

@@ -89,9 +89,7 @@ def check_key(cfg: DictConfig, key: str) -> None:
                 if takes is None or part in takes:
                     return  # an argument that the recipe leaves at its default
                 suggestion = _in_our_words(cfg, key) or _nearest(cfg, node, above, key)
-                raise UserError(
-                    f"{key}: the config has no such key. {suggestion} To add a new key, write +{key}=..."
-                )
+                raise UserError(f"{key}: the config has no such key. {suggestion} To add a new key, write +{key}=...")
             node = OmegaConf.select(cfg, ".".join(parts[: depth + 1]), throw_on_missing=False)
         elif node is not None:
             raise UserError(f"{key}: {above} is {node!r}, a value without keys. Set {above}=... instead")

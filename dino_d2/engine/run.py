@@ -15,6 +15,7 @@ from torch import nn
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.coco_format import categories
+from dino_d2.data.evaluation_loader import EvaluationLoader
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.engine import hooks
 from dino_d2.detectron2.engine.defaults import create_ddp_model
@@ -35,6 +36,7 @@ from .ending import FINAL, is_finished, write_final
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
+from .output_folder import no_half_predictions
 from .panels import Panels
 from .preemption import StopOnSignal
 from .progress import LiveLine
@@ -161,7 +163,8 @@ def evaluate(cfg: DictConfig) -> dict:
     """Evaluate ``cfg.train.init_checkpoint`` on the config's test set; returns {"bbox": {"AP": ...}}.
 
     Raises:
-        UserError: no checkpoint was named, or it is of another model.
+        UserError: no checkpoint was named, it is of another model, or a loading process died.
+        DatasetError: the data cannot be used.
     """
     if not cfg.train.init_checkpoint:
         raise UserError("--eval-only needs weights: give train.init_checkpoint=path/to/model_final.pth")
@@ -185,10 +188,16 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
     with preserved_random_state():
         loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:
-            results = inference_on_dataset(model, loader, evaluator)
+            with no_half_predictions(Path(cfg.train.output_dir)):
+                results = inference_on_dataset(model, loader, evaluator)
         except DatasetError as error:
-            # That of a loading process comes with the traceback there in front of its words.
+            # Detectron2's own loader puts the traceback of a loading process in front of the words.
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            explained = loader.explain(error) if isinstance(loader, EvaluationLoader) else None
+            if explained is None:
+                raise
+            raise explained from error
     print_csv_format(results)
     return results
 

@@ -8,10 +8,11 @@ import functools
 import io
 import logging
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 import yaml
@@ -87,6 +88,24 @@ def survive_disk_errors(logger: logging.Logger) -> None:
             continue
         handler.handleError = functools.partial(_report_log_error, handler)  # type: ignore[method-assign]
         atexit.register(_close, stream)  # before Detectron2's own closing, which shows a traceback
+
+
+@contextlib.contextmanager
+def disk_errors_of_threads_in_a_line() -> Iterator[None]:
+    """Let a thread that cannot write, such as TensorBoard's, cost one line; its error has no other way out."""
+    previous = threading.excepthook
+
+    def report(arguments: Any) -> None:
+        if isinstance(arguments.exc_value, OSError):
+            _say_once(f"A thread cannot write: {arguments.exc_value.strerror}")
+        else:
+            previous(arguments)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _report_log_error(handler: logging.Handler, record: logging.LogRecord) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -47,18 +48,41 @@ class MetricsWriter(EventWriter):
     """
 
     def __init__(self, path: Path, window_size: int = 20):
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed by close()
+        _drop_half_line(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 closed by close()
         self._window_size = window_size
         self._last_iteration = -1
 
     def write(self) -> None:
         lines = values_after(self._last_iteration, self._window_size)
-        for iteration, values in lines.items():
-            valid = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            line = json.dumps(valid | {"iteration": iteration}, sort_keys=True, allow_nan=False)
-            self._file.write(line + "\n")
+        objects = [
+            {name: value if math.isfinite(value) else None for name, value in values.items()} | {"iteration": iteration}
+            for iteration, values in lines.items()
+        ]
+        text = "".join(json.dumps(one, sort_keys=True, allow_nan=False) + "\n" for one in objects)
+        self._write(text.encode())
         self._last_iteration = max(lines, default=self._last_iteration)
-        self._file.flush()
+
+    def _write(self, content: bytes) -> None:
+        """
+        Raises:
+            OSError: the disk is full; the file is as before.
+        """
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+        except OSError:
+            self._file.truncate(size)
+            raise
 
     def close(self) -> None:
         self._file.close()
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut a file after its last line break: a run that was killed may have written a part of a line."""
+    if path.is_file():
+        with open(path, "rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)

@@ -49,6 +49,16 @@ def _shares(coco, folder):
         annotation["bbox"] = [0.1, 0.2, 0.5, 0.6]
 
 
+def _corners(coco, folder):
+    for annotation in coco["annotations"]:
+        annotation["bbox"] = [15, 12, 35, 28]
+
+
+def _centres(coco, folder):
+    for annotation in coco["annotations"]:
+        annotation["bbox"] = [30, 12, 36, 8]
+
+
 def _twice(coco, folder):
     coco["annotations"].append({**coco["annotations"][2], "id": 40})
 
@@ -91,6 +101,8 @@ FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "empty image": (lambda c, f: c["annotations"].pop(), False, "images without an object", [12]),
     "no objects at all": (lambda c, f: c["annotations"].clear(), True, "images, which is all", list(range(1, 13))),
     "boxes as shares": (_shares, True, "annotations whose bbox lies in 0..1", list(range(1, 13))),
+    "corners": (_corners, True, "seems to be [x0, y0, x1, y1], two corners", list(range(1, 13))),
+    "centres": (_centres, False, "partly outside", list(range(1, 13))),
     "the same box twice": (_twice, False, "annotations with the class and bbox of another one", [3, 40]),
     "names alike": (_names_alike, False, "categories whose names differ in capital letters or spaces alone", [4, 5]),
     "file twice": (_on("images", 1, file_name="1.png"), False, "listed more than once", [1, 2]),
@@ -111,6 +123,17 @@ def test_each_fault_is_found_and_nothing_else(fault, coco, tmp_path):
     # A fault may leave an image or a category without an object, and one id given twice is another one's lack.
     allowed = ("without an object", "whose image_id is not in") if "twice" in fault else ("without an object",)
     assert all(any(words in what for words in allowed) for what in others), others
+
+
+def test_many_boxes_beyond_their_images_may_be_of_another_format(coco, tmp_path):
+    _centres(coco, tmp_path)
+    assert ["COCO's boxes are [x, y, width, height]" in finding.advice for finding in check(coco, tmp_path)] == [True]
+
+
+def test_careless_boxes_of_the_size_of_the_image_are_no_corners(coco, tmp_path):
+    for annotation in coco["annotations"]:
+        annotation["bbox"] = [2, 2, 40, 30]
+    assert [finding.what for finding in check(coco, tmp_path)] == ["annotations whose bbox is partly outside its image"]
 
 
 def test_reading_the_first_bytes_alone(coco, tmp_path):

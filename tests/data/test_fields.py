@@ -2,6 +2,7 @@
 """Each field of a json: what is brought to one type, what is skipped and what is refused."""
 
 import json
+import os
 
 import pytest
 
@@ -58,6 +59,7 @@ def test_crowd(values):
         ([5], 90),
         ("x", 90),
         (True, 90),
+        (90 / 307200, 90),  # a share of an image of 640 x 480 pixels
     ],
 )
 def test_area(area, expected):
@@ -161,6 +163,8 @@ def test_numbers_as_class_names_are_text(tmp_path, monkeypatch):
         ("images", {"width": 10**400}, r"has width a number of more than 64 bits"),
         ("categories", {"name": ["dog"]}, r"category id 17 has the name a list of 1; it must be text"),
         ("categories", {"name": True}, r"category id 17 has the name True"),
+        ("categories", {"name": "dog\ncat"}, r"category id 17 has the name 'dog\\ncat'; .* without line breaks"),
+        ("categories", {"name": "\x1b[31mdog"}, r"category id 17 has the name"),
         ("categories", {"id": {}}, r"'categories' has the id a JSON object of 0"),
         ("annotations", {"id": [11]}, r"'annotations' has the id a list of 1"),
         ("annotations", {"image_id": [3]}, r"'annotations' with id 11 has image_id a list of 1"),
@@ -241,3 +245,9 @@ def test_a_folder_is_no_image(tmp_path):
     (tmp_path / "folder").mkdir()
     findings = check(coco_with("images", file_name="folder"), tmp_path)
     assert any(f.is_error and f.ids == [3] and "cannot be read" in f.what for f in findings)
+
+
+def test_a_pipe_is_no_json(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(DatasetError, match="is not a file"):
+        read_coco(tmp_path / "x.json", tmp_path)

@@ -184,7 +184,7 @@ def dies_at_102(image: dict) -> dict:
 def test_the_death_of_a_worker_names_it_and_its_image():
     loader = build(mapper=dies_at_102, num_workers=1)
     loader.samples.dicts = [{**image, "file_name": f"{image['image_id']}.jpg"} for image in dataset()]
-    with pytest.raises(RuntimeError, match="worker") as died:
+    with pytest.raises((RuntimeError, ConnectionError)) as died:
         take(loader, 20)
     error = loader.explain(died.value)
     assert isinstance(error, UserError)
@@ -194,13 +194,24 @@ def test_the_death_of_a_worker_names_it_and_its_image():
     assert loader.explain(RuntimeError("something else")) is None
 
 
+def test_a_worker_that_dies_after_it_has_sent_a_batch_is_reported():
+    """Its connections are reset, so that the batch cannot be received."""
+    loader = build(mapper=with_pid, num_workers=1)
+    batches = iter(loader)
+    worker = next(batches)[0]["pid"]
+    os.kill(worker, signal.SIGKILL)
+    explained = loader.explain(ConnectionResetError(104, "Connection reset by peer"))
+    assert f"worker 0 (process {worker}), " in str(explained)
+    assert loader.explain(OSError("another error")) is None
+
+
 def slow_at_102(image: dict) -> dict:
     if image["image_id"] == 102:
         time.sleep(1.5)
     return image
 
 
-@pytest.mark.parametrize(("num_workers", "who"), [(0, "the training process"), (1, r"worker 0 \(process \d+\)")])
+@pytest.mark.parametrize(("num_workers", "who"), [(0, "the main process"), (1, r"worker 0 \(process \d+\)")])
 def test_waiting_for_a_batch_is_said_with_the_image(num_workers, who, monkeypatch, caplog):
     monkeypatch.setattr("dino_d2.data.workers.PATIENCE", 0.4)
     take(build(mapper=slow_at_102, num_workers=num_workers), 3)

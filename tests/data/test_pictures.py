@@ -2,6 +2,7 @@
 """Pictures of every depth, size and orientation, as all readers see them."""
 
 import io
+import os
 import resource
 import time
 
@@ -34,6 +35,8 @@ EIGHT_BITS = (RAMP * 255).round().astype(np.uint8)
         ((RAMP * 300 - 20).astype(np.float32), "tif", EIGHT_BITS),
         ((RAMP * 200).astype(np.uint16), "png", (RAMP * 200).astype(np.uint8)),  # 8 bits in 16 stay
         ((RAMP * 200).astype(np.float32), "tif", (RAMP * 200).astype(np.uint8)),
+        ((RAMP * 1.05).astype(np.float32), "tif", EIGHT_BITS),  # of a filter that overshoots
+        (RAMP.round().astype(np.float32) * 2, "tif", (RAMP.round() * 2).astype(np.uint8)),  # whole numbers stay
         (np.full((64, 64), 1000, np.uint16), "png", np.zeros((64, 64), np.uint8)),
     ],
 )
@@ -136,3 +139,13 @@ def test_long_thin_pictures_need_little_memory(shape):
 def test_empty_arrays_are_refused():
     with pytest.raises(UserError, match=r"an array \[0, 0, 3\] has no pixels"):
         pixels(np.zeros((0, 0, 3), np.uint8), "RGB", "RGB")
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink("/dev/zero", tmp_path / "zero.png")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(PictureError, match="a pipe, a socket or a device"):
+            read_header(tmp_path / name, decode=False)
+        with pytest.raises(UserError):
+            pixels(tmp_path / name, "RGB", "RGB")

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import shutil
+import threading
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,10 +15,18 @@ from torch import nn
 
 from dino_d2.detectron2.config import LazyConfig
 from dino_d2.detectron2.engine import HookBase
-from dino_d2.engine import Trainer, checkpointer
+from dino_d2.engine import Trainer, checkpointer, setup
 from dino_d2.engine.checkpointer import AtomicCheckpointer
-from dino_d2.engine.output_folder import LOCK, folder_of_run, in_words, later_runs, reserved
-from dino_d2.engine.setup import survive_disk_errors
+from dino_d2.engine.output_folder import (
+    LOCK,
+    PREDICTIONS,
+    folder_of_run,
+    in_words,
+    later_runs,
+    no_half_predictions,
+    reserved,
+)
+from dino_d2.engine.setup import disk_errors_of_threads_in_a_line, survive_disk_errors
 from dino_d2.errors import UserError
 from tests.engine.test_ending import Scale
 from tests.engine.test_resume import TINY
@@ -161,6 +170,34 @@ def test_a_vanished_folder_is_said_in_words(tmp_path):
 def test_other_errors_keep_their_traceback(tmp_path):
     assert in_words(RuntimeError("a bug"), tmp_path) is None
     assert in_words(FileNotFoundError(errno.ENOENT, "no such file", "image.jpg"), tmp_path) is None
+
+
+def test_a_full_disk_leaves_no_half_predictions(tmp_path):
+    for name in PREDICTIONS:
+        (tmp_path / name).write_text("of the evaluation before")
+        os.utime(tmp_path / name, (0, 0))
+
+    def evaluate():
+        with no_half_predictions(tmp_path):
+            (tmp_path / PREDICTIONS[1]).write_text('[{"image_id": ')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="space"):
+        evaluate()
+    assert [path.name for path in tmp_path.iterdir()] == [PREDICTIONS[0]]
+
+
+def test_a_thread_that_cannot_write_costs_one_line(capsys):
+    def write():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    setup._say_once.cache_clear()
+    with disk_errors_of_threads_in_a_line():
+        for _ in range(2):
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+    assert capsys.readouterr().err == "A thread cannot write: No space left on device\n"
 
 
 class FullDisk(HookBase):

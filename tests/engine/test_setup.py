@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a run are UTF-8 and valid whatever the locale and the values."""
 
+import errno
 import json
 import os
 import subprocess
@@ -108,3 +109,36 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
 
     lines = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert lines == [{"loss": 1.5, "AP": None, "grad_norm": None, "iteration": iteration} for iteration in range(2)]
+
+
+class Full:
+    """A file on a disk that has room for a few more bytes."""
+
+    def __init__(self, file, room: int):
+        self.file, self.room = file, room
+
+    def write(self, content: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(content[: self.room])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_leaves_no_half_line_of_metrics(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 1}\n{"iterat')  # of a run that was killed
+    writer = MetricsWriter(path)
+    writer._file = Full(writer._file, room=5)
+    with EventStorage(2) as storage:
+        storage.put_scalar("loss", 1.5)
+        with pytest.raises(OSError, match="space"):
+            writer.write()
+        assert path.read_text() == '{"iteration": 1}\n'
+        writer._file.room = 1000
+        writer.write()
+    writer.close()
+    assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 2]

@@ -8,10 +8,11 @@ and `.../coco/annotations/instances_{train,val}2017.json` (`./datasets/coco` if 
 from omegaconf import OmegaConf
 
 from dino_d2.data.augmentation import detr_augmentation, resize_augmentation
+from dino_d2.data.evaluation_loader import build_evaluation_loader
 from dino_d2.data.loader import build_train_loader
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from dino_d2.detectron2.data import get_detection_dataset_dicts
 from dino_d2.detectron2.evaluation import COCOEvaluator
 
 dataloader = OmegaConf.create()
@@ -34,7 +35,7 @@ dataloader.train = L(build_train_loader)(
     seed="${oc.select:train.seed,null}",  # for order and augmentation; random without train.seed
 )
 
-dataloader.test = L(build_detection_test_loader)(
+dataloader.test = L(build_evaluation_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
     mapper=L(DetrDatasetMapper)(
         augmentations=L(resize_augmentation)(short_edge_length=800, max_size=1333),

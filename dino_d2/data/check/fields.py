@@ -8,6 +8,7 @@ has to ask whether an id is a number or a text, or whether `iscrowd` is there.
 import math
 import operator
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,9 @@ NOT_A_FLAG = "{} is neither 0 nor 1"
 
 #: COCO's evaluation counts objects of at most this area, in pixels squared, and ignores larger ones.
 _LARGEST_AREA = 1e10
+#: The smallest share of its box that an object covers. A smaller area is a share of the image, or not of this box;
+#: COCO's evaluation would count the object as small.
+_SMALLEST_SHARE = 1e-4
 #: Coordinates beyond this, in pixels, are errors of whatever wrote them.
 _LARGEST_COORDINATE = 1e9
 #: A side of this many pixels or less is rounding noise, which the mapper drops too.
@@ -243,8 +247,11 @@ def _category(category: dict, category_id: Callable, mistakes: _Mistakes) -> dic
     name = category["name"]
     if isinstance(name, int | float) and not isinstance(name, bool) and math.isfinite(_as_float(name)):
         name = str(name)
-    if not isinstance(name, str) or not is_text(name or "empty"):
-        mistakes.add(f"category id {shown(category['id'])} has the name {shown(category['name'])}; it must be text.")
+    if not isinstance(name, str) or not is_text(name or "empty") or has_control_characters(name):
+        mistakes.add(
+            f"category id {shown(category['id'])} has the name {shown(category['name'])}; it must be text without "
+            "line breaks and other control characters."
+        )
     fixed = _with(category, {"id": category_id(category["id"]), "name": name})
     if not isinstance(fixed.get("supercategory", ""), str):
         fixed = {key: value for key, value in fixed.items() if key != "supercategory"}
@@ -260,6 +267,11 @@ def is_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text has line breaks, or other characters that files of names and terminals take for commands."""
+    return any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def _annotations(
@@ -349,7 +361,8 @@ def _flag(value: object) -> bool | None:
 def _area(area: object, bbox: list) -> float | None:
     """The area as a json gives it; None if it can be none of this box. A mask's is smaller than its box's."""
     number = _as_float(area)
-    if not (0 < number <= _LARGEST_AREA) or number > 2 * bbox[2] * bbox[3] + 1:
+    of_box = bbox[2] * bbox[3]
+    if not (0 < number <= _LARGEST_AREA) or not _SMALLEST_SHARE * of_box <= number <= 2 * of_box + 1:
         return None
     return area if is_number(area) else number
 

@@ -18,6 +18,9 @@ from .structure import faults
 #: A class with fewer objects is hardly learnt.
 FEW_OBJECTS = 10
 
+#: A box that leaves its image by more than this share of the image's side is not a careless one.
+_FAR = 0.1
+
 #: Detections of an image and class that COCO's AP counts.
 COUNTED_BY_AP = 100
 
@@ -84,7 +87,7 @@ def _boxes(coco: dict) -> Iterator[Finding]:
         if annotation["image_id"] in sizes and _reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
     ]
     if beyond:
-        yield Finding(False, "annotations whose bbox is partly outside its image", beyond, "Such boxes are clipped.")
+        yield from _outside(coco["annotations"], sizes, beyond)
     if coco["annotations"] and all(_is_share(annotation["bbox"]) for annotation in coco["annotations"]):
         yield Finding(
             True,
@@ -104,6 +107,31 @@ def _boxes(coco: dict) -> Iterator[Finding]:
         )
 
 
+def _outside(annotations: list[dict], sizes: dict, beyond: list) -> Iterator[Finding]:
+    """Boxes that reach out of their image, or all boxes where their numbers are those of two corners."""
+    inside = [a for a in annotations if a["image_id"] in sizes]
+    far = sum(_reaches_out(a["bbox"], *sizes[a["image_id"]], margin=_FAR) for a in inside)
+    if far and all(_are_corners(a["bbox"], *sizes[a["image_id"]]) for a in inside):
+        yield Finding(
+            len(inside) >= FEW_OBJECTS and far >= len(inside) / 10,
+            "annotations whose bbox seems to be [x0, y0, x1, y1], two corners",
+            [a["id"] for a in inside],
+            "As [x, y, width, height], which is what COCO means, boxes leave their images; as corners all fit. "
+            "Convert them.",
+        )
+        return
+    advice = "Such boxes are clipped."
+    if len(beyond) >= max(FEW_OBJECTS, len(inside) / 3):
+        advice += " So many may mean another format: COCO's boxes are [x, y, width, height], x and y of a corner."
+    yield Finding(False, "annotations whose bbox is partly outside its image", beyond, advice)
+
+
+def _are_corners(bbox: list[float], width: float, height: float) -> bool:
+    """Whether a bbox would be a box within its image if its numbers were those of two corners."""
+    x0, y0, x1, y1 = bbox
+    return -1 <= x0 < x1 <= width + 1 and -1 <= y0 < y1 <= height + 1
+
+
 def _is_share(bbox: list[float]) -> bool:
     x, y, w, h = bbox
     return x >= 0 and y >= 0 and x + w <= 1 and y + h <= 1
@@ -113,10 +141,11 @@ def _place(annotation: dict) -> tuple:
     return annotation["image_id"], annotation["category_id"], annotation["iscrowd"], *annotation["bbox"]
 
 
-def _reaches_out(bbox: list[float], width: float, height: float) -> bool:
-    """By more than a pixel: less is rounding."""
+def _reaches_out(bbox: list[float], width: float, height: float, margin: float = 0) -> bool:
+    """By more than a pixel, as less is rounding, and more than a share ``margin`` of the image's side."""
     x, y, w, h = bbox
-    return x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
+    across, down = 1 + margin * width, 1 + margin * height
+    return x < -across or y < -down or x + w > width + across or y + h > height + down
 
 
 def _classes(coco: dict) -> Iterator[Finding]:

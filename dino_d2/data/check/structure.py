@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from dino_d2.files import check_regular
+
 from .fields import KINDS, DatasetError, Finding, Normalised, annotation_id, first, normalise
 
 
@@ -49,7 +51,8 @@ def load(json: str | Path, images: str | Path) -> dict:
     """
     json, images = Path(json), Path(images)
     if not json.is_file():
-        raise DatasetError(f"Annotation file {json} does not exist. Check the path (`json=` in the config).")
+        problem = "is not a file" if json.exists() else "does not exist"
+        raise DatasetError(f"Annotation file {json} {problem}. Check the path (`json=` in the config).")
     if not images.is_dir():
         raise DatasetError(f"Image folder {images} does not exist. Check the path (`images=` in the config).")
     return parse(json)
@@ -84,6 +87,7 @@ def read_json(json: Path) -> object:
         DatasetError: the file cannot be read, or is not JSON.
     """
     try:
+        check_regular(json)
         return json_module.loads(json.read_bytes())
     except RecursionError as error:
         raise DatasetError(f"{json} is nested too deeply to be a COCO detection file.") from error

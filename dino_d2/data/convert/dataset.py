@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.check.fields import is_text
+from dino_d2.data.check.fields import has_control_characters, is_text
 from dino_d2.data.check.splits import source_name
 from dino_d2.files import write_atomically
 
@@ -83,10 +83,10 @@ class Dataset:
 def check_classes(names: list[str], where: str) -> None:
     """
     Raises:
-        DatasetError: two classes have one name, or a name is empty or cannot be written as UTF-8.
+        DatasetError: two classes have one name, or a name is empty, cannot be written as UTF-8 or has a line break.
     """
     for number, name in enumerate(names):
-        if not (is_text(name) and name.strip()):
+        if not (is_text(name) and name.strip()) or has_control_characters(name):
             raise DatasetError(f"{where}: the name of class {number} is {name!r}. Give it a name.")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         numbers = [str(number) for number, name in enumerate(names) if name == twice[0]]

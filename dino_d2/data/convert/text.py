@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from dino_d2.data.check import DatasetError
+from dino_d2.files import check_regular
 
 #: More than any list of class names needs; YAML is read slowly.
 _LARGEST_YAML = 2**20
@@ -21,6 +22,7 @@ def read_text(file: Path) -> str:
         DatasetError: the file cannot be read or has another encoding.
     """
     try:
+        check_regular(file)
         data = file.read_bytes()
     except OSError as error:
         raise DatasetError(f"{file} cannot be read: {error}.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_d2.data.check import DatasetError
+from dino_d2.files import check_regular
 
 _DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 _FAULTS = (ElementTree.ParseError, LookupError, ValueError, RecursionError, OSError)
@@ -19,6 +20,7 @@ def parse_xml(file: Path) -> ElementTree.Element:
         DatasetError: the file cannot be read, is not XML, or has another encoding than it declares.
     """
     try:
+        check_regular(file)
         data = file.read_bytes()
         # Expat knows no encodings of several bytes a character but Unicode's, so that Python decodes.
         declared = _DECLARATION.match(data)
@@ -30,6 +32,7 @@ def parse_xml(file: Path) -> ElementTree.Element:
 def root_tag(file: Path) -> str | None:
     """The name of the root element, read from the start of the file; None where that is not XML."""
     try:
+        check_regular(file)
         with file.open("rb") as opened:
             data = opened.read(2**16)
         declared = _DECLARATION.match(data)
