@@ -26,6 +26,7 @@ from .values import convert_values
 
 #: Keys that a recipe may leave to be computed from the dataset.
 CLASSES = ("data.classes", "model.detector.num_classes")
+IMAGE_SIZE = ("data.image_size",)
 SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
@@ -48,7 +49,8 @@ def begin(cfg: DictConfig, args: Namespace) -> None:
     config.yaml is not written here: training writes it once the run has passed all checks.
     """
     start_log(cfg)
-    resolve_calls(cfg, CLASSES)  # config.yaml names the classes, so that a trained model does not need the dataset
+    # config.yaml holds the results, so that a trained model does not need the dataset.
+    resolve_calls(cfg, CLASSES + IMAGE_SIZE)
     set_up(cfg, Namespace(**{**vars(args), "config_file": find_config(args.config_file)}))  # the log has its content
 
 
