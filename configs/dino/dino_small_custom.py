@@ -22,7 +22,7 @@ from .dino_tiny_shapes import model
 
 model.detector.num_classes = L(num_classes)(dataset="${dataloader.train.dataset.names}")
 model.detector.queries.num_queries = 100  # 50 are enough for the generated shapes alone
-# docs/family.md and docs/ablations.md: both learn more in few iterations than the published weight 1 and scales 1 and 2.
+# These learn more in few iterations than the published weight 1 and scales 1 and 2 (docs/family.md, docs/ablations.md).
 model.criterion.class_weight = 2.0
 model.denoising.update(positive_noise_scale=0.4, negative_noise_scale=0.8)
 
