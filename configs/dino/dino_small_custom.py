@@ -9,6 +9,7 @@ Image size, length of the run and intervals are computed from the images, their 
 
 import torch
 
+from dino_d2.data.augmentation import flip_and_resize
 from dino_d2.data.coco_format import num_classes
 from dino_d2.data.sizing import suited_epochs, suited_image_size
 from dino_d2.detectron2.config import LazyCall as L
@@ -27,11 +28,13 @@ model.criterion.class_weight = 2.0
 model.denoising.update(positive_noise_scale=0.4, negative_noise_scale=0.8)
 
 data.image_size = L(suited_image_size)(dataset="${dataloader.train.dataset.names}", device="${train.device}")
-# A narrower range of scales than DETR's, which takes long trainings: 6/7 to 8/7 of the size in evaluation.
-dataloader.train.mapper.augmentations.update(
+# No crops and a narrow range of scales: DETR's crops are for long trainings. In a quarter of an hour the model learns
+# faster from whole images.
+dataloader.train.mapper.augmentations = L(flip_and_resize)(
+    image_size="${data.image_size}",
+    short_edge_lengths=None,
+    max_size=None,
     short_edge_scales=[6 / 7, 13 / 14, 1.0, 15 / 14, 8 / 7],
-    crop_short_edge_scales=[0.625, 0.78125, 0.9375],
-    crop_size_scales=[0.6, 0.9375],
 )
 
 on_gpu = torch.cuda.is_available()
@@ -50,5 +53,5 @@ lr_multiplier = drop_at(80, 100, warmup=0.03)  # in percent of the run
 
 run = dict(dataset="${dataloader.train.dataset.names}", device="${train.device}")
 train.max_iter = in_epochs(L(suited_epochs)(**run))  # train.max_iter.epochs=100 for another number
-train.eval_period = in_epochs(L(suited_epochs)(**run, share=1 / 6))
-train.checkpointer.period = in_epochs(L(suited_epochs)(**run, share=1 / 6))
+train.eval_period = in_epochs(L(suited_epochs)(**run, share=0.2))
+train.checkpointer.period = in_epochs(L(suited_epochs)(**run, share=0.2))

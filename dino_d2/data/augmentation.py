@@ -113,6 +113,25 @@ def augmentation_at_size(
     )
 
 
+def flip_and_resize(
+    image_size: int,
+    short_edge_lengths: Sequence[int] | None = None,
+    max_size: int | None = None,
+    flip_probability: float = 0.5,
+    short_edge_scales: Sequence[float] = (1.0,),
+) -> list[T.Augmentation]:
+    """Training augmentation without DETR's crops: a horizontal flip and a resize.
+
+    Arguments of the same name are those of :func:`augmentation_at_size`.
+    """
+    if short_edge_lengths is None:
+        short_edge_lengths = _scaled(image_size, short_edge_scales)
+    return [
+        T.RandomFlip(prob=flip_probability, horizontal=True),
+        _resize(short_edge_lengths, max_size or round(_MAX_SIZE_SCALE * max(short_edge_lengths))),
+    ]
+
+
 def _scaled(image_size: int, scales: Sequence[float]) -> list[int]:
     return [max(1, round(image_size * scale)) for scale in scales]
 

@@ -33,9 +33,9 @@ class Budget(NamedTuple):
     images: int  # that the model sees during the run, with repetitions
 
 
-_CPU = Budget(smallest_size=192, largest_size=320, images=4920)
-_SMALL_GPU_BUDGET = Budget(smallest_size=256, largest_size=480, images=24_000)
-_GPU = Budget(smallest_size=320, largest_size=640, images=48_000)
+_CPU = Budget(smallest_size=192, largest_size=320, images=4100)
+_SMALL_GPU_BUDGET = Budget(smallest_size=256, largest_size=480, images=20_000)
+_GPU = Budget(smallest_size=320, largest_size=640, images=40_000)
 
 
 def budget_of(device: str) -> Budget:

@@ -2,6 +2,7 @@
 """The config of a run, from a file, the command line and the dataset."""
 
 import difflib
+import logging
 import re
 import sys
 import traceback
@@ -23,6 +24,8 @@ from .settings import check_batch_size, check_settings
 from .setup import set_up, start_log
 from .trusted_targets import check_trust
 from .values import convert_values
+
+logger = logging.getLogger(__name__)
 
 #: Keys that a recipe may leave to be computed from the dataset.
 CLASSES = ("data.classes", "model.detector.num_classes")
@@ -156,3 +159,5 @@ def resolve_calls(cfg: DictConfig, keys: tuple[str, ...]) -> None:
         node = OmegaConf.select(cfg, key)
         if OmegaConf.is_dict(node) and "_target_" in node:
             OmegaConf.update(cfg, key, instantiate(node), merge=False)
+            if key not in CLASSES:
+                logger.info("%s=%s, computed from the data", key, OmegaConf.select(cfg, key))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dino_d2.data.check import DatasetError
@@ -28,8 +28,9 @@ from dino_d2.visualize import picture_of_predictions
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets, check_evaluator, dataset_names
+from .datasets import check_datasets, check_evaluator, class_list, dataset_names
 from .ending import is_finished, write_final
+from .first_batch import PictureOfFirstBatch
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
@@ -111,6 +112,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
             StopOnSignal(checkpointer),
             EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
+            picture_of_first_batch(cfg) if main_process else None,
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
             hooks.PeriodicWriter(writers(cfg.train.output_dir, cfg.train.max_iter), period=cfg.train.log_period)
             if main_process
@@ -188,6 +190,14 @@ def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
         # PyTorch 2.14 has a new name for this setting, which older versions do not know.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return create_ddp_model(model, **cfg.train.ddp)
+
+
+def picture_of_first_batch(cfg: DictConfig) -> PictureOfFirstBatch:
+    """The hook that draws the first batch of the run."""
+    names = next(iter(dataset_names(cfg, "train")), None)
+    image_format = OmegaConf.select(cfg, "dataloader.train.mapper.image_format") or "RGB"
+    path = Path(cfg.train.output_dir) / "first_batch.png"
+    return PictureOfFirstBatch(path, image_format, (class_list(names) or None) if names else None)
 
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:

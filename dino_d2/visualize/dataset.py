@@ -39,7 +39,7 @@ def sheet_of_labels(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequen
         shown |= {box.class_index for box in boxes}
         image = Image.fromarray(read_picture(dataset_dict["file_name"], format="RGB"))
         name = Path(dataset_dict["file_name"]).name
-        tiles.append(captioned(draw_boxes(image, boxes, longer_side=TILE), f"{_shortened(name)}: {len(boxes)}"))
+        tiles.append(captioned(draw_boxes(image, boxes, longer_side=TILE), f"{_shortened(name)}, {_count(boxes)}"))
     return _sheet(tiles, shown, class_names)
 
 
@@ -58,7 +58,7 @@ def sheet_of_batch(
         boxes = _boxes_of_instances(mapped, class_names)
         shown |= {box.class_index for box in boxes}
         image = image_of(mapped, image_format)
-        caption = f"image {mapped.get('image_id', '')}, {image.width} x {image.height}: {len(boxes)}"
+        caption = f"image {mapped.get('image_id', '')}, {image.width} x {image.height}, {_count(boxes)}"
         tiles.append(captioned(draw_boxes(image, boxes, longer_side=TILE), caption))
     return _sheet(tiles, shown, class_names or [str(k) for k in range(max(shown, default=-1) + 1)])
 
@@ -80,6 +80,7 @@ def histograms(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequence[st
     colours = [tuple(value / 255 for value in colour_of(k)) for k in classes]
     bars = of_classes.barh(range(len(classes)), [counts[k] for k in classes], color=colours)
     of_classes.bar_label(bars, padding=2, fontsize=8)
+    of_classes.set_xmargin(0.12)
     of_classes.set_yticks(range(len(classes)), [_shortened(class_names[k]) for k in classes], fontsize=8)
     of_classes.invert_yaxis()
     left_out = len(class_names) - len(classes)
@@ -93,7 +94,9 @@ def histograms(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequence[st
         of_sizes.set_xscale("log")
         for bound, name in ((32, "small < 32"), (96, "large > 96")):  # COCO's areas
             of_sizes.axvline(bound, color="0.7", linestyle="--", linewidth=1)
-            of_sizes.annotate(name, (bound, 1), xycoords=("data", "axes fraction"), va="top", fontsize=7, rotation=90)
+            place, above = (bound, 1), ("data", "axes fraction")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            of_sizes.annotate(name, place, xycoords=above, va="top", ha="right", fontsize=7, rotation=90, bbox=box)
     of_sizes.set(title="object size", xlabel="square root of the box's area, pixels", ylabel="objects")
 
     numbers = [len(of_image) for of_image in objects]
@@ -104,7 +107,11 @@ def histograms(dataset_dicts: Sequence[dict[str, Any]], class_names: Sequence[st
     widths, heights = zip(*files, strict=True)
     area = [20 + 180 * count / max(files.values()) for count in files.values()]
     of_files.scatter(widths, heights, s=area, color="0.4", alpha=0.6)
-    of_files.set(title=f"image sizes ({len(files)} different)", xlabel="width, pixels", ylabel="height, pixels")
+    of_files.set(
+        title="image sizes" if len(files) > 1 else "image sizes (all are equal)",
+        xlabel="width, pixels",
+        ylabel="height, pixels",
+    )
     of_files.set(xlim=(0, 1.1 * max(widths)), ylim=(0, 1.1 * max(heights)))
     return figure
 
@@ -115,6 +122,10 @@ def _boxes_of_instances(mapped: dict[str, Any], class_names: Sequence[str] | Non
     instances = mapped["instances"]
     rows = zip(instances.gt_boxes.tensor.tolist(), instances.gt_classes.tolist(), strict=True)
     return [LabelledBox(tuple(box), k, class_names[k] if class_names else str(k)) for box, k in rows]
+
+
+def _count(boxes: list[LabelledBox]) -> str:
+    return f"{len(boxes)} object{'s' * (len(boxes) != 1)}"
 
 
 def _side(annotation: dict) -> float:

@@ -24,6 +24,7 @@ data = OmegaConf.create(
         "train": {"json": None, "images": None},
         "val": {"json": None, "images": None},
         "within": None,  # the folder that no file name of the jsons may leave; by default root, or that of the images
+        "skip_bad_images": False,  # true: decode all images first, and leave out those that cannot be read
         "image_size": 800,  # pixels of the shorter side in evaluation, and the longest in training
     }
 )
@@ -36,9 +37,15 @@ dataloader.train.dataset.names = L(custom_dataset)(
     json="${data.train.json}",
     images="${data.train.images}",
     within="${data.within}",
+    skip_bad_images="${data.skip_bad_images}",
 )
 dataloader.test.dataset.names = L(custom_dataset)(
-    split="val", root="${data.root}", json="${data.val.json}", images="${data.val.images}", within="${data.within}"
+    split="val",
+    root="${data.root}",
+    json="${data.val.json}",
+    images="${data.val.images}",
+    within="${data.within}",
+    skip_bad_images="${data.skip_bad_images}",
 )
 
 # DETR's augmentation (configs/common/data/coco.py) at any image size. A length that is given counts instead.
