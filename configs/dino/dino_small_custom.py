@@ -37,9 +37,9 @@ dataloader.train.mapper.augmentations = L(flip_and_resize)(
     short_edge_scales=[6 / 7, 13 / 14, 1.0, 15 / 14, 8 / 7],
 )
 
-on_gpu = torch.cuda.is_available()
-dataloader.train.total_batch_size = 8 if on_gpu else 4
-dataloader.train.num_workers = 4 if on_gpu else 0  # on a CPU a worker costs memory, and the model needs the cores
+_on_gpu = torch.cuda.is_available()
+dataloader.train.total_batch_size = 8 if _on_gpu else 4
+dataloader.train.num_workers = 4 if _on_gpu else 0  # on a CPU a worker costs memory, and the model needs the cores
 dataloader.test.num_workers = dataloader.train.num_workers
 
 optimizer.lr = L(rate_for_batch)(
@@ -51,7 +51,7 @@ optimizer.lr = L(rate_for_batch)(
 optimizer.params.lr_factor_func.factors = {}  # nothing is pretrained, so everything learns at one rate
 lr_multiplier = drop_at(80, 100, warmup=0.03)  # in percent of the run
 
-run = dict(dataset="${dataloader.train.dataset.names}", device="${train.device}")
-train.max_iter = in_epochs(L(suited_epochs)(**run))  # train.max_iter.epochs=100 for another number
-train.eval_period = in_epochs(L(suited_epochs)(**run, share=0.2))
-train.checkpointer.period = in_epochs(L(suited_epochs)(**run, share=0.2))
+_run = dict(dataset="${dataloader.train.dataset.names}", device="${train.device}")
+train.max_iter = in_epochs(L(suited_epochs)(**_run))  # train.max_iter.epochs=100 for another number
+train.eval_period = in_epochs(L(suited_epochs)(**_run, parts=5))
+train.checkpointer.period = in_epochs(L(suited_epochs)(**_run, parts=5))

@@ -128,8 +128,12 @@ def iterations(epochs: float, dataset: str, batch_size: int, accumulate: int = 1
         batch_size: images in a batch over all ranks.
         accumulate: batches in an iteration.
     """
-    num_images = MetadataCatalog.get(dataset).get("num_images") or len(DatasetCatalog.get(dataset))
-    return max(1, math.ceil(epochs * num_images / (batch_size * accumulate)))
+    return max(1, math.ceil(epochs * num_images(dataset) / (batch_size * accumulate)))
+
+
+def num_images(dataset: str) -> int:
+    """The number of images of a registered dataset."""
+    return MetadataCatalog.get(dataset).get("num_images") or len(DatasetCatalog.get(dataset))
 
 
 def metadata_of(classes: Sequence[str]) -> str:

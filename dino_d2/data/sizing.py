@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dino_d2.data.coco_format import num_images
 from dino_d2.detectron2.data import DatasetCatalog
 from dino_d2.detectron2.structures import BoxMode
 
@@ -78,13 +79,13 @@ def _area(annotation: dict) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-def suited_epochs(dataset: str, device: str, share: float = 1.0) -> float:
-    """Epochs in which the device trains for about a quarter of an hour: 12 to 300, more for fewer images.
+def suited_epochs(dataset: str, device: str, parts: int = 1) -> float:
+    """Epochs of a run, or of a part of it: as many as the device's budget allows, 12 to 300.
 
     Args:
         dataset: registered name.
         device: of PyTorch.
-        share: of the run; for the interval between evaluations.
+        parts: that the run is divided into, for the interval between evaluations.
     """
-    epochs = budget_of(device).images / len(DatasetCatalog.get(dataset))
-    return share * min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)
+    epochs = budget_of(device).images / num_images(dataset)
+    return min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS) / parts
