@@ -71,6 +71,8 @@ def imports_of(source: str, module: str) -> Iterator[str]:
 def fault(module: str, imported: str) -> str | None:
     """Why a module must not import something of this package; None where it may."""
     room, other = room_of(module), room_of(imported)
+    if module.endswith(".__main__") and floor_of(other) < FLOOR_OF["engine"]:  # a program, which stands above its room
+        return None
     if room == other or module in PASS_ON or (module, other) == (VISUALIZER, "visualize"):
         return None
     if room == "denoising":

@@ -12,6 +12,12 @@ from dino_d2.detectron2.data import transforms as T
 #: as there.
 _LONGEST_ASPECT = 16
 
+#: The lengths of DETR as shares of its largest shorter side, 800 pixels.
+_SHORT_EDGE_SCALES = (0.6, 0.64, 0.68, 0.72, 0.76, 0.8, 0.84, 0.88, 0.92, 0.96, 1.0)
+_MAX_SIZE_SCALE = 1333 / 800
+_CROP_SHORT_EDGE_SCALES = (0.5, 0.625, 0.75)
+_CROP_SIZE_SCALES = (0.48, 0.75)
+
 
 class RandomChoice(T.Augmentation):
     """Applies one of several lists of augmentations, each with the same probability.
@@ -74,9 +80,68 @@ def detr_augmentation(
     ]
 
 
-def resize_augmentation(short_edge_length: int = 800, max_size: int = 1333) -> list[T.Augmentation]:
-    """Evaluation: the shorter side becomes `short_edge_length`, the longer one at most `max_size` pixels."""
-    return [_resize((short_edge_length,), max_size)]
+def augmentation_at_size(
+    image_size: int,
+    short_edge_lengths: Sequence[int] | None = None,
+    max_size: int | None = None,
+    crop_short_edge_lengths: Sequence[int] | None = None,
+    crop_size: Sequence[int] | None = None,
+    flip_probability: float = 0.5,
+    short_edge_scales: Sequence[float] = _SHORT_EDGE_SCALES,
+    crop_short_edge_scales: Sequence[float] = _CROP_SHORT_EDGE_SCALES,
+    crop_size_scales: Sequence[float] = _CROP_SIZE_SCALES,
+) -> list[T.Augmentation]:
+    """:func:`detr_augmentation` for any image size: with 800 pixels and the default scales, it is the same.
+
+    Args:
+        image_size: the shorter side of images in evaluation, in pixels.
+        short_edge_lengths, max_size, crop_short_edge_lengths, crop_size: in pixels, as there. None computes a length
+            from the image size and the scales.
+        flip_probability: in [0, 1].
+        short_edge_scales, crop_short_edge_scales, crop_size_scales: lengths as shares of the image size. The longer
+            side is at most 1.67 times as long as the longest shorter side, as in DETR.
+    """
+    if short_edge_lengths is None:
+        short_edge_lengths = _scaled(image_size, short_edge_scales)
+    smallest, largest = crop_size or _scaled(image_size, crop_size_scales)
+    return detr_augmentation(
+        short_edge_lengths=short_edge_lengths,
+        max_size=max_size or round(_MAX_SIZE_SCALE * max(short_edge_lengths)),
+        crop_short_edge_lengths=crop_short_edge_lengths or _scaled(image_size, crop_short_edge_scales),
+        crop_size=(smallest, largest),
+        flip_probability=flip_probability,
+    )
+
+
+def flip_and_resize(
+    image_size: int,
+    short_edge_lengths: Sequence[int] | None = None,
+    max_size: int | None = None,
+    flip_probability: float = 0.5,
+    short_edge_scales: Sequence[float] = (1.0,),
+) -> list[T.Augmentation]:
+    """Training augmentation without DETR's crops: a horizontal flip and a resize.
+
+    Arguments of the same name are those of :func:`augmentation_at_size`.
+    """
+    if short_edge_lengths is None:
+        short_edge_lengths = _scaled(image_size, short_edge_scales)
+    return [
+        T.RandomFlip(prob=flip_probability, horizontal=True),
+        _resize(short_edge_lengths, max_size or round(_MAX_SIZE_SCALE * max(short_edge_lengths))),
+    ]
+
+
+def _scaled(image_size: int, scales: Sequence[float]) -> list[int]:
+    return [max(1, round(image_size * scale)) for scale in scales]
+
+
+def resize_augmentation(short_edge_length: int = 800, max_size: int | None = 1333) -> list[T.Augmentation]:
+    """Evaluation: the shorter side becomes `short_edge_length`, the longer one at most `max_size` pixels.
+
+    Without a `max_size`, the longer side is at most 1.67 times the shorter side, as with DETR's 800 and 1333 pixels.
+    """
+    return [_resize((short_edge_length,), max_size or round(_MAX_SIZE_SCALE * short_edge_length))]
 
 
 def _resize(short_edge_lengths: Sequence[int], max_size: int) -> T.Augmentation:

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from iopath.common.file_io import get_cache_dir
 
-from dino_d2.data.check import Normalised, first, read_normalised
+from dino_d2.data.check import BadImages, Normalised, first, read_normalised, read_without_bad_images
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.data.datasets import register_coco_instances
 
 logger = logging.getLogger(__name__)
+
+_BAD_IMAGES_SHOWN = 5
 
 
 class Source(NamedTuple):
@@ -29,7 +31,13 @@ class Source(NamedTuple):
     within: Path  # the folder that no file name may leave
 
 
-_registered: dict[str, tuple[Source, tuple | None]] = {}  # dataset name -> source, version of its file
+class _Registration(NamedTuple):
+    given: Source
+    version: tuple | None  # of the annotation file
+    used: Source  # `given`, or a copy of the json without images that cannot be read
+
+
+_registered: dict[str, _Registration] = {}  # by dataset name
 
 
 def coco_format(
@@ -37,6 +45,7 @@ def coco_format(
     images: str | os.PathLike,
     name: str | None = None,
     within: str | os.PathLike | None = None,
+    skip_bad_images: bool = False,
 ) -> str:
     """Registers a COCO-format dataset with Detectron2's catalogs and returns its name.
 
@@ -55,6 +64,8 @@ def coco_format(
         images: the folder that its `file_name`s are relative to.
         name: the name in the catalogs; made from the paths if not given.
         within: the folder that no `file_name` may leave; the image folder if not given.
+        skip_bad_images: decode every image, which takes a while, and leave out those that are missing or damaged, with
+            one warning.
 
     Raises:
         DatasetError: the dataset cannot be used; see `dino_d2.data.check.read_coco`.
@@ -65,31 +76,38 @@ def coco_format(
     )
     source = Source(json, images, within)
     if name is None:
-        digest = hashlib.sha256(f"{json}\n{images}".encode(errors="surrogateescape")).hexdigest()[:8]
+        content = f"{json}\n{images}" + "\nskip_bad_images" * skip_bad_images
+        digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:8]
         # Detectron2 warns of category ids with holes unless the name has "coco" in it.
         name = f"coco_{json.stem}_{digest}"
     # A file that is not there has no version; read_coco says so in its own words.
     version = (json.stat().st_mtime_ns, json.stat().st_size) if json.is_file() else None
-    if _registered.get(name) == (source, version):
+    if name in _registered and _registered[name][:2] == (source, version):
         return name
 
     if name in DatasetCatalog:
-        if name not in _registered or _registered[name][0][:2] != source[:2]:
+        if name not in _registered or _registered[name].given[:2] != source[:2]:
             raise ValueError(f"The dataset name {name!r} is taken by another dataset. Choose another `name`.")
         DatasetCatalog.remove(name)  # the file has changed since
         MetadataCatalog.remove(name)
 
-    normalised = read_normalised(json, images, within)
+    if skip_bad_images:
+        normalised, bad = read_without_bad_images(json, images, within)
+        warn_of_bad_images(json, normalised, bad)
+    else:
+        normalised, bad = read_normalised(json, images, within), None
     coco = normalised.coco
     warn_of_corrections(json, normalised)
     categories = sorted(coco["categories"], key=lambda category: category["id"])
-    register_coco_instances(name, {}, str(_usable_file(json, normalised)), str(images))
+    usable = _usable_file(json, normalised)
+    register_coco_instances(name, {}, str(usable), str(images))
     MetadataCatalog.get(name).set(
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={category["id"]: k for k, category in enumerate(categories)},
         num_images=len(coco["images"]),
     )
-    _registered[name] = (source, version)
+    used = source._replace(json=usable) if bad and bad.reasons else source
+    _registered[name] = _Registration(source, version, used)
     return name
 
 
@@ -110,8 +128,12 @@ def iterations(epochs: float, dataset: str, batch_size: int, accumulate: int = 1
         batch_size: images in a batch over all ranks.
         accumulate: batches in an iteration.
     """
-    num_images = MetadataCatalog.get(dataset).get("num_images") or len(DatasetCatalog.get(dataset))
-    return max(1, math.ceil(epochs * num_images / (batch_size * accumulate)))
+    return max(1, math.ceil(epochs * num_images(dataset) / (batch_size * accumulate)))
+
+
+def num_images(dataset: str) -> int:
+    """The number of images of a registered dataset."""
+    return MetadataCatalog.get(dataset).get("num_images") or len(DatasetCatalog.get(dataset))
 
 
 def metadata_of(classes: Sequence[str]) -> str:
@@ -133,8 +155,11 @@ def categories(dataset: str) -> list[dict] | None:
 
 
 def source_of(name: str) -> Source | None:
-    """The paths that a name of `coco_format` was made from; None for other names."""
-    return _registered[name][0] if name in _registered else None
+    """The paths that a name of `coco_format` was made from; None for other names.
+
+    Where images were left out, the json is a copy without them.
+    """
+    return _registered[name].used if name in _registered else None
 
 
 def warn_of_corrections(json: Path, normalised: Normalised) -> None:
@@ -148,6 +173,19 @@ def warn_of_corrections(json: Path, normalised: Normalised) -> None:
         f"{json}: {count} of {count + len(coco['annotations'])} annotations are skipped"
         + (f" and {sum(map(len, corrected.values()))} corrected" if corrected else "")
         + f". {'; '.join(parts)}. Correct or delete them in the json to be rid of this message."
+    )
+
+
+def warn_of_bad_images(json: Path, normalised: Normalised, bad: BadImages) -> None:
+    """Log one warning of all images of a file that are left out."""
+    if not bad.reasons:
+        return
+    count = len(bad.reasons)
+    shown = [f"{name} ({why})" for name, why in list(bad.reasons.items())[:_BAD_IMAGES_SHOWN]]
+    more = f" and {count - len(shown)} more" if count > len(shown) else ""
+    logger.warning(
+        f"{json}: {count} of {count + len(normalised.coco['images'])} images cannot be read and are left out, with "
+        f"their {bad.num_annotations} annotations (data.skip_bad_images): {', '.join(shown)}{more}"
     )
 
 

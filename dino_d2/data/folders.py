@@ -37,6 +37,7 @@ def custom_dataset(
     json: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
     within: str | os.PathLike | None = None,
+    skip_bad_images: bool = False,
 ) -> str:
     """Registers one split of the user's own dataset and returns its name; for `names=` in a config.
 
@@ -48,6 +49,7 @@ def custom_dataset(
             `root` is given.
         within: the folder that no file name of the json may leave; `root` if it is given and has the images, otherwise
             the folder of the images.
+        skip_bad_images: see :func:`dino_d2.data.coco_format.coco_format`.
 
     Raises:
         DatasetError: nothing is given, nothing is found, or the dataset cannot be used.
@@ -68,7 +70,7 @@ def custom_dataset(
         images = find_images(file, folder, split)
     if within is None and folder and Path(os.path.abspath(os.path.expanduser(images))).is_relative_to(folder):
         within = folder
-    return coco_format(file, images, within=within)
+    return coco_format(file, images, within=within, skip_bad_images=skip_bad_images)
 
 
 def find_json(root: Path, split: str) -> Path:

@@ -67,7 +67,8 @@ class DetrDatasetMapper:
             raise DatasetError(f"Image {where} does not exist. Put it there, or take it out of the json.") from error
         except PictureError as error:
             raise DatasetError(
-                f"Image {where} cannot be read: {error}. Replace the file, or take the image out of the json."
+                f"Image {where} cannot be read: {error}. Replace the file, take the image out "
+                "of the json, or leave out all such images with data.skip_bad_images=true."
             ) from error
         height, width = image.shape[:2]
         expected = dataset_dict.get("width", width), dataset_dict.get("height", height)

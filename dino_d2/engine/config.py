@@ -2,6 +2,7 @@
 """The config of a run, from a file, the command line and the dataset."""
 
 import difflib
+import logging
 import re
 import sys
 import traceback
@@ -24,8 +25,11 @@ from .setup import set_up, start_log
 from .trusted_targets import check_trust
 from .values import convert_values
 
+logger = logging.getLogger(__name__)
+
 #: Keys that a recipe may leave to be computed from the dataset.
 CLASSES = ("data.classes", "model.detector.num_classes")
+IMAGE_SIZE = ("data.image_size",)
 SCHEDULE = ("train.max_iter", "train.eval_period", "train.checkpointer.period")
 
 
@@ -48,7 +52,8 @@ def begin(cfg: DictConfig, args: Namespace) -> None:
     config.yaml is not written here: training writes it once the run has passed all checks.
     """
     start_log(cfg)
-    resolve_calls(cfg, CLASSES)  # config.yaml names the classes, so that a trained model does not need the dataset
+    # config.yaml holds the results, so that a trained model does not need the dataset.
+    resolve_calls(cfg, CLASSES + IMAGE_SIZE)
     set_up(cfg, Namespace(**{**vars(args), "config_file": find_config(args.config_file)}))  # the log has its content
 
 
@@ -154,3 +159,5 @@ def resolve_calls(cfg: DictConfig, keys: tuple[str, ...]) -> None:
         node = OmegaConf.select(cfg, key)
         if OmegaConf.is_dict(node) and "_target_" in node:
             OmegaConf.update(cfg, key, instantiate(node), merge=False)
+            if key not in CLASSES:
+                logger.info("%s=%s, computed from the data", key, OmegaConf.select(cfg, key))

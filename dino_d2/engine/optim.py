@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learning rates: of the parts of a model, and over a training."""
 
+import math
 from collections.abc import Mapping
 
 from fvcore.common.param_scheduler import ParamScheduler
@@ -19,6 +20,17 @@ class LearningRateFactors:
 
     def __call__(self, name: str) -> float:
         return next((factor for part, factor in self.factors.items() if part in name), 1.0)
+
+
+def rate_for_batch(rate: float, batch_size: int, total_batch_size: int, accumulate: int = 1) -> float:
+    """Learning rate for another batch size: with Adam it is scaled with the square root of the batch.
+
+    Args:
+        rate: for `batch_size` images in a step.
+        total_batch_size: images in a batch over all ranks.
+        accumulate: batches in a step.
+    """
+    return rate * math.sqrt(total_batch_size * accumulate / batch_size)
 
 
 class ClosedSchedule(ParamScheduler):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dino_d2.data.check import DatasetError
@@ -31,8 +31,9 @@ from .best_checkpoint import BestCheckpoint
 from .building import build
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
-from .datasets import check_datasets, check_evaluator, dataset_names
+from .datasets import check_datasets, check_evaluator, class_list, dataset_names
 from .ending import FINAL, is_finished, write_final
+from .first_batch import PictureOfFirstBatch
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights
 from .optim import ClosedSchedule
@@ -124,6 +125,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
             StopOnSignal(checkpointer),
             evaluation,
             best,
+            picture_of_first_batch(cfg) if main_process else None,
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
             hooks.PeriodicWriter(of_metrics, period=cfg.train.log_period) if main_process else None,
             LiveLine(cfg.train.max_iter) if main_process else None,
@@ -216,6 +218,14 @@ def best_checkpoint(cfg: DictConfig, checkpointer: AtomicCheckpointer, evaluatio
         return None
     history = ScoreHistory(cfg.train.best, cfg.train.best_mode)
     return BestCheckpoint(checkpointer, evaluation, history, cfg.train.early_stopping.patience)
+
+
+def picture_of_first_batch(cfg: DictConfig) -> PictureOfFirstBatch:
+    """The hook that draws the first batch of the run."""
+    names = next(iter(dataset_names(cfg, "train")), None)
+    image_format = OmegaConf.select(cfg, "dataloader.train.mapper.image_format") or "RGB"
+    path = Path(cfg.train.output_dir) / "first_batch.png"
+    return PictureOfFirstBatch(path, image_format, (class_list(names) or None) if names else None)
 
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:

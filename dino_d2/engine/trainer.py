@@ -51,6 +51,7 @@ class Trainer(TrainingLoop):
         self.accumulate = accumulate
         self.precision = precision
         self.ema = ema
+        self.first_batch: list[dict] = []  # of this start, while its first step lasts; for a picture of it
         # Only float16 has too narrow a range for unscaled gradients.
         self.grad_scaler = torch.amp.GradScaler("cuda", enabled=precision == torch.float16)
 
@@ -67,6 +68,8 @@ class Trainer(TrainingLoop):
         start = time.perf_counter()
         batches = [self.next_batch() for _ in range(self.accumulate)]
         data_time = time.perf_counter() - start
+        if self.iter == self.start_iter:
+            self.first_batch = batches[0]
         sums: dict[str, Tensor] = {}
         parts = parts_of_step(self.model, batches)
         if self.accumulate > 1 and self.iter == self.start_iter:

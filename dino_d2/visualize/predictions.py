@@ -117,7 +117,7 @@ def _panel(
     pairs, shown_classes = [], set()
     for dataset_dict, instances in zip(dataset_dicts, predictions, strict=True):
         image = Image.fromarray(read_picture(dataset_dict["file_name"], format="RGB"))
-        truth = _ground_truth(dataset_dict, class_names)
+        truth = ground_truth_boxes(dataset_dict, class_names)
         found = _confident(instances, class_names, score_threshold)
         shown_classes |= {box.class_index for box in truth + found}
         left, right = (draw_boxes(image, boxes, longer_side=TILE) for boxes in (truth, found))
@@ -139,7 +139,8 @@ def save(picture: Image.Image, path: str | PathLike) -> None:
     picture.save(path, format="PNG")
 
 
-def _ground_truth(dataset_dict: dict[str, Any], class_names: Sequence[str]) -> list[LabelledBox]:
+def ground_truth_boxes(dataset_dict: dict[str, Any], class_names: Sequence[str]) -> list[LabelledBox]:
+    """The annotations of a dataset dict as boxes to draw; crowd regions are dashed and say so."""
     boxes = []
     for annotation in dataset_dict.get("annotations", []):
         corners = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)

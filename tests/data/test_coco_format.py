@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dino_d2.data.check import DatasetError
-from dino_d2.data.coco_format import categories, coco_format, num_classes
+from dino_d2.data.coco_format import categories, coco_format, num_classes, source_of
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.evaluation import COCOEvaluator
@@ -224,3 +224,48 @@ def test_categories_of_a_registered_dataset_are_those_of_its_json(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": entries}))
     assert categories(coco_format(tmp_path / "a.json", tmp_path)) == [entries[1], entries[0]]
     assert categories("a dataset that nobody registered") is None
+
+
+def test_bad_images_are_left_out_where_asked_for(tmp_path, coco, caplog):
+    paths = _write(tmp_path, coco)
+    before = coco_format(**paths)
+    (paths["images"] / "3.png").write_bytes((paths["images"] / "3.png").read_bytes()[:-30])
+    (paths["images"] / "8.png").unlink()
+    count = sum(annotation["image_id"] in (3, 8) for annotation in coco["annotations"])
+    name = coco_format(**paths, skip_bad_images=True)
+    assert name != before
+    assert [d["image_id"] for d in DatasetCatalog.get(name)] == [5]
+    assert MetadataCatalog.get(name).num_images == 1
+    (warning,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert f"2 of 3 images cannot be read and are left out, with their {count} annotations" in warning
+    assert "3.png (" in warning
+    assert "8.png (there is no such file)" in warning
+    used = json.loads(source_of(name).json.read_text())
+    assert [image["id"] for image in used["images"]] == [5]
+    assert {annotation["image_id"] for annotation in used["annotations"]} == {5}
+    caplog.clear()
+    assert coco_format(**paths, skip_bad_images=True) == name
+    assert not caplog.records, "the images are decoded once"
+
+
+def test_nothing_is_left_out_of_a_sound_dataset(tmp_path, coco, caplog):
+    paths = _write(tmp_path, coco)
+    name = coco_format(**paths, skip_bad_images=True)
+    assert source_of(name).json == paths["json"]
+    assert MetadataCatalog.get(name).json_file == str(paths["json"])
+    assert "left out" not in caplog.text
+
+
+def test_other_faults_remain_errors_where_bad_images_are_left_out(tmp_path, coco):
+    for image in coco["images"]:
+        image["width"] = "wide"
+    with pytest.raises(DatasetError, match="width"):
+        coco_format(**_write(tmp_path, coco), skip_bad_images=True)
+
+
+def test_all_images_are_bad(tmp_path, coco):
+    paths = _write(tmp_path, coco)
+    for file in paths["images"].glob("*.png"):
+        file.write_text("no image")
+    with pytest.raises(DatasetError, match="none of its 3 images"):
+        coco_format(**paths, skip_bad_images=True)

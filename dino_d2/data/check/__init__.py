@@ -8,10 +8,11 @@
 """
 
 from .fields import DatasetError, Finding, Normalised, first, normalise
-from .findings import check, table
+from .findings import BadImages, check, read_without_bad_images, table
 from .structure import load, parse, read_coco, read_normalised
 
 __all__ = [
+    "BadImages",
     "DatasetError",
     "Finding",
     "Normalised",
@@ -22,5 +23,6 @@ __all__ = [
     "parse",
     "read_coco",
     "read_normalised",
+    "read_without_bad_images",
     "table",
 ]

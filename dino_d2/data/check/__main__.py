@@ -7,6 +7,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from dino_d2.data.coco_format import coco_format
+from dino_d2.data.train_command import FROM_SCRATCH, how_to_train_on
+from dino_d2.errors import UserError
+
 from .fields import DatasetError, normalise
 from .findings import check, objects_per_category, table
 from .splits import shared_contents, shared_names
@@ -29,6 +33,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
         type=Path,
         metavar=("JSON", "IMAGES"),
         help="the training set, where the other one validates: which photographs are in both",
+    )
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write pictures of labels, sizes and batches")
+    parser.add_argument(
+        "--config-file", default=FROM_SCRATCH, metavar="RECIPE", help="recipe for own data whose batches are drawn"
     )
     options = parser.parse_args(arguments)
     try:
@@ -57,7 +65,21 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
     usable = "fit for training." if counts else "nothing to learn in it."
     verdict = "training would stop." if errors else usable
     print(f"{errors} kinds of errors, {len(findings) - errors} of warnings: {verdict}")
-    return int(errors > 0)
+    if errors or not counts:
+        return int(errors > 0)
+    if options.pictures:
+        from dino_d2.visualize.before_training import write_pictures  # imports the detector, which takes seconds
+
+        try:
+            name = coco_format(options.json, options.images, within=options.within)
+            written = write_pictures(options.pictures, name, options.config_file)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print("pictures: " + ", ".join(map(str, written)))
+    if words := how_to_train_on(options.json, options.images, options.train and tuple(options.train)):
+        print(f"\n{words}")
+    return 0
 
 
 if __name__ == "__main__":

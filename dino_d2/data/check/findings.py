@@ -6,14 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dino_d2.data.pictures import Header, PictureError, read_header
 
-from .fields import Finding, first, normalise
-from .structure import faults
+from .fields import DatasetError, Finding, Normalised, first, normalise
+from .structure import faults, leaves, load, stop_at_errors
+
+_IMAGE_ID_KEYS = {"images": "id", "annotations": "image_id"}
 
 #: A class with fewer objects is hardly learnt.
 FEW_OBJECTS = 10
@@ -226,26 +229,14 @@ def _crowded(coco: dict) -> Iterator[Finding]:
 
 def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]:
     """Opens the files of the images; those that are missing are another finding."""
-
-    def look(entry: dict) -> Header | str | None:
-        try:
-            return read_header(images / entry["file_name"], decode)
-        except FileNotFoundError:
-            return None
-        except PictureError as error:
-            return str(error)
-
-    # Pillow lets other threads run while it decodes. One a core: each may hold a large picture.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        # `disable=None`: a bar in a terminal, nothing in a log file.
-        looked = list(tqdm(threads.map(look, entries), "images", len(entries), disable=None, leave=False))
+    looked = _opened(entries, images, decode)
     broken = [(entry, seen) for entry, seen in zip(entries, looked, strict=True) if isinstance(seen, str)]
     if broken:
         yield Finding(
             True,
             "images that cannot be read",
             [entry["id"] for entry, _ in broken],
-            "Replace the files, or take the images out of the json.",
+            "Replace the files, take the images out of the json, or train without them: data.skip_bad_images=true.",
             f"the first is {images / broken[0][0]['file_name']}: {broken[0][1]}",
         )
     headers = [(entry, seen) for entry, seen in zip(entries, looked, strict=True) if isinstance(seen, Header)]
@@ -270,3 +261,48 @@ def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]
             "Each is scaled to 8 bits by its own smallest and largest value. Convert them to 8 bits yourself if all "
             "must have one scale.",
         )
+
+
+def _opened(entries: list[dict], images: Path, decode: bool) -> list[Header | str | None]:
+    """For each image: its header; why it cannot be read; or None where it has no file."""
+
+    def look(entry: dict) -> Header | str | None:
+        try:
+            return read_header(images / entry["file_name"], decode)
+        except FileNotFoundError:
+            return None
+        except PictureError as error:
+            return str(error)
+
+    # Pillow lets other threads run while it decodes. One a core: each may hold a large picture.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        # `disable=None`: a bar in a terminal, nothing in a log file.
+        return list(tqdm(threads.map(look, entries), "images", len(entries), disable=None, leave=False))
+
+
+class BadImages(NamedTuple):
+    """The images that were left out of a dataset."""
+
+    reasons: dict[str, str]  # file name -> why it cannot be read
+    num_annotations: int  # that were left out with them
+
+
+def read_without_bad_images(json: Path, images: Path, within: Path | None = None) -> tuple[Normalised, BadImages]:
+    """As `structure.read_normalised`, without the images that are missing or cannot be decoded to their end.
+
+    Raises:
+        DatasetError: the dataset cannot be used for another reason, or no image can be read.
+    """
+    raw = load(json, images)
+    normalised = normalise(raw, json)
+    coco = normalised.coco
+    inside = [image for image in coco["images"] if not leaves(images, image["file_name"], within or images)]
+    opened = zip(inside, _opened(inside, images, decode=True), strict=True)
+    bad = {image["id"]: (image["file_name"], seen) for image, seen in opened if not isinstance(seen, Header)}
+    kept = {kind: [entry for entry in coco[kind] if entry[key] not in bad] for kind, key in _IMAGE_ID_KEYS.items()}
+    if not kept["images"]:
+        raise DatasetError(f"{json}: none of its {len(coco['images'])} images in {images} can be read.")
+    count = len(coco["annotations"]) - len(kept["annotations"])
+    normalised = normalised._replace(coco={**coco, **kept}, is_as_given=normalised.is_as_given and not bad)
+    stop_at_errors(json, images, within, raw, normalised)
+    return normalised, BadImages({name: why or "there is no such file" for name, why in bad.values()}, count)

@@ -36,11 +36,21 @@ def read_normalised(json: str | Path, images: str | Path, within: str | Path | N
     """As :func:`read_coco`, with what was left out or corrected."""
     raw = load(json, images)
     normalised = normalise(raw, json)
+    stop_at_errors(json, images, within, raw, normalised)
+    return normalised
+
+
+def stop_at_errors(
+    json: str | Path, images: str | Path, within: str | Path | None, raw: dict, normalised: Normalised
+) -> None:
+    """
+    Raises:
+        DatasetError: the annotations have a fault that makes the dataset unusable.
+    """
     findings = (*normalised.findings, *faults(raw, normalised.coco, Path(images), within))
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
-    return normalised
 
 
 def load(json: str | Path, images: str | Path) -> dict:

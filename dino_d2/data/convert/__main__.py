@@ -3,8 +3,6 @@
 
 import argparse
 import os
-import re
-import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.train_command import FROM_SCRATCH, how_to_train, train_command
 
 from .coco import is_coco, read_coco_without_splits
 from .cvat import is_cvat, read_cvat
@@ -123,31 +122,17 @@ def summary(dataset: Dataset, split: str) -> str:
 def how_to_go_on(root: Path, folder: Path, files: dict[str, Path]) -> str:
     """The command that trains, in words for a shell; or what it lacks."""
     missing = [split for split in ("train", "val") if split not in files]
-    command = train_command(root, folder, files)
-    if not missing:
-        return f"To train:\n  {command}"
-    return (
-        f"To train, {missing[0]} images are needed besides: convert a folder that has them, and add "
-        f"data.{missing[0]}.json=FILE data.{missing[0]}.images=FOLDER to\n  {command}"
-    )
-
-
-def train_command(root: Path, folder: Path, files: dict[str, Path]) -> str:
     if folder == root / "annotations":
         keys = {"data.root": root}
     else:
         splits = [split for split in ("train", "val") if split in files]
         keys = {key: path for s in splits for key, path in ((f"data.{s}.json", files[s]), (f"data.{s}.images", root))}
-    overrides = " ".join(shlex.quote(f"{key}={quoted(str(path))}") for key, path in keys.items())
-    return f"python train_net.py --config-file configs/dino/dino_r50_4scale_custom.py {overrides}"
-
-
-def quoted(value: str) -> str:
-    """A path as the value of an override, which is read in Hydra's grammar: in quotes where it has special signs."""
-    if re.fullmatch(r"[A-Za-z0-9_./+-]*[A-Za-z_/][A-Za-z0-9_./+-]*", value):
-        return value
-    # A backslash counts as itself in quotes, but for those before a quote.
-    return '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", value).replace('"', '\\"') + '"'
+    if not missing:
+        return how_to_train(keys)
+    return (
+        f"To train, {missing[0]} images are needed besides: convert a folder that has them, and add "
+        f"data.{missing[0]}.json=FILE data.{missing[0]}.images=FOLDER to\n  {train_command(FROM_SCRATCH, keys)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image size and length of a training from scratch, computed from the dataset and the device.
+
+Each function is meant for `LazyCall` in a config. All look at the images and boxes of the annotation file alone.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dino_d2.data.coco_format import num_images
+from dino_d2.detectron2.data import DatasetCatalog
+from dino_d2.detectron2.structures import BoxMode
+
+#: A small object, the 5th percentile of the sides, should have this many pixels: 2.5 cells of the finest feature map,
+#: which has stride 8.
+_PIXELS_OF_SMALL_OBJECT = 20
+_SMALL_OBJECT_PERCENTILE = 5
+#: Image sizes are multiples of this, in pixels.
+_STEP = 16
+#: A GPU with less memory, in bytes, is a small one: `dino_small_custom` at batch 8 and 640 pixels needs about 8 GB.
+_SMALL_GPU = 10 * 2**30
+#: A run has at least and at most this many epochs, however large or small the dataset is.
+_FEWEST_EPOCHS, _MOST_EPOCHS = 12, 300
+
+
+class Budget(NamedTuple):
+    """What a kind of device can train in about a quarter of an hour."""
+
+    smallest_size: int  # shorter side of an image, in pixels
+    largest_size: int
+    images: int  # that the model sees during the run, with repetitions
+
+
+_CPU = Budget(smallest_size=192, largest_size=320, images=4100)
+_SMALL_GPU_BUDGET = Budget(smallest_size=256, largest_size=480, images=20_000)
+_GPU = Budget(smallest_size=320, largest_size=640, images=40_000)
+
+
+def budget_of(device: str) -> Budget:
+    """What a device of PyTorch, such as "cpu" or "cuda:1", can train in about a quarter of an hour."""
+    if torch.device(device).type == "cpu":
+        return _CPU
+    if torch.device(device).type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _SMALL_GPU:
+        return _GPU
+    return _SMALL_GPU_BUDGET
+
+
+def suited_image_size(dataset: str, device: str) -> int:
+    """The shorter side that images are resized to, in pixels.
+
+    It is as small as the objects allow: the 5th percentile of their sides (square root of the box's area) becomes 20
+    pixels. It is never larger than the images themselves, in the median, and stays in the range of the device.
+
+    Args:
+        dataset: registered name.
+        device: of PyTorch.
+    """
+    budget = budget_of(device)
+    dataset_dicts = DatasetCatalog.get(dataset)
+    shorter = [min(image["width"], image["height"]) for image in dataset_dicts]
+    sides = [
+        math.sqrt(_area(annotation)) / side  # as a fraction of the image's shorter side
+        for image, side in zip(dataset_dicts, shorter, strict=True)
+        for annotation in image.get("annotations", [])
+        if not annotation.get("iscrowd", 0)
+    ]
+    small = np.percentile(sides, _SMALL_OBJECT_PERCENTILE) if sides else 1.0
+    wanted = _PIXELS_OF_SMALL_OBJECT / small if small > 0 else math.inf
+    largest = max(budget.smallest_size, min(budget.largest_size, float(np.median(shorter))))
+    return _STEP * round(min(max(wanted, budget.smallest_size), largest) / _STEP)
+
+
+def _area(annotation: dict) -> float:
+    """In pixels squared; 0 for a box without one."""
+    _, _, width, height = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    return max(0.0, width) * max(0.0, height)
+
+
+def suited_epochs(dataset: str, device: str, parts: int = 1) -> float:
+    """Epochs of a run, or of a part of it: as many as the device's budget allows, 12 to 300.
+
+    Args:
+        dataset: registered name.
+        device: of PyTorch.
+        parts: that the run is divided into, for the interval between evaluations.
+    """
+    epochs = budget_of(device).images / num_images(dataset)
+    return min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS) / parts
