@@ -124,7 +124,7 @@ def test_resume_goes_on_where_the_checkpoint_was_written(small_data, tmp_path):
         (["--config-file", "configs/dino/nothing.py"], "there is no config file 'configs/dino/nothing.py'"),
         (["--eval-only"], "--eval-only needs weights"),
         (["--eval-only", "train.init_checkpoint=none.pth"], "init_checkpoint=none.pth: there is no such file"),
-        (["train.seed=1", "--resume"], "--resume stands behind the first key=value"),
+        (["train.seed=1", "--resume"], "--resume comes after a key=value argument"),
     ],
 )
 def test_mistakes_are_met_with_one_message(arguments, message, small_data, tmp_path):

@@ -55,3 +55,4 @@ _run = dict(dataset="${dataloader.train.dataset.names}", device="${train.device}
 train.max_iter = in_epochs(L(suited_epochs)(**_run))  # train.max_iter.epochs=100 for another number
 train.eval_period = in_epochs(L(suited_epochs)(**_run, parts=5))
 train.checkpointer.period = in_epochs(L(suited_epochs)(**_run, parts=5))
+train.best = "bbox/AP"  # model_best.pth
