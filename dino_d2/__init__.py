@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dino_d2.model_zoo import build_model as build_model
     from dino_d2.model_zoo import get_config as get_config
-    from dino_d2.predictor import Predictor as Predictor
+    from dino_d2.predict import Predictor as Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "build_model", "get_config"]
 
 _MODULES = {
-    "Predictor": "dino_d2.predictor",
+    "Predictor": "dino_d2.predict",
     "build_model": "dino_d2.model_zoo",
     "get_config": "dino_d2.model_zoo",
 }

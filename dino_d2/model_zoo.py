@@ -4,19 +4,14 @@
 import copy
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
-from dino_d2.checkpoint.classes import num_classes
-from dino_d2.checkpoint.files import read_tensors
 from dino_d2.detectron2.config import instantiate
 from dino_d2.engine.config import read_config
 from dino_d2.engine.overrides import apply_overrides
-from dino_d2.errors import UserError
 from dino_d2.meta_arch import DETR
-from dino_d2.predictor import _fill, _move
+from dino_d2.predict.weights import adopt_class_count, fill, local_file, move_to_device, read_weights
 
 
 def get_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> DictConfig:
@@ -47,8 +42,8 @@ def build_model(
 
     Args:
         config: as for `get_config`, or a config that it returned; it is not changed.
-        weights: a checkpoint of this project or a published one. Without it the backbone has the weights that the
-            recipe names (downloaded where needed) and the rest is random.
+        weights: a checkpoint of this project or a published one, by path or address. Without it the backbone has the
+            weights that the recipe names (downloaded if needed) and the rest is random.
         device: for example "cuda:1"; the default is CUDA if available, else the CPU.
 
     Raises:
@@ -58,18 +53,11 @@ def build_model(
     cfg = copy.deepcopy(config) if isinstance(config, DictConfig) else get_config(config)
     tensors = None
     if weights is not None:
-        if not Path(weights).is_file():
-            raise UserError(f"there is no checkpoint {weights} (looked from {Path.cwd()})")
-        try:
-            tensors = read_tensors(os.fspath(weights))
-        except (ValueError, RuntimeError, EOFError) as error:  # PyTorch raises the last two for truncated files
-            raise UserError(f"{weights} is not a checkpoint, or cannot be read: {error}") from error
+        tensors = read_weights(local_file(os.fspath(weights)))
         if "pretrained" in cfg.model.detector.backbone:
             cfg.model.detector.backbone.pretrained = False
-        count = num_classes({key.removeprefix("detector."): tensor for key, tensor in tensors.items()})
-        if count and not isinstance(cfg.model.detector.num_classes, int):
-            cfg.model.detector.num_classes = count  # instead of counting the classes of the recipe's dataset
+        adopt_class_count(cfg, tensors)
     model: DETR = instantiate(cfg.model).eval()
     if tensors is not None:
-        _fill(model, tensors, str(weights), name)
-    return _move(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        fill(model, tensors, str(weights), name)
+    return move_to_device(model, device)

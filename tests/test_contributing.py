@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CONTRIBUTING's example of a new detector, taken out of the page: it trains and detects."""
+"""CONTRIBUTING: the order of files that a batch enters, and the example of a new detector, which trains and detects."""
 
 import importlib
+import os
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -32,6 +34,28 @@ def example(tmp_path, monkeypatch):
     monkeypatch.setattr(dino_d2.modeling, "BoxGridQueries", part.BoxGridQueries, raising=False)
     yield tmp_path
     del queries.box_grid
+
+
+def test_a_batch_enters_the_files_in_the_order_of_the_page(make_model, make_input):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page[page.index("| step | files |") :].split("\n\n")[0]
+    package = f"{ROOT / 'dino_d2'}{os.sep}"
+    entered = []
+
+    def record(frame, event, _):
+        file = frame.f_code.co_filename.removeprefix(package).replace(os.sep, "/")
+        if event == "call" and file.startswith(("meta_arch/", "modeling/", "denoising.py")) and file not in entered:
+            entered.append(file)
+
+    model, batch = make_model(), [make_input()]
+    for mode in (True, False):
+        model.train(mode)
+        sys.setprofile(record)
+        try:
+            model(batch)
+        finally:
+            sys.setprofile(None)
+    assert re.findall(r"`(\S+\.py)`", table) == entered
 
 
 def test_the_example_trains_and_detects(example, make_input):

@@ -54,7 +54,7 @@ def test_importing_the_package_imports_no_torch():
     code = "import sys, dino_d2; assert 'torch' not in sys.modules; from dino_d2 import Predictor; print(Predictor)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "dino_d2.predictor.Predictor" in done.stdout
+    assert "dino_d2.predict.predictor.Predictor" in done.stdout
 
 
 def test_the_package_names_what_it_offers():

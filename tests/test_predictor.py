@@ -24,8 +24,8 @@ from dino_d2.detectron2.engine import DefaultPredictor
 from dino_d2.detectron2.structures import pairwise_iou
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
+from dino_d2.predict import Predictor, predictor_cfg
 from dino_d2.predict.tiles import Tiling, View, join
-from dino_d2.predictor import Predictor, predictor_cfg
 from dino_d2.speed import for_inference
 from tests.paths import CONFIGS, ROOT
 
@@ -266,7 +266,7 @@ def test_the_assumed_colour_order_is_said_once_and_only_where_it_is_assumed(trai
     predictor = Predictor(trained[1].parent / "config.yaml", trained[1], device="cpu")
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     caplog.clear()
-    with caplog.at_level(logging.WARNING, "dino_d2.predictor"):
+    with caplog.at_level(logging.WARNING, "dino_d2.predict"):
         predictor(photo)
         predictor(image, colour_order="BGR")
         assert not caplog.records
@@ -333,7 +333,7 @@ def test_weights_may_be_an_address(trained, predictor, tmp_path, monkeypatch):
             raise OSError("name or service not known")
         return str(trained[1]) if address.startswith("https://") else address
 
-    monkeypatch.setattr("dino_d2.predictor.PathManager.get_local_path", fetch)
+    monkeypatch.setattr("dino_d2.predict.weights.PathManager.get_local_path", fetch)
     config = trained[1].parent / "config.yaml"
     found = Predictor(config, "https://example.org/weights.pth", device="cpu")
     assert asked[0] == "https://example.org/weights.pth"

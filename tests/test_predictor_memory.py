@@ -21,7 +21,7 @@ LIMIT = 40
 MEASURE = """
 import ctypes, gc, sys
 import numpy as np
-from dino_d2.predictor import Predictor
+from dino_d2.predict import Predictor
 
 def resident():
     gc.collect()

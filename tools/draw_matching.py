@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.data import DatasetCatalog
 from dino_d2.errors import UserError
-from dino_d2.predictor import Predictor
+from dino_d2.predict import Predictor
 from dino_d2.visualize.matching import arrows, curves
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from dino_d2.data.check import DatasetError
 from dino_d2.detectron2.data import DatasetCatalog
 from dino_d2.errors import UserError
-from dino_d2.predictor import Predictor
+from dino_d2.predict import Predictor
 from dino_d2.visualize import panel_of_denoising, panel_of_sampling_points
 from dino_d2.visualize.predictions import save
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights with the best evaluation of a run, and early stopping when evaluations no longer improve."""
+"""Keeps the weights with the best evaluation of a run, and stops early if evaluations no longer improve."""
 
 import contextlib
 import difflib
@@ -20,15 +20,15 @@ from .score_history import Score, ScoreHistory
 
 logger = logging.getLogger("dino_d2")
 
-#: What Detectron2's evaluator of boxes measures, apart from results of single classes, "AP-person".
+#: Results of Detectron2's box evaluator, except those of single classes such as "AP-person".
 BOX_METRICS = tuple(f"bbox/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"))
 
 
 class BestCheckpoint(HookBase):
-    """Saves the weights of each evaluation that is better than all before it, and can end the training early.
+    """Saves the weights after each evaluation that is better than all previous ones, and can stop training early.
 
-    Detectron2's ``BestCheckpointer`` makes ``last_checkpoint`` name the best weights, so that a resumed run would go
-    back to them, and does not save its own state.
+    Unlike with Detectron2's ``BestCheckpointer``, ``last_checkpoint`` does not point to the best weights, so a resumed
+    run does not go back to them, and the state of this hook is saved.
 
     The scores of all evaluations are part of the hook's state. A checkpoint is written before the evaluation of the
     same iteration; a run that is resumed from such a checkpoint repeats that evaluation first. At the end of training
@@ -60,7 +60,7 @@ class BestCheckpoint(HookBase):
 
     @property
     def has_lost_patience(self) -> bool:
-        """Whether the last evaluations have been without a better score for as long as ``patience`` allows."""
+        """Whether the last ``patience`` evaluations had no better score."""
         return self.patience is not None and self.history.since_best >= self.patience
 
     def before_train(self) -> None:
@@ -97,7 +97,7 @@ class BestCheckpoint(HookBase):
 
     @contextlib.contextmanager
     def _after_iteration(self, iteration: int) -> Iterator[None]:
-        """Let the trainer count as it does in the hooks that run after this iteration."""
+        """Context with the trainer's iteration as hooks see it after this iteration."""
         now = self.trainer.iter
         self.trainer.iter = iteration
         try:
@@ -167,11 +167,11 @@ class BestCheckpoint(HookBase):
 
 
 def check_metric(metric: str, evaluator: Any) -> None:
-    """Refuse a metric before training where it is certain that the evaluation will not give it.
+    """Refuse a metric before training if the evaluation certainly does not report it.
 
     Args:
         metric: of ``train.best``.
-        evaluator: one or several, as built for the run; what evaluators of the user's own give is not known.
+        evaluator: one or several, as built for the run; results of custom evaluators are not known.
 
     Raises:
         UserError: with the results there are.

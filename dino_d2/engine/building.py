@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dino_d2.detectron2.config import instantiate
 from dino_d2.errors import UserError
 
-#: What constructors raise for values that they do not accept.
+#: Errors that constructors raise for values that they do not accept.
 FAULTS = (
     AttributeError,
     ValueError,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `train_net.py`, `dino_d2 train` and `dino_d2 eval` run."""
+"""The commands `train_net.py`, `dino_d2 train` and `dino_d2 eval`."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ from .trainer import NonFiniteLossError
 logger = logging.getLogger("dino_d2")
 
 OUT_OF_MEMORY = (
-    "the GPU's memory is too small for this. What helps, in this order (docs/custom_data.md has figures): "
+    "the GPU's memory is too small. Try in this order (docs/custom_data.md has figures): "
     "train.amp.enabled=True; half of dataloader.train.total_batch_size and twice train.accumulate; "
     "model.detector.encoder.activation_checkpointing=True; smaller images, by "
     "dataloader.train.mapper.augmentations.max_size=1000."
@@ -76,7 +76,7 @@ def main(args: Namespace) -> None:
 
 
 def say_which_folder(given: Path, folder: Path, resume: bool) -> None:
-    """Log that the run does not write to the folder that it was given, or that others did not when they began."""
+    """Log that this run, or a later one, writes to another folder because the given one holds a run."""
     if folder != given:
         logger.info(
             "%s holds another run, which stays as it is: this run writes to %s. To continue the other run, use "

@@ -47,7 +47,7 @@ def load_config(args: Namespace) -> DictConfig:
 
 
 def begin(cfg: DictConfig, args: Namespace) -> None:
-    """Start the log in the output folder and make the config's values final.
+    """Start the log in the output folder and compute the config's remaining values.
 
     config.yaml is not written here: training writes it once the run has passed all checks.
     """
@@ -69,7 +69,7 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def disable_pretrained_weights(cfg: DictConfig) -> None:
-    """Download no ImageNet weights for a backbone that a checkpoint fills, also where a recipe leaves them at default.
+    """Disable the download of ImageNet weights for a backbone that is loaded from a checkpoint.
 
     Detectron2's backbones have no such setting and download nothing.
     """
@@ -84,12 +84,12 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
     """A recipe or the config.yaml of a run, with overrides.
 
     Args:
-        overrides: ``path.to.key=value``. A config.yaml may name parts of detectors alone, unless
+        overrides: ``path.to.key=value``. A config.yaml may only name parts of detectors, unless
             ``train.trust_config=True`` is among them (docs/security.md).
 
     Raises:
-        UserError: it is not there, cannot be executed (the message has its line), or names what it may not; or an
-            override cannot be set.
+        UserError: the file does not exist, cannot be executed (the message has the line) or calls something that is not
+            allowed, or an override cannot be applied.
     """
     if not path:
         raise UserError("no config file is given. Add for example --config-file configs/dino/dino_tiny_shapes.py")
@@ -123,7 +123,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def fill_train_section(cfg: DictConfig) -> None:
-    """Add what ``cfg.train`` lacks from configs/common/train.py: Detectron2's own has fewer keys."""
+    """Add keys of configs/common/train.py that ``cfg.train`` lacks, as Detectron2's own file does."""
     if OmegaConf.is_dict(OmegaConf.select(cfg, "train")):
         section = load_config_file(str(configs_folder() / "common" / "train.py")).train
         defaults: Any = OmegaConf.to_container(section)
@@ -139,9 +139,9 @@ def _fill(section: DictConfig, defaults: dict[str, Any]) -> None:
 
 
 def _place(error: BaseException) -> str:
-    """What went wrong, and in which line of which config file."""
+    """Description of an error with the config file and line where it occurred."""
     if isinstance(error, SyntaxError) and isinstance(error.__cause__, SyntaxError):
-        cause = error.__cause__  # with the line; Detectron2 puts the file's name into the outer error alone
+        cause = error.__cause__  # it has the line; only Detectron2's outer error has the file name
         named = re.search(r"\S+\.py", str(error))
         file = named[0] if named and cause.filename in (None, "<unknown>") else cause.filename
         return f"SyntaxError: {cause.msg} ({file}, line {cause.lineno}). Correct it there"

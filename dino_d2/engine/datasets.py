@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The datasets of a run, looked over before anything expensive begins."""
+"""Checks of a run's datasets before anything expensive starts."""
 
 import difflib
 import itertools
@@ -21,12 +21,12 @@ from .best_checkpoint import check_metric
 
 logger = logging.getLogger(__name__)
 
-#: Image files opened at the start of a run, a second's work; `python -m dino_d2.data.check` reads all.
+#: Number of image files opened at the start of a run, in about a second; `python -m dino_d2.data.check` reads all.
 OPEN_AT_MOST = 2000
 
 
 def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test")) -> None:
-    """Say what is wrong with the datasets of ``cfg.dataloader``, before the model is built.
+    """Check the datasets of ``cfg.dataloader`` before the model is built.
 
     Raises:
         DatasetError: a dataset cannot be used, or the splits have different classes.
@@ -56,7 +56,7 @@ def check_datasets(cfg: DictConfig, splits: tuple[str, ...] = ("train", "test"))
 
 
 def check_evaluator(cfg: DictConfig) -> None:
-    """Build the evaluator once before training, so that a run that cannot be evaluated does not train until then.
+    """Build the evaluator once before training, so that faults of the evaluation appear before the training.
 
     A dataset that is registered by a function is converted to COCO format here.
 
@@ -137,7 +137,7 @@ def _check_coco_format(json: Path, images: Path, within: Path) -> list[dict]:
 
 
 def _check_same_classes(classes: dict[str, list[str]]) -> None:
-    """The k-th class must be the same one in every dataset."""
+    """Check that class k is the same in all datasets."""
     if not classes:
         return
     (name, expected), *others = classes.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a resumed run stands: before, at or beyond its last iteration."""
+"""Handles resumed runs that have completed all or more of their iterations."""
 
 import logging
 import shutil

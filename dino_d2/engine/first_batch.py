@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what a run trains on."""
+"""A picture of the first training batch."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dino_d2.visualize.predictions import save
 
 logger = logging.getLogger("dino_d2")
 
-#: Most images of a batch in the picture.
+#: Maximum number of images in the picture.
 _MOST_IMAGES = 16
 
 

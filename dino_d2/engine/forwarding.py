@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals to the process that starts the ranks and waits for them are meant for the ranks."""
+"""Forwards signals from the process that started the ranks to the ranks."""
 
 import contextlib
 import multiprocessing.process
@@ -15,7 +15,7 @@ from .records import RecordFile
 
 
 class Forwarding:
-    """A context in which signals to this process are forwarded to the ranks that it starts.
+    """Context in which signals to this process are forwarded to the ranks that it starts.
 
     Ranks start with these signals blocked, and unblock them when they can handle them: Ctrl-C in a terminal reaches
     them too, and would otherwise end them with a traceback while they import. As long as a rank cannot handle signals

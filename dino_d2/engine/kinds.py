@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of values, such as whole numbers and text: the conversion to each, and the kind that is expected somewhere."""
+"""Types of config values, such as integers and text: conversion to each type, and the type that is expected."""
 
 import collections.abc
 import math
@@ -13,11 +13,11 @@ from omegaconf import DictConfig, ListConfig
 
 
 class UnfitError(ValueError):
-    """A value is of another kind than is expected."""
+    """A value does not have the expected type."""
 
 
 class Kind(NamedTuple):
-    """What a value must be."""
+    """An expected type of a value."""
 
     words: str  # "must be {words}"
     convert: Callable[[Any], Any]  # to the value that is used; raises UnfitError
@@ -58,7 +58,7 @@ _SEQUENCES = (list, tuple, collections.abc.Sequence)
 
 
 class Expected(NamedTuple):
-    """What the annotation of an argument says about its values."""
+    """The types that the annotation of an argument allows."""
 
     kind: Kind
     item: Kind | None = None  # of the entries of a list

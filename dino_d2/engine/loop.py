@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: how a training begins, and how it ends, finished or not."""
+"""The training loop, including its end after errors and signals."""
 
 import contextlib
 import logging
@@ -22,19 +22,19 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A loss, or a gradient, became infinite or not a number; the message names images and losses."""
+    """A loss or a gradient became infinite or NaN; the message names images and losses."""
 
 
-#: Errors whose message says everything; the log has no traceback of them.
+#: Errors with a complete message; they are logged without a traceback.
 EXPLAINED = (UserError, DatasetError, NonFiniteLossError)
 
 
 class TrainingLoop(SimpleTrainer):
     """Detectron2's training loop with a stricter end.
 
-    ``after_train`` is called for those hooks only whose ``before_train`` has returned. If several things fail, the
-    first error is raised and the others are logged. A training with no iterations left runs its hooks as after the
-    last iteration.
+    ``after_train`` is called only for hooks whose ``before_train`` has returned. If several hooks fail, the first error
+    is raised and the others are logged. A training without remaining iterations runs its hooks as after the last
+    iteration.
 
     Attributes:
         fetching_since: when the loop began to wait for a batch, by ``time.monotonic``; None while it does not wait.
@@ -96,7 +96,7 @@ class TrainingLoop(SimpleTrainer):
             raise first
 
     def state_dict(self) -> dict[str, Any]:
-        """As Detectron2's, which keeps the state of the first hook of each class alone."""
+        """As Detectron2's method, which saves only the first hook of each class."""
         states = {name: state for name, hook in self._hooks_by_name().items() if (state := hook.state_dict())}
         return super().state_dict() | ({"hooks": states} if states else {})
 
@@ -120,7 +120,7 @@ class TrainingLoop(SimpleTrainer):
         return found
 
     def next_batch(self) -> list[dict]:
-        """What the data loader gives next."""
+        """The next batch of the data loader."""
         ranks.note(f"while loading images for iteration {self.iter}")
         with self._fetches():
             return next(self._data_loader_iter)
@@ -144,7 +144,7 @@ def _finish(hook: HookBase) -> BaseException | None:
     """Call ``after_train``; returns the error, so that the other hooks are finished too, as by closing their files."""
     try:
         hook.after_train()
-    except BaseException as error:  # also a signal during the last evaluation
+    except BaseException as error:  # including a signal during the last evaluation
         return error
     return None
 

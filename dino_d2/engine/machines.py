@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ranks of different machines tell each other about deaths, through the store at which they have met."""
+"""Reports of dead ranks between machines, through the store of the process group."""
 
 import contextlib
 import time

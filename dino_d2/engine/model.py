@@ -41,7 +41,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
 def check_channels(cfg: DictConfig, model: nn.Module) -> None:
     """
     Raises:
-        UserError: the neck expects other channels than the backbone gives, as after a change of the backbone alone.
+        UserError: the neck expects other channels than the backbone has, for example after a change of the backbone.
     """
     backbone, expected = (
         model.get_submodule("detector.backbone"),
@@ -61,7 +61,7 @@ def load_weights(model: nn.Module, path: str) -> LoadReport | None:
     """Fill the model from a checkpoint of ours or a published one; ``path`` may be an address that iopath knows.
 
     Returns:
-        the account of it; None for Detectron2's own backbones, whose checkpointer keeps none.
+        the report; None for Detectron2's own backbones, whose checkpointer makes none.
 
     Raises:
         UserError: there is no such file, it cannot be read, or nothing in it fits.

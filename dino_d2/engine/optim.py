@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rates: of the parts of a model, and over a training."""
+"""Learning rates of the parts of a model, and schedules."""
 
 import math
 from collections.abc import Mapping
@@ -36,9 +36,9 @@ def rate_for_batch(rate: float, batch_size: int, total_batch_size: int, accumula
 class ClosedSchedule(ParamScheduler):
     """A schedule with a value at the end of training as well.
 
-    fvcore defines schedules on [0, 1), and some raise at 1 or within rounding of it. The loop asks for the rate of
-    iteration ``max_iter`` after the last step, though no step is taken with it. Where the schedule has no value there,
-    this gives the last one that it has.
+    fvcore defines schedules on [0, 1), and some raise an error at 1 or very close to it. After the last step the loop
+    reads the rate of iteration ``max_iter``, which no step uses. If the schedule has no value there, its last value is
+    returned.
 
     Args:
         schedule: multiplier on the base learning rate, as a function of the finished part of the training.
@@ -57,5 +57,5 @@ class ClosedSchedule(ParamScheduler):
             return self.schedule(where)
         try:
             return self.schedule(where)
-        except (RuntimeError, ValueError, IndexError, ZeroDivisionError):  # each schedule ends in its own way
+        except (RuntimeError, ValueError, IndexError, ZeroDivisionError):  # schedules raise different errors at the end
             return self.schedule(last)

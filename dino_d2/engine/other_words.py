@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys that are meant by the words of other programs: of Ultralytics' YOLO, Detectron2's yacs configs, MMDetection
-and Hugging Face's trainer."""
+"""Suggests keys for names from other programs: Ultralytics' YOLO, Detectron2's yacs configs, MMDetection and Hugging
+Face's trainer."""
 
 #: {key in a config: words for it}. A word may stand for several keys, of which the first that a config has is
 #: suggested. Words are in lower case; a whole dotted key comes before its last part.

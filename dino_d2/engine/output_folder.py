@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output folder: one run in each, one process at a time, and errors of its disk in words."""
+"""The output folder: holds one run, is locked by one process, and reports errors of its disk."""
 
 import contextlib
 import errno
@@ -95,8 +95,8 @@ def holds_run(folder: Path) -> bool:
 def reserved(folder: Path) -> Iterator[None]:
     """Keep other runs out of an output folder, and delete half-written files of a killed one.
 
-    The lock belongs to this process alone: it ends with the process, even if that is killed and its loading processes
-    live on for a moment.
+    Only this process holds the lock: it ends with the process, even if the process is killed and its loading processes
+    run on for a moment.
 
     Args:
         folder: created if it does not exist.
@@ -148,7 +148,7 @@ def _lock(folder: Path) -> TextIO | None:
             break
         file.close()  # the run before deleted it between our open and our lock
     file.truncate(0)
-    with contextlib.suppress(OSError):  # the process id is a courtesy, and a full disk has no room for it
+    with contextlib.suppress(OSError):  # a full disk has no room for the process id, which is only informative
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
     return file
@@ -191,7 +191,7 @@ def no_half_predictions(folder: Path) -> Iterator[None]:
 
 
 def in_words(error: BaseException, folder: Path) -> UserError | None:
-    """A full disk or a vanished output folder as an error for people; None if ``error`` has another cause."""
+    """A full disk or a removed output folder as a UserError; None if ``error`` has another cause."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what the model does, every so many iterations of a training."""
+"""Pictures of predictions, denoising queries and sampling points at regular intervals of a training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,22 +23,22 @@ KINDS = ("predictions", "denoising", "sampling_points")
 
 
 class Panels(HookBase):
-    """Writes panels to ``{folder}/{kind}_{iteration}.png`` and to TensorBoard; training goes on as if it had not.
+    """Writes panels to ``{folder}/{kind}_{iteration}.png`` and to TensorBoard, without changing the training.
 
-    It belongs before the writers among the hooks, and on rank 0 alone.
+    Register it before the writers, on rank 0 only.
 
     Args:
-        model: the one that is evaluated: not wrapped for distributed training, or the running mean.
+        model: the evaluated model, not wrapped for distributed training; the averaged one if there is an average.
         dataset: a registered name; the same images, spread evenly over it, are shown each time.
         mapper: dataset dict to model input, that of the test loader.
         folder: for the PNGs.
         period: iterations between panels.
         num_images: shown in "predictions". The others show the first of them that has an object.
         show: what to draw, of `KINDS`.
-        query: whose sampling points; None: that of the best detection of the moment.
+        query: index of the query for sampling points; None: the query of the best detection.
 
     Raises:
-        UserError: an unknown kind, or one that the model has not.
+        UserError: an unknown kind, or one that the model does not support.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Panels(HookBase):
                     self.trainer.storage.put_image(f"panels/{kind}", np.asarray(panel).transpose(2, 0, 1))
 
     def draw(self, kind: str) -> Image.Image:
-        """The panel of the moment."""
+        """The panel for the current weights."""
         if kind == "predictions":
             return panel_of_predictions(self.model, self.images, self.mapper, self.names)
         mapped, image_format = self.mapper(self.example), self.mapper.image_format

@@ -195,7 +195,7 @@ def resume_command(folder: str) -> str:
 def launcher(script: str) -> list[str]:
     """The words before the script: python, or torchrun with the same number of ranks; none before a program.
 
-    On several machines each has a torchrun of its own, and all of them must meet at one address.
+    On several machines each runs its own torchrun, and all must use the same address.
     """
     if not dist.is_torchelastic_launched():
         return ["python"] if script.endswith(".py") else []

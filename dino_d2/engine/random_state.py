@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RNG state of a process: read, restored, preserved."""
+"""Saving, restoring and preserving the RNG state of a process."""
 
 import contextlib
 import logging
@@ -75,7 +75,7 @@ class RestoreRandomState(HookBase):
             set_random_state(states[comm.get_rank()])
         else:
             logger.warning(
-                "The checkpoint holds RNG state for %d ranks; this run has %d. The generators start anew, so the run "
+                "The checkpoint holds RNG state for %d ranks; this run has %d. They are seeded again, so the run "
                 "does not continue exactly where it stopped.",
                 written,
                 ranks,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that a config may have: those that the program reads itself, and arguments of this project by name."""
+"""Allowed values of a config: keys that the program reads itself, and arguments of this project by name."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from .kinds import LIST, NUMBER, SWITCH, TEXT, WHOLE, Kind
 Bound = tuple[Callable[[Any], bool], str]
 
 
-#: Larger counts are typing errors, which would fill the memory instead of ending in an error.
+#: Larger counts are typing errors, which would exhaust the memory instead of causing an error message.
 MAX_COUNT, MAX_LAYERS, MAX_WORKERS = 1_000_000, 1000, 1024
 
 

@@ -126,7 +126,7 @@ def _refuse_damaged(path: str, faults: list[str]) -> None:
 
 
 def _others(path: str) -> str:
-    """What to do about a damaged checkpoint: the other ones in its folder."""
+    """Advice for a damaged checkpoint: the other ones in its folder."""
     others = Path(path).parent.glob("model_*.pth")
     names = sorted(file.name for file in others if file.name not in (Path(path).name, BEST))
     if not names:
@@ -167,7 +167,7 @@ def changes(
     categories: list[dict] | None,
     data: TrainingData | None,
 ) -> Iterator[str]:
-    """What has changed since the checkpoint and does not prevent the run from continuing, in whole sentences."""
+    """Sentences about changes since the checkpoint that do not prevent the run from continuing."""
     state = saved["trainer"]["optimizer"]
     if kept := list(kept_settings(state["param_groups"], optimizer)):
         yield f"The optimizer continues with the settings it began with: {'; '.join(kept)}"
@@ -216,7 +216,7 @@ def keep_seed(recipe: DictConfig, trainer: Trainer) -> None:
     """Record the seed that a resumed run uses, which is that of its beginning, and warn if the config has another.
 
     Args:
-        recipe: what is going to be config.yaml; changed in place.
+        recipe: the future content of config.yaml; changed in place.
         trainer: after the checkpoint is loaded.
     """
     state = trainer.data_loader.state_dict() if hasattr(trainer.data_loader, "state_dict") else {}

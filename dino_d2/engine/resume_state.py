@@ -21,7 +21,7 @@ MAX_ACCUMULATE = 10_000
 def optimizer_faults(
     groups: list[dict], states: dict[int, dict], optimizer: torch.optim.Optimizer, iteration: int
 ) -> tuple[list[str], list[str]]:
-    """Compare the saved state of an optimizer with what ``optimizer`` keeps.
+    """Compare the saved state of an optimizer with the state of ``optimizer``.
 
     Args:
         groups, states: of the checkpoint; groups of the same sizes as the optimizer's.
@@ -64,7 +64,7 @@ def optimizer_faults(
 
 
 def kept_by(optimizer: torch.optim.Optimizer, group: dict) -> dict[str, Any]:
-    """What an optimizer with these settings keeps for a parameter, found by a step on a parameter of one element.
+    """The state that an optimizer with these settings keeps for a parameter, found by a step on a single element.
 
     Raises:
         Exception: of `FAULTS`, if the settings cannot be used.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run from its config: set-up, training, evaluation, and what it leaves in the output folder."""
+"""A run from its config: set-up, training, evaluation and results in the output folder."""
 
 import copy
 import logging
@@ -58,11 +58,11 @@ logger = logging.getLogger("dino_d2")
 
 
 def train(cfg: DictConfig, resume: bool) -> dict:
-    """Train, evaluate, and leave weights, logs and pictures in ``cfg.train.output_dir``.
+    """Train, evaluate, and write weights, logs and pictures to ``cfg.train.output_dir``.
 
     Args:
         cfg: of the run.
-        resume: go on from the last checkpoint in ``cfg.train.output_dir``, if there is one, as if never stopped.
+        resume: continue exactly from the last checkpoint in ``cfg.train.output_dir``, if there is one.
 
     Returns:
         the last metrics on rank 0; nothing on other ranks or if the run had finished before.
@@ -142,7 +142,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         keep_seed(recipe, trainer)
     if main_process:
         of_metrics += trackers(recipe, resume)  # not before: a run that has finished has nothing to track
-        save_config(recipe)  # last of all: a start that fails leaves the config.yaml of the run before
+        save_config(recipe)  # at the end, so that a failed start keeps the config.yaml of the previous run
     if resume and start_iter == cfg.train.max_iter and Path(path).name != FINAL:
         write_final(checkpointer, path)
     trainer.train(start_iter, cfg.train.max_iter)
@@ -181,7 +181,7 @@ def evaluate(cfg: DictConfig) -> dict:
 
 
 def test(cfg: DictConfig, model: nn.Module) -> dict:
-    """Run the config's evaluator over its test set; training goes on as if it had not been run.
+    """Run the config's evaluator over its test set, without changing the training.
 
     With ``train.amp`` the model detects in that precision too.
     """
@@ -244,7 +244,7 @@ def picture_path(cfg: DictConfig) -> Path:
 
 
 def summary(cfg: DictConfig, metrics: dict, seconds: float, best: BestCheckpoint | None = None) -> str:
-    """What a user wants to know after training."""
+    """Scores and paths of the results, printed after training."""
     folder = Path(cfg.train.output_dir)
     names = [name for name in ("AP", "AP50", "AP75") if f"bbox/{name}" in metrics]  # an evaluator may have others
     scores = ", ".join(f"{name} {metrics[f'bbox/{name}']:.1f}" for name in names)

@@ -23,7 +23,7 @@ def check_schedule(cfg: DictConfig) -> None:
     _check_milestones(cfg)
     schedule = build(cfg, "lr_multiplier")
     if not callable(schedule):
-        raise UserError("lr_multiplier: is no schedule, but the recipes have one of configs/common/schedule.py")
+        raise UserError("lr_multiplier: is not a schedule; the recipes use those of configs/common/schedule.py")
     for where in PROBES:
         try:
             value = schedule(where)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scores of a run's evaluations: which is the best, and how many evaluations ago it was reached."""
+"""The scores of a run's evaluations, the best one, and the number of evaluations since."""
 
 import math
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The beginning of a run: its log, its seed, and its config.yaml."""
+"""Set-up of a run: log, seed and config.yaml."""
 
 import atexit
 import contextlib
@@ -66,7 +66,7 @@ def set_up(cfg: DictConfig, args: Namespace) -> None:
 
 
 def write_utf8(logger: logging.Logger) -> None:
-    """Let the handlers of a logger write UTF-8 to files whatever the locale, and escape what a terminal cannot show."""
+    """Make a logger write UTF-8 to files in any locale, and escape characters that a terminal cannot show."""
     for handler in logger.handlers:
         stream = getattr(handler, "stream", None)
         if not isinstance(stream, io.TextIOWrapper):
@@ -78,7 +78,7 @@ def write_utf8(logger: logging.Logger) -> None:
 
 
 def survive_disk_errors(logger: logging.Logger) -> None:
-    """Let a log file that cannot be written, as on a full disk, cost one line and not a traceback per log line.
+    """Report a log file that cannot be written, as on a full disk, in one line instead of a traceback per log line.
 
     The error that stops the run is then the last thing on the terminal.
     """
@@ -92,7 +92,7 @@ def survive_disk_errors(logger: logging.Logger) -> None:
 
 @contextlib.contextmanager
 def disk_errors_of_threads_in_a_line() -> Iterator[None]:
-    """Let a thread that cannot write, such as TensorBoard's, cost one line; its error has no other way out."""
+    """Report a write error of a thread, such as TensorBoard's, in one line; it reaches no caller."""
     previous = threading.excepthook
 
     def report(arguments: Any) -> None:
@@ -134,7 +134,7 @@ def config_yaml(cfg: DictConfig) -> Path:
 def save_config(cfg: DictConfig) -> None:
     """Write the config as config.yaml in its output folder, atomically and in UTF-8.
 
-    What YAML cannot hold, such as a lambda, is saved by Detectron2 as config.yaml.pkl, with a warning.
+    If YAML cannot represent a value, such as a lambda, Detectron2 also saves config.yaml.pkl, with a warning.
     """
     path = config_yaml(cfg)
     if names := list(_defined_in_config_file(cfg)):

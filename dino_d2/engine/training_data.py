@@ -27,7 +27,7 @@ class TrainingData:
         return self.digests
 
     def load_state_dict(self, state: dict[str, list[str]]) -> None:
-        """Nothing is taken over: the record is that of the files of now."""
+        """Does nothing: the record describes the current files."""
 
     def changes(self, saved: Any) -> Iterator[str]:
         """A sentence for each split whose annotations differ from those of a checkpoint; none if it has no record."""
@@ -36,7 +36,7 @@ class TrainingData:
             if before is not None and before != digests:
                 yield (
                     f"The annotation files of the {split} set are not those of the checkpoint: the run continues "
-                    "with the boxes and classes of now, which is not an exact continuation."
+                    "with the current boxes and classes, which is not an exact continuation."
                 )
 
 

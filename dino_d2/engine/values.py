@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts the values of a config to the types that the program expects, or refuses them.
 
-The rules are the same for recipe files, config.yaml files and overrides. What is expected follows from `SETTINGS`,
+The rules are the same for recipe files, config.yaml files and overrides. The expected type follows from `SETTINGS`,
 from the annotation of the argument that a value is passed to, and from `BOUNDS` on arguments of that name.
 """
 
@@ -20,7 +20,7 @@ from .ranges import BOUNDS, SETTINGS, Setting
 
 
 def parameters(call: DictConfig, path: str = "") -> Mapping[str, inspect.Parameter]:
-    """The parameters of what ``call`` calls; empty where Python does not know them, as for some built-ins.
+    """The parameters of the called function or class; empty if Python does not know them, as for some built-ins.
 
     Raises:
         UserError: nothing of that name exists.
@@ -38,7 +38,7 @@ def parameters(call: DictConfig, path: str = "") -> Mapping[str, inspect.Paramet
 
 
 def expected_of_argument(call: Any, name: str) -> Expected | None:
-    """What a call expects of an argument; None if that is not known, or ``call`` is a plain section."""
+    """The expected type of an argument of a call; None if it is not known or ``call`` is a plain section."""
     if not isinstance(call, DictConfig) or "_target_" not in call:
         return None
     parameter = parameters(call).get(name)
@@ -56,7 +56,7 @@ def convert_values(cfg: DictConfig) -> None:
     """Convert the values of a config in place: 1e3 to 1000 where a whole number is expected, for example.
 
     Raises:
-        UserError: a value is of the wrong kind or out of range; the message names the key and what is allowed.
+        UserError: a value has the wrong type or is out of range; the message names the key and the allowed values.
     """
     _check_interpolations(cfg, "")
     for path, call in calls(cfg):

@@ -19,11 +19,11 @@ from dino_d2.data.pixels import pixels
 from dino_d2.detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from dino_d2.detectron2.structures import Instances
 from dino_d2.errors import UserError
-from dino_d2.predictor import Predictor
 from dino_d2.visualize import draw_detections
 
 from .inputs import Input, gather
 from .label_files import WRITERS, LabelWriter, check_names
+from .predictor import Predictor
 from .tiles import Tiling
 from .video import VideoReader, VideoWriter
 

@@ -15,7 +15,7 @@ from dino_d2.data.coco_format import class_names, iterations
 from dino_d2.data.folders import custom_dataset, find_images, find_json
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.detectron2.engine import DefaultPredictor
-from dino_d2.predictor import predictor_cfg
+from dino_d2.predict import predictor_cfg
 from tests.in_process import run_train_net
 from tests.paths import CONFIGS
 

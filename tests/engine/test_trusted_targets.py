@@ -11,7 +11,7 @@ from dino_d2.detectron2.config import LazyConfig
 from dino_d2.engine import trusted_targets
 from dino_d2.engine.config import read_config
 from dino_d2.errors import UserError
-from dino_d2.predictor import _load
+from dino_d2.predict.recipe import load_recipe
 from tests.paths import ROOT
 
 RECIPES = sorted(
@@ -22,7 +22,7 @@ RECIPES = sorted(
 RECIPE = str(ROOT / "configs/dino/dino_tiny_shapes.py")
 
 
-@pytest.fixture(params=[read_config, _load], ids=["training", "prediction"])
+@pytest.fixture(params=[read_config, load_recipe], ids=["training", "prediction"])
 def load(request):
     return lambda path, overrides=(): request.param(str(path), overrides)
 

@@ -22,7 +22,7 @@ import detectron2
 from detectron2.engine import DefaultPredictor
 
 from dino_d2.engine.model import load_weights
-from dino_d2.predictor import predictor_cfg
+from dino_d2.predict import predictor_cfg
 from tests.paths import ROOT
 
 RECIPE = str(ROOT / "configs/dino/dino_tiny_shapes.py")
