@@ -56,3 +56,4 @@ train.max_iter = in_epochs(L(suited_epochs)(**_run))  # train.max_iter.epochs=10
 train.eval_period = in_epochs(L(suited_epochs)(**_run, parts=5))
 train.checkpointer.period = in_epochs(L(suited_epochs)(**_run, parts=5))
 train.best = "bbox/AP"  # model_best.pth
+train.early_stopping.patience = 5  # evaluations; ends runs that are made longer

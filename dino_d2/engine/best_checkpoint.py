@@ -16,7 +16,7 @@ from dino_d2.errors import UserError
 from .checkpointer import AtomicCheckpointer
 from .ending import BEST, FINAL
 from .loop import EvalHook, TrainingLoop
-from .score_history import Score, ScoreHistory
+from .score_history import ScoreHistory
 
 logger = logging.getLogger("dino_d2")
 
@@ -115,8 +115,7 @@ class BestCheckpoint(HookBase):
                     self.path.stem, iteration=iteration, best={"metric": metric, "value": value}
                 )
             return
-        best = self.history.best
-        logger.info("%s %.4g after iteration %d is not the best: %s", metric, value, iteration, self._standing(best))
+        logger.info("%s %.4g after iteration %d is not better than %s", metric, value, iteration, self._standing())
         if self.has_lost_patience and iteration + 1 < self.trainer.max_iter:
             logger.info(
                 "Training ends early, after %d of %d iterations: %d evaluations in a row without a better %s. %s has "
@@ -129,11 +128,12 @@ class BestCheckpoint(HookBase):
             )
             self.trainer.max_iter = iteration + 1
 
-    def _standing(self, best: Score | None) -> str:
+    def _standing(self) -> str:
+        best = self.history.best
         if best is None:
-            return "no evaluation has given a finite value yet"
+            return "any before: no value has been finite yet"
         limit = "" if self.patience is None else f"; evaluations since: {self.history.since_best} of {self.patience}"
-        return f"that is {best.value:.4g} after iteration {best.iteration}{limit}"
+        return f"{best.value:.4g} after iteration {best.iteration}{limit}"
 
     def _value(self) -> float:
         """The value of the metric in the evaluation just done, the same on all ranks.

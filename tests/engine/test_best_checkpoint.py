@@ -139,7 +139,7 @@ def test_the_best_weights_are_kept_with_their_score(tmp_path, caplog):
         f"bbox/AP {value} after iteration {iteration} is the best so far: saving {tmp_path}/model_best.pth"
         for value, iteration in ((10, 1), (30, 3))
     ]
-    assert "bbox/AP 20 after iteration 7 is not the best: that is 30 after iteration 3" in caplog.messages
+    assert "bbox/AP 20 after iteration 7 is not better than 30 after iteration 3" in caplog.messages
 
 
 @pytest.mark.parametrize(
