@@ -69,7 +69,7 @@ class Machines:
         return self._try(lambda: self.store.check([f"{HERE}{rank}"]))
 
     def _try(self, operation: Callable[[], T]) -> T | None:
-        """The result of an operation of the store; None if the store is lost, as with the process that it was part of."""
+        """The result of an operation of the store; None if the store is lost, as with the process that ran it."""
         if self.lost:
             return None
         try:
