@@ -24,6 +24,8 @@ NOT_RUN = {
     # they need several machines or GPUs
     "distributed.md": [
         "torchrun --standalone --nproc-per-node 8 train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
+        "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 --rdzv-id dino train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
+        "sbatch --nodes 2 tools/slurm_train.sh --config-file configs/dino/dino_r50_4scale_12ep.py",
     ],
     # hours of training, or Objects365
     "evaluation.md": [

@@ -63,11 +63,12 @@ class Forwarding:
                 self.received = number
                 records = [file.read() for file in self.records]
                 self.killed = not ranks or not ranks <= {record.process for record in records if record}
-            sent = signal.SIGKILL if self.killed else number
+            if self.killed:  # also those that were started since
+                number = signal.SIGKILL
             for rank in ranks:
-                if sent:
+                if number in (*self.heeded, signal.SIGKILL):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(rank, sent)
+                        os.kill(rank, number)
 
 
 def _pids_of_children() -> set[int]:

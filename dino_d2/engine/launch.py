@@ -77,6 +77,8 @@ def _launch_ranks(main: Callable[[Namespace], None], args: Namespace, folder: Pa
     # If a rank is killed, its last words are ours; PyTorch and Python would add that others end and what it left.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    if args.num_machines > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is a warning with a C++ traceback
     with Forwarding(records) as forwarding:
         try:
             detectron2_launch(

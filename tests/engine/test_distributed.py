@@ -298,6 +298,7 @@ def test_torchrun_on_two_machines_gives_the_run_of_one(overrides, one_machine, t
         runs = [machines.submit(train_net, launcher, *overrides, *own) for _ in range(2)]
     for run in runs:
         assert run.result().returncode == 0, run.result().stdout + run.result().stderr
+    assert (tmp_path / "shapes/train").is_dir()
     assert (tmp_path / "out/log.txt.rank1").is_file()
     assert metrics(tmp_path / "out") == one_machine
 
