@@ -199,7 +199,9 @@ def _batch_of(images: AnyImage | Sequence[AnyImage]) -> tuple[list[AnyImage], bo
     """The images of a sequence or a batch, and False; a single image in a list, and True."""
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images), False
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor) or not isinstance(images, Sequence):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray | Tensor) or not isinstance(
+        images, Sequence
+    ):
         return [images], True
     return list(images), False
 
@@ -358,9 +360,11 @@ def _fill(model: DETR, tensors: dict[str, Tensor], weights: str, config_file: st
 
 
 def _move(model: Model, device: str) -> Model:
+    if str(device).startswith("meta"):
+        raise UserError(f"device {device!r} cannot be used: it has shapes and no values")
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch raises the latter if it was built without CUDA
+    except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch raises the latter if it was built without CUDA
         raise UserError(f"device {device!r} cannot be used: {error}") from error
 
 

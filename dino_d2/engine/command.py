@@ -16,7 +16,7 @@ from dino_d2.signals import Interrupted, interruptible
 
 from .config import begin, load_config
 from .launch import launch, leave_process_groups
-from .output_folder import explained, reserved
+from .output_folder import check_entries, explained, reserved
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
 from .setup import disk_errors_of_threads_in_a_line
@@ -40,6 +40,7 @@ def main(args: Namespace) -> None:
         with interruptible(), disk_errors_of_threads_in_a_line():
             cfg = load_config(args)
             folder = Path(cfg.train.output_dir)
+            check_entries(folder)
             writes_checkpoints = comm.is_main_process() and not args.eval_only
             with explained(folder), reserved(folder) if writes_checkpoints else contextlib.nullcontext():
                 begin(cfg, args)

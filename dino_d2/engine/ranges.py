@@ -110,4 +110,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dataloader.test.num_workers": Setting(WHOLE, lambda v: v >= 0, "at least 0"),
     "dataloader.test.batch_size": _PERIOD,
+    "dataloader.evaluator.max_dets_per_image": Setting(
+        WHOLE, lambda v: v >= 1, "at least 1, or null for 100", optional=True
+    ),
 }

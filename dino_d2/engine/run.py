@@ -26,7 +26,7 @@ from dino_d2.evaluation.history import MatchingHistory
 from dino_d2.speed.inference import for_inference
 from dino_d2.visualize import picture_of_predictions
 
-from .building import build
+from .building import build, values_of
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, dataset_names
@@ -106,11 +106,13 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         check_resume(path, evaluated, trainer, cfg.train.max_iter, checkpointer.categories, data)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
+    with values_of("train.checkpointer"):
+        periodic_checkpointer = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
-            PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+            periodic_checkpointer,
             StopOnSignal(checkpointer),
             EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated)),
             panels(cfg, evaluated, test_set) if main_process and cfg.train.panels.period else None,
@@ -196,13 +198,16 @@ def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
     with warnings.catch_warnings():
         # PyTorch 2.14 has a new name for this setting, which older versions do not know.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return create_ddp_model(model, **cfg.train.ddp)
+        with values_of("train.ddp"):
+            return create_ddp_model(model, **cfg.train.ddp)
 
 
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = build(cfg, "dataloader.test.mapper")
-    return Panels(cast("DETR", model), dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
+    folder = Path(cfg.train.output_dir) / "panels"
+    with values_of("train.panels"):
+        return Panels(cast("DETR", model), dataset, mapper, folder, **cfg.train.panels)
 
 
 def precision(cfg: DictConfig) -> torch.dtype | None:

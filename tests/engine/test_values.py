@@ -125,3 +125,9 @@ def test_the_home_folder_in_paths(monkeypatch):
     cfg = OmegaConf.create({"train": {"output_dir": "~/runs/one", "init_checkpoint": "~/a.pth"}})
     convert_values(cfg)
     assert cfg.train == {"output_dir": "/home/me/runs/one", "init_checkpoint": "/home/me/a.pth"}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "[1, 10]", "many"])
+def test_max_dets_per_image(value):
+    with pytest.raises(UserError, match=r"dataloader\.evaluator\.max_dets_per_image"):
+        read_config(RECIPE, [f"dataloader.evaluator.max_dets_per_image={value}"])
