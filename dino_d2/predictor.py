@@ -115,7 +115,7 @@ class Predictor:
         self.model = _move(self.model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = for_inference(self.model, PRECISIONS[precision])
         self.mapper = instantiate(lazy.dataloader.test.mapper)
-        self.categories = read_categories(weights) or _categories_of_recipe(lazy, count)
+        self.categories = _categories_of_checkpoint(weights, count) or _categories_of_recipe(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
         self._lazy = lazy
         self._warned_of_colour_order = False
@@ -366,6 +366,17 @@ def _move(model: Model, device: str) -> Model:
         return model.to(device)
     except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch raises the latter if it was built without CUDA
         raise UserError(f"device {device!r} cannot be used: {error}") from error
+
+
+def _categories_of_checkpoint(weights: str, count: int | None) -> list[dict] | None:
+    """
+    Raises:
+        UserError: the checkpoint names another number of classes than its tensors have.
+    """
+    categories = read_categories(weights)
+    if categories and count and len(categories) != count:
+        raise UserError(f"{weights}: damaged: it names {len(categories)} classes, and its tensors have {count}")
+    return categories
 
 
 def _categories_of_recipe(lazy: DictConfig, count: int | None) -> list[dict]:
