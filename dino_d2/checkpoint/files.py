@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads tensors from checkpoint files; nothing in a file is executed."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,11 @@ def read_categories(path: str) -> list[dict] | None:
 
 
 def is_categories(value: object) -> bool:
-    """Whether a value is a list of {"id": integer, "name": text}."""
-    return isinstance(value, list) and all(
-        isinstance(c, dict) and isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in value
+    """Whether a value is a list of {"id": integer, "name": text without line breaks}."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(c, dict) and isinstance(c.get("id"), int) and isinstance(c.get("name"), str) for c in value)
+        and not any(unicodedata.category(character) == "Cc" for c in value for character in c["name"])
     )
 
 

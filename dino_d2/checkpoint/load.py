@@ -37,7 +37,8 @@ def load_checkpoint(model: nn.Module, path: str) -> LoadReport:
         path: file, as for `files.read_tensors`.
 
     Raises:
-        UserError: the file cannot be read, has no known format, or none of its tensors fits the model.
+        UserError: the file cannot be read, has no known format, has NaN or infinity, or none of its tensors fits the
+            model.
     """
     report = load_tensors(model, read_tensors(path), path)
     logger.log(logging.WARNING if report.doubtful else logging.INFO, "%s", report)
@@ -73,15 +74,31 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], source: str = "ch
             report.unused[names.get(name, name)] = "the model has no such tensor"
         elif tensor.shape != own[name].shape:
             report.misshapen[prefix + name] = f"{tuple(tensor.shape)} there, {tuple(own[name].shape)} here"
+        elif tensor.is_floating_point() != own[name].is_floating_point():
+            report.misshapen[prefix + name] = f"{tensor.dtype} there, {own[name].dtype} here"
         else:
             fitting[prefix + name] = tensor
     if not fitting:
         raise UserError(f"{source}: recognised as {checkpoint_format.name}, but none of its tensors fits the model")
+    _refuse_non_finite(fitting, source)
     model.load_state_dict(fitting, strict=False)
     report.loaded = list(fitting)
     accounted = {*fitting, *report.misshapen, *report.remade}
     report.missing = [name for name in state if name not in accounted]
     return report
+
+
+def _refuse_non_finite(tensors: dict[str, Tensor], source: str) -> None:
+    """
+    Raises:
+        UserError: a tensor has NaN or infinity, with which every result would be meaningless.
+    """
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.double().isfinite().all()]
+    if bad:
+        raise UserError(
+            f"{source}: {len(bad)} tensors have NaN or infinity; the first is {bad[0]}. The file is damaged, or of a "
+            "training that diverged: use an earlier checkpoint."
+        )
 
 
 def recognise(tensors: Collection[str], source: str) -> Format:

@@ -2,11 +2,13 @@
 """Converts checkpoints between this project's tensor names and those of IDEA-Research/DINO."""
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dino_d2.errors import UserError
+from dino_d2.files import check_regular, write_atomically
 
 from .classes import num_classes
 from .files import read_tensors
@@ -27,7 +29,7 @@ def convert(source: str, target: str) -> str:
         a summary for the log.
 
     Raises:
-        UserError: a tensor has no name in the other format.
+        UserError: a tensor has no name in the other format, or the target cannot be written.
     """
     tensors = read_tensors(source)
     found = recognise(tensors, source)
@@ -36,8 +38,20 @@ def convert(source: str, target: str) -> str:
     else:
         converted, unused = to_ours(tensors, source)
         name = OWN.name + "".join(f"\n  not used: {tensor}: {why}" for tensor, why in unused.items())
-    torch.save({"model": converted}, target)
+    _save({"model": converted}, Path(target))
     return f"{source} ({found.name}, {len(tensors)} tensors) -> {target} ({len(converted)} tensors) for {name}"
+
+
+def _save(content: dict, target: Path) -> None:
+    """Write a file atomically: the source, whose tensors may still lie in the file, can be the target too."""
+    try:
+        if target.exists():
+            check_regular(target)
+        write_atomically(target, lambda file: torch.save(content, file))
+    except (OSError, RuntimeError) as error:
+        # PyTorch closes its archive after the error of a full disk, and reports that this fails.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise UserError(f"{target} cannot be written: {cause}") from error
 
 
 def to_authors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

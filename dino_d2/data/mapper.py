@@ -11,6 +11,7 @@ from dino_d2.data.check import DatasetError
 from dino_d2.data.pictures import PictureError, read_picture
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.structures import Boxes, BoxMode, Instances
+from dino_d2.errors import UserError
 
 # A box side of this many pixels or less is rounding noise of a box that the crop has cut off.
 _SMALLEST_SIDE = 1e-5
@@ -25,9 +26,14 @@ class DetrDatasetMapper:
     Args:
         augmentations: Detectron2 augmentations or transforms, applied in order; see `data/augmentation.py`.
         image_format: "RGB" (what timm's backbones were trained on) or "BGR".
+
+    Raises:
+        UserError: ``image_format`` is neither.
     """
 
     def __init__(self, augmentations: Sequence[T.Augmentation], image_format: str = "RGB"):
+        if image_format not in ("RGB", "BGR"):
+            raise UserError(f'image_format of the mapper must be "RGB" or "BGR", not {image_format!r}')
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format = image_format
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from dino_d2.data.pictures import PictureError, read_picture, to_pixels
+from dino_d2.data.walk import is_file
 from dino_d2.errors import UserError
 
 AnyImage = str | os.PathLike | Image.Image | np.ndarray | Tensor
@@ -40,6 +42,8 @@ def pixels(image: AnyImage, wanted: ColourOrder, given: ColourOrder) -> np.ndarr
             raise UserError(f"the Pillow image cannot be read: {error}") from error
     if isinstance(image, Tensor):
         _check(image, "a tensor", "[3, H, W]", image.ndim == 3 and image.shape[0] == 3, str(image.dtype)[6:])
+        if image.is_meta or image.layout != torch.strided:
+            raise UserError("a tensor must have its pixels in memory: it is on the meta device, or sparse")
         image = image.permute(1, 2, 0).cpu().numpy()
     elif isinstance(image, np.ndarray):
         _check(image, "an array", "[H, W, 3]", image.ndim == 3 and image.shape[2] == 3, str(image.dtype))
@@ -51,9 +55,10 @@ def pixels(image: AnyImage, wanted: ColourOrder, given: ColourOrder) -> np.ndarr
 
 
 def _read(path: Path, wanted: ColourOrder) -> np.ndarray:
-    if not path.is_file():
-        what = "is a folder, not an image" if path.is_dir() else f"does not exist (looked from {Path.cwd()})"
-        raise UserError(f"image {path} {what}")
+    if not is_file(path):
+        problem = "is not a file" if os.path.exists(path) else f"does not exist (looked from {Path.cwd()})"
+        what = "is a folder, not an image" if os.path.isdir(path) else problem
+        raise UserError(f"image {str(path)[:300]} {what}")
     try:
         return read_picture(path, wanted)
     except PictureError as error:

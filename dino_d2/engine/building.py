@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds parts of a config; values that a part does not accept are reported with the config's key."""
 
+import contextlib
 import os
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +38,20 @@ def build(cfg: DictConfig, key: str) -> Any:
         raise
     except FAULTS as error:
         raise UserError(f"{key}: cannot be built: {fault(error)}") from error
+
+
+@contextlib.contextmanager
+def values_of(key: str) -> Iterator[None]:
+    """
+    Raises:
+        UserError: in place of the error of a constructor that does not accept the values of a section of the config.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: cannot be used: {fault(error)}") from error
 
 
 def fault(error: BaseException) -> str:

@@ -86,19 +86,48 @@ class AtomicCheckpointer(DetectionCheckpointer):
             Path(self.save_dir) / "last_checkpoint", lambda file: file.write(last_filename_basename.encode())
         )
 
+    def has_checkpoint(self) -> bool:
+        return last_checkpoint(Path(self.save_dir)) is not None
+
     def get_checkpoint_file(self) -> str:
-        """Path of the file named in `last_checkpoint`.
+        """Path of the file named in `last_checkpoint`, or of the newest one without it; "" without checkpoints.
 
         Raises:
             UserError: that file does not exist.
         """
-        path = super().get_checkpoint_file()
-        if path and not os.path.isfile(path):
+        name = last_checkpoint(Path(self.save_dir))
+        if name is None:
+            return ""
+        path = os.path.join(self.save_dir, name)
+        if not os.path.isfile(path):
             raise UserError(
-                f"{self.save_dir}/last_checkpoint names {os.path.basename(path)}, which does not exist. Restore the "
+                f"{self.save_dir}/last_checkpoint names {name or 'nothing'}, which does not exist. Restore the "
                 "file, or write the name of another checkpoint in this folder into last_checkpoint."
             )
         return path
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The name of the checkpoint from which a run in this folder continues; None if there is none.
+
+    A run that is killed between its first checkpoint and the file `last_checkpoint` leaves only the checkpoint.
+
+    Raises:
+        UserError: the file `last_checkpoint` is no text.
+    """
+    file = folder / "last_checkpoint"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except ValueError as error:
+            raise UserError(
+                f"{file} is no text. Write the name of a checkpoint of its folder into it, such as model_0004999.pth"
+            ) from error
+    names = sorted(path.name for path in folder.glob("model_*.pth") if re.fullmatch(r"model_\d{7}\.pth", path.name))
+    if not names:
+        return None
+    logger.warning("%s is missing; the newest checkpoint of the folder is %s.", file, names[-1])
+    return names[-1]
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):

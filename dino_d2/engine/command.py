@@ -18,7 +18,7 @@ from dino_d2.signals import Interrupted, interruptible
 from . import ranks
 from .config import begin, load_config
 from .launch import launch, leave_process_groups
-from .output_folder import explained, folder_of_run, later_runs
+from .output_folder import check_entries, explained, folder_of_run, later_runs
 from .preemption import TrainingStopped, end_workers
 from .run import evaluate, train
 from .setup import disk_errors_of_threads_in_a_line
@@ -47,6 +47,7 @@ def main(args: Namespace) -> None:
             writes_nothing = contextlib.nullcontext(given)
             output = writes_nothing if args.eval_only else folder_of_run(given, args.resume)
             with ranks.explained(), output as folder, explained(folder):
+                check_entries(folder)
                 if folder != given:
                     cfg.train.output_dir = str(folder)
                 begin(cfg, args)

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 #: Name of the file that a run has locked while it writes to its output folder.
 LOCK = "run.lock"
+#: Files of a run, which a folder or a pipe of the same name would stop in the middle.
+FILES = (
+    LOCK, "config.yaml", "log.txt*", "metrics.json", "last_checkpoint", "model_*.pth", "predictions.png",
+    "instances_predictions.pth", "coco_instances_results.json",
+)  # fmt: skip
 #: Names of the files of predictions that Detectron2's ``COCOEvaluator`` writes.
 PREDICTIONS = ("instances_predictions.pth", "coco_instances_results.json")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -120,6 +125,20 @@ def reserved(folder: Path) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the process id, where the disk was full
                 file.close()
+
+
+def check_entries(folder: Path) -> None:
+    """
+    Raises:
+        UserError: a folder, a pipe or a device has the name of a file that a run writes or reads.
+    """
+    for name in FILES:
+        for path in folder.glob(name):
+            if path.exists() and not path.is_file():
+                raise UserError(
+                    f"{path} is not a file, but a run needs a file of that name there. Move it away, or give another "
+                    "folder: train.output_dir=FOLDER"
+                )
 
 
 def _lock(folder: Path) -> TextIO | None:

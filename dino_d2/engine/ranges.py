@@ -68,6 +68,9 @@ _SWITCH = Setting(SWITCH, _any, SWITCH.words)
 _PERIOD = Setting(WHOLE, lambda v: v >= 1, "at least 1")
 _COUNT_OR_NONE = Setting(WHOLE, lambda v: v >= 0, "at least 0; 0 is none", optional=True)
 
+#: Settings that may begin with ~ for the home folder.
+PATHS = ("train.output_dir", "train.init_checkpoint")
+
 SETTINGS: dict[str, Setting] = {
     "train.output_dir": Setting(TEXT, lambda v: bool(v.strip()), "the name of a folder"),
     "train.init_checkpoint": Setting(TEXT, _any, "the name of a file", optional=True),
@@ -125,4 +128,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dataloader.test.num_workers": Setting(WHOLE, *_between(0, MAX_WORKERS)),
     "dataloader.test.batch_size": Setting(WHOLE, *_between(1, MAX_COUNT)),
+    "dataloader.evaluator.max_dets_per_image": Setting(
+        WHOLE, lambda v: v >= 1, "at least 1, or null for 100", optional=True
+    ),
 }

@@ -18,6 +18,7 @@ from dino_d2.checkpoint.files import read_torch
 from dino_d2.checkpoint.torch_file import check_sums
 from dino_d2.errors import UserError
 
+from .checkpointer import last_checkpoint
 from .ending import BEST, check_iterations
 from .resume_state import loader_faults, optimizer_faults, random_state_faults, scaler_faults
 from .score_history import score_faults
@@ -29,7 +30,7 @@ logger = logging.getLogger("dino_d2")
 
 def can_resume(cfg: DictConfig, resume: bool) -> bool:
     """Whether to continue from a checkpoint: it was asked for, and the output folder has one."""
-    return resume and (Path(cfg.train.output_dir) / "last_checkpoint").is_file()
+    return resume and last_checkpoint(Path(cfg.train.output_dir)) is not None
 
 
 def check_resume(

@@ -28,7 +28,7 @@ from dino_d2.visualize import picture_of_predictions
 
 from . import ranks
 from .best_checkpoint import BestCheckpoint
-from .building import build
+from .building import build, values_of
 from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, class_list, dataset_names
@@ -116,12 +116,14 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     evaluation = EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated))
     best = best_checkpoint(cfg, checkpointer, evaluation)
     of_metrics = writers(cfg.train.output_dir, cfg.train.max_iter) if main_process else []
+    with values_of("train.checkpointer"):
+        periodic_checkpointer = PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=ClosedSchedule(build(cfg, "lr_multiplier"))),
             *own_hooks,  # before checkpoints, which have their state after this iteration
-            PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer),
+            periodic_checkpointer,
             StopOnSignal(checkpointer),
             evaluation,
             best,
@@ -209,7 +211,8 @@ def wrap_for_ranks(model: nn.Module, cfg: DictConfig) -> nn.Module:
     with warnings.catch_warnings():
         # PyTorch 2.14 has a new name for this setting, which older versions do not know.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return create_ddp_model(model, **cfg.train.ddp)
+        with values_of("train.ddp"):
+            return create_ddp_model(model, **cfg.train.ddp)
 
 
 def best_checkpoint(cfg: DictConfig, checkpointer: AtomicCheckpointer, evaluation: EvalHook) -> BestCheckpoint | None:
@@ -231,7 +234,9 @@ def picture_of_first_batch(cfg: DictConfig) -> PictureOfFirstBatch:
 def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = build(cfg, "dataloader.test.mapper")
-    return Panels(cast("DETR", model), dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
+    folder = Path(cfg.train.output_dir) / "panels"
+    with values_of("train.panels"):
+        return Panels(cast("DETR", model), dataset, mapper, folder, **cfg.train.panels)
 
 
 def precision(cfg: DictConfig) -> torch.dtype | None:

@@ -6,6 +6,7 @@ from the annotation of the argument that a value is passed to, and from `BOUNDS`
 """
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from dino_d2.detectron2.utils.registry import locate
 from dino_d2.errors import UserError
 
 from .kinds import NUMBER, SWITCH, TEXT, WHOLE, Expected, UnfitError, expected_of_annotation
-from .ranges import BOUNDS, SETTINGS, Setting
+from .ranges import BOUNDS, PATHS, SETTINGS, Setting
 
 
 def parameters(call: DictConfig, path: str = "") -> Mapping[str, inspect.Parameter]:
@@ -186,5 +187,8 @@ def _convert_setting(cfg: DictConfig, key: str, setting: Setting) -> None:
         raise UserError(refusal(key, value, words)) from error
     if not setting.allowed(converted):
         raise UserError(refusal(key, value, setting.words))
+    if key in PATHS and converted.startswith("~"):  # a shell expands it at the beginning of a word alone
+        holder[name] = os.path.expanduser(converted)
+        return
     if type(converted) is not type(value) and not node._is_interpolation():
         holder[name] = converted

@@ -19,6 +19,8 @@ from dino_d2.data.pixels import pixels
 from dino_d2.detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from dino_d2.detectron2.structures import Instances
 from dino_d2.errors import UserError
+from dino_d2.files import write_atomically
+from dino_d2.signals import Interrupted, interruptible
 from dino_d2.visualize import draw_detections
 
 from .inputs import Input, gather
@@ -58,18 +60,22 @@ class PredictionWriter:
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, inputs: list[Input]) -> None:
-        """Process all inputs. After Ctrl-C, the results so far are written."""
+        """Process all inputs. After a signal such as Ctrl-C, the results so far are written.
+
+        Raises:
+            Interrupted: after such a signal.
+        """
         numbers = image_ids(inputs)
         try:
-            for one in tqdm(inputs, "predict", disable=None, unit="file"):
-                if one.is_video:
-                    self.video(one, numbers)
-                else:
-                    self.picture(one, next(numbers))
-        except KeyboardInterrupt:
-            logger.warning("interrupted; the results so far are saved")
+            with interruptible():
+                for one in tqdm(inputs, "predict", disable=None, unit="file"):
+                    if one.is_video:
+                        self.video(one, numbers)
+                    else:
+                        self.picture(one, next(numbers))
         finally:
-            (self.folder / RESULTS).write_text(json.dumps(self.results))
+            content = json.dumps(self.results).encode()
+            write_atomically(self.folder / RESULTS, lambda file: file.write(content))
             if self.labels:
                 self.labels.close()
 
@@ -167,6 +173,8 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
     try:
         if options.output.is_file():
             raise UserError(f"--output {options.output} is a file; a folder is needed")
+        if not 0 <= options.confidence_threshold <= 1:
+            raise UserError(f"--confidence-threshold {options.confidence_threshold} must be between 0 and 1")
         inputs = gather(options.input, options.recursive, options.output)
         if options.save_labels:
             check_names(inputs, options.save_labels)
@@ -186,6 +194,11 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
             writer.run(inputs)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Interrupted as interrupted:
+        print(f"Stopped by {interrupted}; the results so far are saved in {options.output}", file=sys.stderr)
+        sys.exit(128 + interrupted.number)
+    except OSError as error:
+        sys.exit(f"error: {options.output} cannot be written to: {error}")
     drawn = sum(result["score"] >= options.confidence_threshold for result in writer.results)
     print(
         f"{len(writer.written)} files with {drawn} detections drawn in {options.output}; all detections are in "

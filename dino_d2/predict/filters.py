@@ -2,6 +2,7 @@
 """Filters for the detections of one image: a score threshold and non-maximum suppression."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 from torchvision.ops import batched_nms
 
@@ -28,8 +29,10 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name, value in (("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)):
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name} must be between 0 and 1, not {value}")
+            if value is None:
+                continue
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise UserError(f"{name} must be a number between 0 and 1, not {value!r}")
 
     def __call__(self, instances: Instances) -> Instances:
         """The detections that are kept, best first; `instances` with ``pred_boxes``, ``scores``, ``pred_classes``."""

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dino_d2.checkpoint.files import read_categories
 from dino_d2.data.pixels import AnyImage, ColourOrder, pixels
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import transforms as T
@@ -29,7 +28,7 @@ from dino_d2.speed.inference import for_inference
 from .filters import Filters
 from .recipe import categories_of_recipe, load_recipe
 from .tiles import Tiling, join
-from .weights import adopt_class_count, fill, local_file, move_to_device, read_weights
+from .weights import adopt_class_count, categories_of_checkpoint, fill, local_file, move_to_device, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class Predictor:
         self.model = move_to_device(self.model, device)
         self.model = for_inference(self.model, PRECISIONS[precision])
         self.mapper = instantiate(lazy.dataloader.test.mapper)
-        self.categories = read_categories(weights) or categories_of_recipe(lazy, count)
+        self.categories = categories_of_checkpoint(weights, count) or categories_of_recipe(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
         self._lazy = lazy
         self._warned_of_colour_order = False
@@ -180,6 +179,8 @@ def _batch_of(images: AnyImage | Sequence[AnyImage]) -> tuple[list[AnyImage], bo
     """The images of a sequence or a batch, and False; a single image in a list, and True."""
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images), False
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor) or not isinstance(images, Sequence):
+    if isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray | Tensor) or not isinstance(
+        images, Sequence
+    ):
         return [images], True
     return list(images), False

@@ -13,6 +13,7 @@ completely:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -46,13 +47,16 @@ class Tiling:
             resolution wherever they are.
 
     Raises:
-        UserError: the size is not positive, or the overlap is not in 0..size-1.
+        UserError: the size is not positive, the overlap is not in 0..size-1, or one of them is no whole number.
     """
 
     size: int
     overlap: int
 
     def __post_init__(self) -> None:
+        for value in (self.size, self.overlap):
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise UserError(f"tiles and their overlap must be whole numbers of pixels, not {value!r}")
         if self.size < 1:
             raise UserError(f"tiles must have at least 1 pixel, not {self.size}")
         if not 0 <= self.overlap < self.size:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.classes import num_classes
-from dino_d2.checkpoint.files import read_tensors
+from dino_d2.checkpoint.files import read_categories, read_tensors
 from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.errors import UserError
 from dino_d2.meta_arch import DETR
@@ -49,6 +49,22 @@ def read_weights(weights: str) -> dict[str, Tensor]:
         return read_tensors(weights)
     except (ValueError, RuntimeError, EOFError) as error:  # PyTorch raises the last two for truncated files
         raise UserError(f"{weights} is not a checkpoint, or cannot be read: {error}") from error
+
+
+def categories_of_checkpoint(weights: str, count: int | None) -> list[dict] | None:
+    """[{"id", "name"}] that a checkpoint names, if it does.
+
+    Args:
+        weights: a local file.
+        count: classes that its tensors have; None if it has no class head.
+
+    Raises:
+        UserError: it names another number of classes.
+    """
+    categories = read_categories(weights)
+    if categories and count and len(categories) != count:
+        raise UserError(f"{weights}: damaged: it names {len(categories)} classes, and its tensors have {count}")
+    return categories
 
 
 def adopt_class_count(cfg: DictConfig, tensors: dict[str, Tensor]) -> int | None:
@@ -96,7 +112,9 @@ def move_to_device(model: Model, device: str | None) -> Model:
         UserError: the device is not available.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).startswith("meta"):
+        raise UserError(f"device {device!r} cannot be used: it has shapes and no values")
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch raises the latter if it was built without CUDA
+    except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch raises the latter if it was built without CUDA
         raise UserError(f"device {device!r} cannot be used: {error}") from error

@@ -8,6 +8,7 @@ import pickle
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from dino_d2.checkpoint.classes import COCO_CATEGORY_IDS
 from dino_d2.checkpoint.formats import DETREX
 from dino_d2.checkpoint.layout import from_model
 from dino_d2.checkpoint.rules import rename, rename_back
+from dino_d2.checkpoint.write import convert
 from dino_d2.detectron2.config import LazyConfig, instantiate
+from dino_d2.errors import UserError
 from dino_d2.modeling import TimmBackbone
 from tests.paths import ROOT, VECTORS
 
@@ -443,3 +446,41 @@ def test_commands_meet_a_file_that_is_no_checkpoint_with_one_message(module, con
     with pytest.raises(SystemExit, match=r"error: .*weights\.pth"):
         runpy.run_module(module, run_name="__main__")
     assert not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value):
+    state = make_model().state_dict()
+    name = next(name for name in state if name.endswith("class_head.weight"))
+    state[name][0, 0] = value
+    with pytest.raises(UserError, match=f"1 tensors have NaN or infinity; the first is {name}"):
+        load_tensors(make_model(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_weights_of_another_kind_of_number_are_not_loaded(dtype):
+    state = make_model().state_dict()
+    name = next(name for name in state if name.endswith("class_head.weight"))
+    report = load_tensors(make_model(), state | {name: state[name].to(dtype)})
+    assert report.misshapen == {name: f"{dtype} there, torch.float32 here"}
+
+
+def test_the_converter_writes_atomically(tmp_path, monkeypatch):
+    """The source can be the target, and a target that cannot be written stays as it was."""
+    file = tmp_path / "a.pth"
+    state = make_model().state_dict()
+    torch.save({"model": state}, file)
+    for _ in range(2):  # to the authors' names and back
+        convert(str(file), str(file))
+    assert same(torch.load(file, weights_only=True)["model"], dict(state))
+    for target in (tmp_path / "no/such/folder/x.pth", tmp_path, Path("/dev/full")):
+        with pytest.raises(UserError, match="cannot be written"):
+            convert(str(file), str(target))
+
+    def write_to_full_disk(path, write):
+        with open("/dev/full", "wb") as full:
+            write(full)
+
+    monkeypatch.setattr("dino_d2.checkpoint.write.write_atomically", write_to_full_disk)
+    with pytest.raises(UserError, match=r"x\.pth cannot be written: .*No space left"):
+        convert(str(file), str(tmp_path / "x.pth"))

@@ -294,7 +294,7 @@ REFUSALS = {
     "LabelMe without a label": (_labelme(("", *DOG[1:])), r"a\.json: shape 1 has no label"),
     "LabelMe points": (_labelme(DOG, ("dog", "polygon", [[1], 2])), r"shape 2 \(dog\): its points are not pairs"),
     "LabelMe kind": (_labelme(("dog", "cube", [[1, 2], [3, 4]])), r"a cube of 2 points has no box"),
-    "LabelMe size": (_labelme(DOG, imageWidth=41), r"imageWidth and imageHeight are 41 and 20, but .* has 40 x 20"),
+    "LabelMe size": (_labelme(DOG, imageWidth=41), r"width and height are 41 and 20, but .* has 40 x 20"),
     "LabelMe image": (lambda r: [labelme_json(r / f"{n}.json", DOG) for n in "xy"],
                       r"nowhere in the folder.* There are 2"),
     "CVAT video": (_cvat('<track id="0" label="dog"/>'), "has tracks of a video"),

@@ -2,8 +2,10 @@
 """Where a converter would have to guess, or be led astray, it refuses, or says what it left out."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import time
 from pathlib import Path
 
@@ -340,3 +342,114 @@ def test_difficult_boxes_count_as_crowds(tmp_path):
     assert main([str(root)]) == 0
     coco = json.loads((root / "annotations/instances_train.json").read_text())
     assert coco["annotations"][0]["iscrowd"] == 1
+
+
+def _yolo_rows(row):
+    def make(root):
+        flat_yolo(root, 3)
+        for i in range(3):
+            text(root / f"labels/{i}.txt", row)
+
+    return make
+
+
+def _voc_of(box, size=(40, 20)):
+    def make(root):
+        for name in ("a", "b"):
+            image(root / f"{name}.jpg")
+            voc_xml(root / f"{name}.xml", ("dog", box, 0), size=size)
+
+    return make
+
+
+def _csv(*rows, header="filename,class,xmin,ymin,xmax,ymax"):
+    def make(root):
+        for name in ("a", "b"):
+            image(root / f"{name}.jpg")
+        text(root / "labels.csv", "\n".join([header, *rows]))
+
+    return make
+
+
+def _via(**shape):
+    def make(root):
+        image(root / "a.jpg")
+        region = {"shape_attributes": shape, "region_attributes": {"class": "cat"}}
+        text(root / "via.json", json.dumps({"a": {"filename": "a.jpg", "size": 1, "regions": [region]}}))
+
+    return make
+
+
+_SIZED = "filename,width,height,class,xmin,ymin,xmax,ymax"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(_yolo_rows("0 0.1 0.1 0.9 0.9"), "3 of 3 boxes leave their image", id="YOLO corners"),
+        pytest.param(
+            _yolo_rows("0 0.93 0.5 0.5 0.2 0.2"), "3 of 3 boxes leave their image", id="YOLO confidence first"
+        ),
+        pytest.param(_voc_of((0.1, 0.1, 0.5, 0.5)), "all boxes lie within the first pixel", id="VOC shares"),
+        pytest.param(_voc_of(VOC_BOX, size=(20, 40)), "width and height are 20 and 40, but", id="VOC swapped size"),
+        pytest.param(_csv("a.jpg,400,200,cat,10,20,100,120", header=_SIZED), "labels.csv:2: width", id="CSV size"),
+        pytest.param(
+            _csv("a.jpg,train,cat,1,2,9,9", "a.jpg,val,cat,1,2,9,9", header="filename,split,class,xmin,ymin,xmax,ymax"),
+            "the rows of a.jpg name several splits",
+            id="CSV splits",
+        ),
+        pytest.param(
+            _csv("a.jpg,cat,bob,1,2,9,9", header="filename,class,class,xmin,ymin,xmax,ymax"),
+            "is in none of the formats",
+            id="CSV columns of one name",
+        ),
+        pytest.param(
+            _via(name="polygon", all_points_x=[1, 2, 3], all_points_y=[1, 2]),
+            "polygon without usable",
+            id="VIA polygon",
+        ),
+    ],
+)
+def test_numbers_of_another_format_or_image_are_refused(make, words, tmp_path, capsys):
+    make(tmp_path)
+    assert words in refused(tmp_path, capsys)
+
+
+def test_a_few_boxes_beyond_their_image_are_said(tmp_path, capsys):
+    flat_yolo(tmp_path, 6)
+    text(tmp_path / "labels/2.txt", "0 0.1 0.1 0.9 0.9")
+    assert main([str(tmp_path)]) == 0
+    assert "1 of 6 boxes leave their image by more than 10% of its side" in capsys.readouterr().out
+
+
+def test_the_size_of_a_box_is_not_that_of_its_image(tmp_path):
+    _csv("a.jpg,8,7,cat,1,2,9,9", "b.jpg,,,cat,1,2,9,9", header=_SIZED)(tmp_path)
+    assert main([str(tmp_path), "--val", "0"]) == 0
+    assert boxes(tmp_path) == [[1, 2, 8, 7]] * 2
+
+
+def test_pixels_counted_from_0_in_voc(tmp_path, capsys):
+    _voc_of((0, 0, 40, 20))(tmp_path)
+    voc_xml(tmp_path / "b.xml", ("dog", (3, 4, 15, 13), 0))
+    assert main([str(tmp_path), "--val", "0"]) == 0
+    assert boxes(tmp_path) == [[0, 0, 40, 20], [3, 4, 12, 9]]
+    assert "read as pixels counted from 0" in capsys.readouterr().out
+
+
+def test_difficult_in_words(tmp_path):
+    _voc_of(VOC_BOX)(tmp_path)
+    for name, word in (("a", "True"), ("b", "0")):
+        voc_xml(tmp_path / f"{name}.xml", ("dog", VOC_BOX, word))
+    assert main([str(tmp_path), "--val", "0"]) == 0
+    coco = json.loads((tmp_path / "annotations/instances_train.json").read_text())
+    assert [a["iscrowd"] for a in coco["annotations"]] == [1, 0]
+
+
+@pytest.mark.parametrize("copy", [shutil.copy, os.symlink])
+def test_copies_of_training_images_in_the_validation_set_are_said(copy, tmp_path, capsys):
+    yolo(tmp_path)
+    copy(tmp_path / "images/train/a.jpg", tmp_path / "images/val/other.jpg")
+    (tmp_path / "images/train/b.jpg").write_bytes((tmp_path / "images/train/b.jpg").read_bytes() + b" ")
+    (tmp_path / "images/val/c.jpg").write_bytes((tmp_path / "images/val/c.jpg").read_bytes() + b"  ")
+    assert main([str(tmp_path)]) == 0
+    assert "1 validation images are copies of training images under another name" in capsys.readouterr().out

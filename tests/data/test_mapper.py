@@ -14,6 +14,7 @@ from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.data import DatasetMapper
 from dino_d2.detectron2.data import transforms as T
 from dino_d2.detectron2.structures import BoxMode
+from dino_d2.errors import UserError
 
 SMALL = detr_augmentation(
     short_edge_lengths=(96, 112, 128), max_size=200, crop_short_edge_lengths=(80, 100, 120), crop_size=(60, 90)
@@ -189,3 +190,9 @@ def test_wrong_size_is_named(tmp_path):
     dataset_dict = {**_dataset_dict(tmp_path), "width": 70, "height": 90}
     with pytest.raises(ValueError, match=r"image\.png \(image id 7\) is 90 x 70 .* say 70 x 90"):
         DetrDatasetMapper([])(dataset_dict)
+
+
+@pytest.mark.parametrize("image_format", ["rgb", "BRG", "L", None])
+def test_an_unknown_colour_order_is_refused(image_format):
+    with pytest.raises(UserError, match=r'must be "RGB" or "BGR"'):
+        DetrDatasetMapper([], image_format)

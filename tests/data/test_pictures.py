@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dino_d2.data.augmentation import detr_augmentation, resize_augmentation
@@ -149,3 +150,18 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
             read_header(tmp_path / name, decode=False)
         with pytest.raises(UserError):
             pixels(tmp_path / name, "RGB", "RGB")
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("a" * 5000, "does not exist"),
+        ("a\0b", "does not exist"),
+        ("/dev/zero", "is not a file"),
+        (torch.zeros(3, 4, 5, dtype=torch.uint8, device="meta"), "pixels in memory"),
+        (torch.zeros(3, 4, 5, dtype=torch.uint8).to_sparse(), "pixels in memory"),
+    ],
+)
+def test_images_that_are_none_are_refused(image, words):
+    with pytest.raises(UserError, match=words):
+        pixels(image, "RGB", "RGB")

@@ -20,6 +20,7 @@ from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.engine.output_folder import (
     LOCK,
     PREDICTIONS,
+    check_entries,
     folder_of_run,
     in_words,
     later_runs,
@@ -145,6 +146,36 @@ def test_a_second_run_leaves_the_first_as_it_is(tmp_path):
         in (second / "log.txt").read_text()
     )
     assert LazyConfig.load(str(second / "config.yaml")).train.output_dir == str(second)
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.json", "config.yaml", "last_checkpoint", "model_0000003.pth"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_a_pipe_in_place_of_a_file_of_the_run_is_refused(make, name, tmp_path):
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    (tmp_path / "panels").mkdir()
+    check_entries(tmp_path)
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is not a file"):
+        check_entries(tmp_path)
+
+
+def test_the_newest_checkpoint_counts_where_last_checkpoint_is_missing(tmp_path, caplog):
+    keeper = AtomicCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    assert not keeper.has_checkpoint()
+    assert keeper.get_checkpoint_file() == ""
+    for name in ("model_0000001", "model_0000003", "model_final"):
+        keeper.save(name)
+    (tmp_path / "last_checkpoint").unlink()
+    assert keeper.has_checkpoint()
+    assert keeper.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
+    assert "the newest checkpoint of the folder is model_0000003.pth" in caplog.text
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "names nothing"), (b"\xff\0", "is no text")])
+def test_a_last_checkpoint_that_names_none_is_refused(content, words, tmp_path):
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        AtomicCheckpointer(nn.Linear(1, 1), str(tmp_path)).get_checkpoint_file()
 
 
 @pytest.mark.parametrize("size", [10, 10**6])  # PyTorch reports the larger one as an error of its own

@@ -118,3 +118,16 @@ def test_annotations_of_other_libraries_convert_and_refuse_nothing():
     cfg = read_config(RECIPE, ["+extra={_target_: torch.nn.Linear, in_features: 2e0, out_features: text}"])
     assert type(cfg.extra.in_features) is int
     assert cfg.extra.out_features == "text"
+
+
+def test_the_home_folder_in_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = OmegaConf.create({"train": {"output_dir": "~/runs/one", "init_checkpoint": "~/a.pth"}})
+    convert_values(cfg)
+    assert cfg.train == {"output_dir": "/home/me/runs/one", "init_checkpoint": "/home/me/a.pth"}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "[1, 10]", "many"])
+def test_max_dets_per_image(value):
+    with pytest.raises(UserError, match=r"dataloader\.evaluator\.max_dets_per_image"):
+        read_config(RECIPE, [f"dataloader.evaluator.max_dets_per_image={value}"])

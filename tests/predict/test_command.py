@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """demo/demo.py and `dino_d2 predict`: images, folders and videos in, drawn images and COCO results out."""
 
+import errno
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -19,8 +22,9 @@ from dino_d2.detectron2.evaluation import inference_on_dataset
 from dino_d2.engine.checkpointer import AtomicCheckpointer
 from dino_d2.errors import UserError
 from dino_d2.predict import video
-from dino_d2.predict.command import main
+from dino_d2.predict.command import PredictionWriter, main
 from dino_d2.predict.inputs import gather
+from dino_d2.predictor import Predictor
 from tests.paths import ROOT
 from tests.processes import run_python
 
@@ -233,3 +237,43 @@ def test_the_script_runs_from_the_command_line(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 files with")
     assert len(json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())) == 7
+
+
+@pytest.mark.parametrize("value", ["nan", "-0.1", "2"])
+def test_a_threshold_that_is_none_is_refused(run, trained, value):
+    with pytest.raises(SystemExit, match=r"--confidence-threshold .* must be between 0 and 1"):
+        run(trained / "shapes/val/000001.png", flags=[f"--confidence-threshold={value}"])
+
+
+def test_a_full_disk_is_said_in_words(run, trained, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(SystemExit, match=r"cannot be written to: .*No space left"):
+        run(trained / "shapes/val/000001.png")
+
+
+def test_a_signal_keeps_the_results_so_far(run, trained, tmp_path, monkeypatch):
+    pictures = sorted((trained / "shapes/val").glob("*.png"))
+    draw = PredictionWriter.draw
+
+    def signalled(self, *arguments):
+        if self.results:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(PredictionWriter, "draw", signalled)
+    with pytest.raises(SystemExit) as stopped:
+        run(*pictures)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    results = json.loads((tmp_path / "found/coco_instances_results.json").read_text())
+    assert {result["file_name"] for result in results} == {pictures[0].name}
+
+
+@pytest.mark.parametrize("categories", [[{"id": 1, "name": "cat"}], [{"id": k, "name": "a\nb"} for k in range(5)]])
+def test_names_that_are_not_those_of_the_classes_are_refused(categories, trained, tmp_path):
+    content = torch.load(trained / "weights.pth", weights_only=False) | {"categories": categories}
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="damaged"):
+        Predictor(trained / "config.yaml", tmp_path / "weights.pth", device="cpu")

@@ -110,3 +110,10 @@ def test_impossible_tiles_are_refused():
         Tiling(0, 0)
     with pytest.raises(UserError, match="overlap of tiles of 64 pixels must be 0 to 63, not 64"):
         Tiling(64, 64)
+
+
+@pytest.mark.parametrize("values", [(20.5, 3), ("20", 3), (20, 2.5), (True, 0), (float("nan"), 0)])
+def test_tiles_that_are_no_whole_pixels_are_refused(values):
+    with pytest.raises(UserError, match="whole numbers of pixels"):
+        Tiling(*values)
+    Tiling(np.int64(20), np.int32(3))

@@ -3,7 +3,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ _IMAGE_ID_KEYS = {"images": "id", "annotations": "image_id"}
 FEW_OBJECTS = 10
 
 #: A box that leaves its image by more than this share of the image's side is not a careless one.
-_FAR = 0.1
+FAR = 0.1
 
 #: Detections of an image and class that COCO's AP counts.
 COUNTED_BY_AP = 100
@@ -87,11 +87,11 @@ def _boxes(coco: dict) -> Iterator[Finding]:
     beyond = [
         annotation["id"]
         for annotation in coco["annotations"]
-        if annotation["image_id"] in sizes and _reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
+        if annotation["image_id"] in sizes and reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
     ]
     if beyond:
         yield from _outside(coco["annotations"], sizes, beyond)
-    if coco["annotations"] and all(_is_share(annotation["bbox"]) for annotation in coco["annotations"]):
+    if coco["annotations"] and all(is_share(annotation["bbox"]) for annotation in coco["annotations"]):
         yield Finding(
             True,
             "annotations whose bbox lies in 0..1",
@@ -113,7 +113,7 @@ def _boxes(coco: dict) -> Iterator[Finding]:
 def _outside(annotations: list[dict], sizes: dict, beyond: list) -> Iterator[Finding]:
     """Boxes that reach out of their image, or all boxes where their numbers are those of two corners."""
     inside = [a for a in annotations if a["image_id"] in sizes]
-    far = sum(_reaches_out(a["bbox"], *sizes[a["image_id"]], margin=_FAR) for a in inside)
+    far = sum(reaches_out(a["bbox"], *sizes[a["image_id"]], margin=FAR) for a in inside)
     if far and all(_are_corners(a["bbox"], *sizes[a["image_id"]]) for a in inside):
         yield Finding(
             len(inside) >= FEW_OBJECTS and far >= len(inside) / 10,
@@ -135,7 +135,8 @@ def _are_corners(bbox: list[float], width: float, height: float) -> bool:
     return -1 <= x0 < x1 <= width + 1 and -1 <= y0 < y1 <= height + 1
 
 
-def _is_share(bbox: list[float]) -> bool:
+def is_share(bbox: Sequence[float]) -> bool:
+    """Whether a box lies within the first pixel, as boxes do whose numbers are shares of their image."""
     x, y, w, h = bbox
     return x >= 0 and y >= 0 and x + w <= 1 and y + h <= 1
 
@@ -144,8 +145,8 @@ def _place(annotation: dict) -> tuple:
     return annotation["image_id"], annotation["category_id"], annotation["iscrowd"], *annotation["bbox"]
 
 
-def _reaches_out(bbox: list[float], width: float, height: float, margin: float = 0) -> bool:
-    """By more than a pixel, as less is rounding, and more than a share ``margin`` of the image's side."""
+def reaches_out(bbox: Sequence[float], width: float, height: float, margin: float = 0) -> bool:
+    """Whether a box leaves its image by more than a pixel (less is rounding) plus ``margin`` times the image's side."""
     x, y, w, h = bbox
     across, down = 1 + margin * width, 1 + margin * height
     return x < -across or y < -down or x + w > width + across or y + h > height + down

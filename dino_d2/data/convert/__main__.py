@@ -14,7 +14,7 @@ from dino_d2.data.train_command import FROM_SCRATCH, how_to_train, train_command
 
 from .coco import is_coco, read_coco_without_splits
 from .cvat import is_cvat, read_cvat
-from .dataset import Dataset, check_classes, check_splits, hold_out, write
+from .dataset import Dataset, check_boxes, check_classes, check_splits, hold_out, note_copies, write
 from .labelme import is_labelme, read_labelme
 from .table import is_csv, read_csv
 from .via import is_via, read_via
@@ -73,6 +73,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
         dataset = read(root, options.classes)
         without_validation = dataset.splits.keys().isdisjoint({"val"})
         check_splits(dataset, root)
+        check_boxes(dataset, root)
+        note_copies(dataset)
         hold_out(dataset, options.val)
         files = write(dataset, root, folder)
     except DatasetError as error:

@@ -11,7 +11,7 @@ from dino_d2.data.split_names import split_of
 from dino_d2.data.walk import files_below
 
 from .dataset import AnnotatedImage, Box, Dataset, box_around, finite, half_size_of_ellipse
-from .images import ImageIndex, image_size, read_each, split_of_folders
+from .images import ImageIndex, check_stated_size, image_size, read_each, split_of_folders
 from .xml_text import parse_xml, root_tag
 
 #: Elements of an image that are no objects for a detector.
@@ -62,12 +62,7 @@ def _read_image(entry: ElementTree.Element, file: Path, images: ImageIndex) -> A
     where = f"{file}: image {name[:200]}"
     image = images.of_entry(file, name, where)
     width, height = image_size(image)
-    stated = entry.get("width"), entry.get("height")
-    if None not in stated and stated != (str(width), str(height)):
-        raise DatasetError(
-            f"{where}: width and height are {stated[0]} and {stated[1]}, but {image} has {width} x {height} pixels. "
-            "Take the image that was labelled."
-        )
+    check_stated_size(where, image, (width, height), entry.get("width"), entry.get("height"))
     shapes = [shape for shape in entry if shape.tag not in _WITHOUT_AREA]
     boxes = tuple(_read_shape(f"{where}: object {number}", shape) for number, shape in enumerate(shapes, start=1))
     return AnnotatedImage(image, width, height, boxes)

@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.check.fields import has_control_characters, is_text
-from dino_d2.data.check.splits import source_name
+from dino_d2.data.check.findings import FAR, is_share, reaches_out
+from dino_d2.data.check.splits import shared_contents, source_name
 from dino_d2.files import write_atomically
 
 
@@ -162,6 +163,44 @@ def check_splits(dataset: Dataset, root: Path) -> None:
         files = Counter(image.file for image in images)
         if twice := [file for file, count in files.items() if count > 1]:
             raise DatasetError(f"{twice[0]} is in {split or 'the folder'} {files[twice[0]]} times. List it once.")
+
+
+def check_boxes(dataset: Dataset, root: Path) -> None:
+    """Note the boxes that leave their image far.
+
+    Raises:
+        DatasetError: they are more than a third of all boxes, or all boxes lie within one pixel: the numbers are of
+            another format than they are read as.
+    """
+    pairs = [(image, box.xywh) for images in dataset.splits.values() for image in images for box in image.boxes]
+    if pairs and all(is_share(xywh) for _, xywh in pairs):
+        raise DatasetError(
+            f"{root}: all boxes lie within the first pixel of their image, such as {pairs[0][1]} in "
+            f"{pairs[0][0].file}. The numbers seem to be shares of the image; multiply them by its width and height."
+        )
+    far = [(image, xywh) for image, xywh in pairs if reaches_out(xywh, image.width, image.height, FAR)]
+    if not far:
+        return
+    image, xywh = far[0]
+    words = (
+        f"{len(far)} of {len(pairs)} boxes leave their image by more than {FAR:.0%} of its side; the first is "
+        f"[x, y, width, height] = {list(xywh)} in {image.file} ({image.width} x {image.height} pixels)"
+    )
+    if len(far) > len(pairs) / 3:
+        raise DatasetError(
+            f"{root}: {words}. Are the numbers of another format, such as corners in place of centre and size, or is "
+            "the image another one than was labelled?"
+        )
+    dataset.notes.append(words)
+
+
+def note_copies(dataset: Dataset) -> None:
+    """Note the validation images that are training images under another name."""
+    train, val = (
+        {"images": [{"id": str(image.file), "file_name": str(image.file)} for image in dataset.splits.get(split, [])]}
+        for split in ("train", "val")
+    )
+    dataset.notes += [str(finding) for finding in shared_contents(train, Path("/"), val, Path("/"))]
 
 
 def write(dataset: Dataset, root: Path, folder: Path) -> dict[str, Path]:

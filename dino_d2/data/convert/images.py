@@ -109,6 +109,32 @@ def image_size(file: Path) -> tuple[int, int]:
     return header.width, header.height
 
 
+def check_stated_size(where: str, image: Path, size: tuple[int, int], width: object, height: object) -> None:
+    """
+    Args:
+        where: the label file, for the message.
+        size: (width, height) of the image.
+        width, height: as the label file states them; anything but positive numbers states nothing.
+
+    Raises:
+        DatasetError: they differ.
+    """
+    stated = _pixels(width), _pixels(height)
+    if None not in stated and stated != size:
+        raise DatasetError(
+            f"{where}: width and height are {stated[0]:g} and {stated[1]:g}, but {image} has {size[0]} x {size[1]} "
+            "pixels. Boxes are pixels of the image that was labelled: put that one back, or label this one."
+        )
+
+
+def _pixels(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if number > 0 else None
+
+
 def split_of_folders(file: Path, root: Path) -> str | None:
     """The split that the folders of a file name below a root, such as "val" of images/val2017/1.jpg; None for none.
 

@@ -8,7 +8,7 @@ from dino_d2.data.check import DatasetError
 from dino_d2.data.walk import files_below
 
 from .dataset import AnnotatedImage, Box, Dataset, box_around, finite
-from .images import ImageIndex, image_size, read_each, split_of_folders
+from .images import ImageIndex, check_stated_size, image_size, read_each, split_of_folders
 from .json_text import holds, json_object
 
 #: Shapes without an area, which are no objects for a detector.
@@ -58,12 +58,7 @@ def _read_image(file: Path, images: ImageIndex) -> tuple[AnnotatedImage | None, 
     name = content.get("imagePath")
     image = images.of_label_file(file, name if isinstance(name, str) else "")
     width, height = image_size(image)
-    stated = content.get("imageWidth"), content.get("imageHeight")
-    if None not in stated and stated != (width, height):
-        raise DatasetError(
-            f"{file}: imageWidth and imageHeight are {stated[0]} and {stated[1]}, but {image} has {width} x {height} "
-            "pixels. Label the image again, or put the one back that was labelled."
-        )
+    check_stated_size(str(file), image, (width, height), content.get("imageWidth"), content.get("imageHeight"))
     boxes = [_read_shape(f"{file}: shape {number}", shape) for number, shape in enumerate(content["shapes"], start=1)]
     with_area = tuple(box for box in boxes if box is not None)
     return AnnotatedImage(image, width, height, with_area), len(boxes) - len(with_area)

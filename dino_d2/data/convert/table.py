@@ -14,7 +14,7 @@ from dino_d2.data.split_names import split_of
 from dino_d2.data.walk import files_below
 
 from .dataset import AnnotatedImage, Box, Dataset, box_around, finite
-from .images import ImageIndex, image_size, read_each, split_of_folders, split_of_label_file
+from .images import ImageIndex, check_stated_size, image_size, read_each, split_of_folders, split_of_label_file
 from .text import read_text
 
 #: Names of columns that tools write, in small letters and without signs: TensorFlow, Open Images, Roboflow, RetinaNet.
@@ -26,8 +26,14 @@ COLUMNS = {
     "right": ("xmax", "x2", "right"),
     "bottom": ("ymax", "y2", "bottom"),
 }
+#: Columns that a table may have besides: the split, and the size of the image.
 SPLIT_COLUMNS = ("split", "subset", "set")
 
+_OTHERS = {
+    "split": SPLIT_COLUMNS,
+    "width": ("width", "imagewidth", "imgwidth"),
+    "height": ("height", "imageheight", "imgheight"),
+}
 _CORNERS = ("left", "top", "right", "bottom")
 #: Keras RetinaNet's files have no header.
 _WITHOUT_HEADER = {"file": 0, "left": 1, "top": 2, "right": 3, "bottom": 4, "class": 5}
@@ -41,6 +47,7 @@ class Row(NamedTuple):
     name: str
     corners: tuple[float, float, float, float] | None  # left, top, right, bottom
     split: str | None
+    size: tuple[str, str]  # width and height as the table states them, of the image in most tables
 
 
 def is_csv(root: Path) -> bool:
@@ -90,9 +97,12 @@ def _columns(file: Path) -> dict[str, int] | None:
     except DatasetError:
         return None
     header = ["".join(filter(str.isalnum, name)).casefold() for name in first]
+    known = [name for name in header if any(name in names for names in (COLUMNS | _OTHERS).values())]
+    if len(known) > len(set(known)):
+        return None  # two columns of one name
     found = {
         key: next((header.index(name) for name in names if name in header), None)
-        for key, names in (*COLUMNS.items(), ("split", SPLIT_COLUMNS))
+        for key, names in (COLUMNS | _OTHERS).items()
     }
     if None not in (found[key] for key in COLUMNS):
         return {key: number for key, number in found.items() if number is not None}
@@ -138,7 +148,8 @@ def _read_rows(file: Path, columns: dict[str, int]) -> Iterator[Row]:
         except ValueError as error:
             raise DatasetError(f"{where}: corners must be numbers: {error}. Correct the line.") from None
         split = split_of(cells[columns["split"]]) if "split" in columns else None
-        yield Row(where, cells[columns["file"]], cells[columns["class"]], corners, split)
+        width, height = (cells[columns[key]] if key in columns else "" for key in ("width", "height"))
+        yield Row(where, cells[columns["file"]], cells[columns["class"]], corners, split, (width, height))
 
 
 def _by_image(rows: list[Row]) -> list[list[Row]]:
@@ -149,9 +160,24 @@ def _by_image(rows: list[Row]) -> list[list[Row]]:
 def _read_image(rows: list[Row], file: Path, images: ImageIndex, shares: bool) -> AnnotatedImage:
     image = images.of_entry(file, rows[0].file, rows[0].where)
     width, height = image_size(image)
+    if len({row.split for row in rows}) > 1:
+        raise DatasetError(
+            f"{rows[0].where}: the rows of {rows[0].file} name several splits. An image belongs to one; correct them."
+        )
     scale = (width, height) if shares else (1, 1)
     boxes = tuple(_read_box(row, scale) for row in rows if row.corners is not None)
+    for row in rows:
+        if not _is_size_of_box(row):
+            check_stated_size(row.where, image, (width, height), *row.size)
     return AnnotatedImage(image, width, height, boxes)
+
+
+def _is_size_of_box(row: Row) -> bool:
+    """Whether a row states the width and height of its box and not of the image."""
+    if row.corners is None or not all(map(_is_number, row.size)):
+        return False
+    left, top, right, bottom = row.corners
+    return abs(float(row.size[0]) - (right - left)) <= 1 and abs(float(row.size[1]) - (bottom - top)) <= 1
 
 
 def _read_box(row: Row, scale: tuple[int, int]) -> Box:

@@ -146,5 +146,8 @@ def _points(shape: dict) -> tuple[list[float], list[float]]:
         half_width, half_height = half_size_of_ellipse(radius_x, radius_y, finite(shape.get("theta", 0)))
         return [x - half_width, x + half_width], [y - half_height, y + half_height]
     if kind == "polygon":
-        return list(map(finite, shape["all_points_x"])), list(map(finite, shape["all_points_y"]))
+        xs, ys = list(map(finite, shape["all_points_x"])), list(map(finite, shape["all_points_y"]))
+        if len(xs) != len(ys):
+            raise ValueError(f"{len(xs)} x and {len(ys)} y")
+        return xs, ys
     raise ValueError(kind)

@@ -2,16 +2,18 @@
 """Pascal VOC: one XML file an image.
 
 Boxes are pixels counted from 1, both ends included (VOC development kit), so that xmin 1 and xmax W is the full width.
+Some tools count from 0 instead; where a box of the folder begins at 0, all its boxes are read so.
 """
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 from dino_d2.data.check import DatasetError
 from dino_d2.data.walk import files_below
 
 from .dataset import AnnotatedImage, Box, Dataset, finite
-from .images import IMAGE_SUFFIXES, ImageIndex, image_size, read_each, split_of_folders
+from .images import IMAGE_SUFFIXES, ImageIndex, check_stated_size, image_size, read_each, split_of_folders
 from .text import lines_of
 from .xml_text import parse_xml, root_tag
 
@@ -52,10 +54,26 @@ def read_voc(root: Path, classes: list[str] | None = None) -> Dataset:
         base = next((base for base in listed if file.is_relative_to(base)), None)
         split = split_of_folders(file, root) if base is None else listed[base].get(file.stem)
         dataset.splits.setdefault(split, []).append(image)
+    _count_from_zero(dataset)
     dataset.leave_out_images_without_split("as no list of ImageSets/Main and no folder says their split")
     dataset.name_classes(classes, str(root))
     dataset.note_images_without_labels(images.files)
     return dataset
+
+
+def _count_from_zero(dataset: Dataset) -> None:
+    """Undo the step from pixels counted from 1 where a box shows that they are counted from 0."""
+    boxes = [box for images in dataset.splits.values() for image in images for box in image.boxes]
+    if not any(-1 <= min(box.xywh[:2]) < 0 for box in boxes):
+        return
+    dataset.notes.append("a box begins at pixel 0, so that corners are read as pixels counted from 0 and not from 1")
+    for images in dataset.splits.values():
+        images[:] = [replace(image, boxes=tuple(map(_from_zero, image.boxes))) for image in images]
+
+
+def _from_zero(box: Box) -> Box:
+    x, y, width, height = box.xywh
+    return replace(box, xywh=(x + 1, y + 1, width - 1, height - 1))
 
 
 def _image_sets(root: Path) -> dict[Path, dict[str, str]]:
@@ -100,11 +118,11 @@ def _read_image(file: Path, images: ImageIndex) -> AnnotatedImage:
     annotation = parse_xml(file)
     image = images.of_label_file(file, annotation.findtext("filename", default="").strip())
     try:
-        width, height = (int(finite(annotation.findtext(f"size/{side}", default="0"))) for side in ("width", "height"))
+        stated = [finite(annotation.findtext(f"size/{side}", default="0")) for side in ("width", "height")]
     except ValueError as error:
         raise DatasetError(f"{file}: <size> has no numbers: {error}. Correct it, or delete <size>.") from error
-    if width <= 0 or height <= 0:  # some tools write zeros
-        width, height = image_size(image)
+    width, height = image_size(image)
+    check_stated_size(str(file), image, (width, height), *stated)  # some tools write zeros
     boxes = [_read_box(file, number, thing) for number, thing in enumerate(annotation.iter("object"), start=1)]
     return AnnotatedImage(image, width, height, tuple(boxes))
 
@@ -125,5 +143,5 @@ def _read_box(file: Path, number: int, thing: ElementTree.Element) -> Box:
     xmin, ymin, xmax, ymax = corners
     if xmax < xmin or ymax < ymin:
         raise DatasetError(f"{where} ({name}): the box ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}) ends before it begins.")
-    difficult = thing.findtext("difficult", default="0").strip() == "1"
+    difficult = thing.findtext("difficult", default="0").strip().lower() in ("1", "true", "yes")
     return Box(name, (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1), difficult)
