@@ -11,11 +11,13 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .collective import any_rank
 from .loop import NonFiniteLossError, TrainingLoop
 from .random_state import preserved_random_state
+from .sharding import gradients_stay_undivided, own_part, undivided
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Trainer(TrainingLoop):
     def update_weights(self) -> float:
         """Clip, step, follow with the running mean; returns the gradients' norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm).item()
+        norm = undivided(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)).item()
         # The same on all ranks. With a scaler such steps are ordinary: it leaves them out.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
             raise NonFiniteLossError(
@@ -169,12 +171,22 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def gradients_stay_local(model: nn.Module) -> AbstractContextManager:
     """Batches of a step but the last: ranks share the sum of their gradients once, with the last one."""
+    if isinstance(model, FSDPModule):
+        return gradients_stay_undivided(model)
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Running mean of weights and buffers, from those of now: mean = decay · mean + (1 - decay) · weights."""
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Running mean of weights and buffers, from those of now: mean = decay · mean + (1 - decay) · weights.
+
+    Where both models are divided among ranks (``sharding.py``), each rank averages its own part.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def average_own_parts(means: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+        average([own_part(mean) for mean in means], [own_part(weight) for weight in weights], count)
+
+    ema = AveragedModel(model, multi_avg_fn=average_own_parts, use_buffers=True)
     ema.n_averaged.fill_(1)  # the mean of one: with 0, PyTorch would begin with the weights after the first step
     return ema
 
@@ -191,9 +203,9 @@ def check_weights(model: nn.Module, iteration: int) -> None:
     The losses do not always show it: oneDNN's ReLU makes 0 of NaN, so that a feed-forward network hides a NaN of its
     first bias behind finite losses and gradients.
     """
-    if nn.utils.get_total_norm(model.parameters()).isfinite():
+    if undivided(nn.utils.get_total_norm(model.parameters())).isfinite():
         return
-    bad = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    bad = [name for name, weight in model.named_parameters() if not undivided(weight).isfinite().all()]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NonFiniteLossError(
