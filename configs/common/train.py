@@ -22,6 +22,7 @@ train = OmegaConf.create(
             fp16_compression=False,
             device_ids=None,  # the model is on its device already; Detectron2's default fails on a CPU
         ),
+        fsdp=False,  # in place of DDP: divide weights, gradients and optimizer state among the ranks
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
         best=None,  # "bbox/AP": keep the weights with the best value of this result as model_best.pth; None keeps none

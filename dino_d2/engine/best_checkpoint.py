@@ -110,10 +110,7 @@ class BestCheckpoint(HookBase):
         value = self._value()
         if self.history.add(iteration, value):
             logger.info("%s %.4g after iteration %d is the best so far: saving %s", metric, value, iteration, self.path)
-            if comm.is_main_process():
-                self.checkpointer.save_weights(
-                    self.path.stem, iteration=iteration, best={"metric": metric, "value": value}
-                )
+            self.checkpointer.save_weights(self.path.stem, iteration=iteration, best={"metric": metric, "value": value})
             return
         logger.info("%s %.4g after iteration %d is not better than %s", metric, value, iteration, self._standing())
         if self.has_lost_patience and iteration + 1 < self.trainer.max_iter:

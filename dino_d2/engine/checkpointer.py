@@ -18,6 +18,7 @@ from dino_d2.files import write_atomically
 
 from .output_folder import explained
 from .random_state import random_state
+from .sharding import gathered, is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,16 @@ class AtomicCheckpointer(DetectionCheckpointer):
             UserError: the disk is full or the folder has been removed.
         """
         random_states = comm.gather(random_state())
-        if not self.save_dir or not self.save_to_disk:
+        sharded = is_sharded(self.model)
+        if not (sharded or (self.save_dir and self.save_to_disk)):
             return
         states = {key: thing.state_dict() for key, thing in self.checkpointables.items()}
-        content = {"model": self.model.state_dict(), **states, "random_states": random_states, **kwargs}
+        states = {"model": self.model.state_dict(), **states}
+        if sharded:
+            states = gathered(states)
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {**states, "random_states": random_states, **kwargs}
         if self.categories is not None:
             content["categories"] = self.categories
         path = Path(self.save_dir) / f"{name}.pth"
@@ -66,7 +73,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(path.name)
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Write ``{save_dir}/{name}.pth`` with the weights alone, which no run resumes from. For rank 0.
+        """Write ``{save_dir}/{name}.pth`` with the weights alone, which no run resumes from. All ranks must call this.
 
         Args:
             name: of the file, without folder and ending.
@@ -75,7 +82,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: the disk is full or the folder is gone.
         """
-        content = {"model": self.model.state_dict(), **kwargs}
+        weights = self.model.state_dict()
+        if is_sharded(self.model):
+            weights = gathered(weights)
+        if not self.save_dir or not self.save_to_disk:
+            return
+        content = {"model": weights, **kwargs}
         if self.categories is not None:
             content["categories"] = self.categories
         with explained(Path(self.save_dir)):

@@ -105,6 +105,7 @@ SETTINGS: dict[str, Setting] = {
     "train.ddp.broadcast_buffers": _SWITCH,
     "train.ddp.find_unused_parameters": _SWITCH,
     "train.ddp.fp16_compression": _SWITCH,
+    "train.fsdp": _SWITCH,
     "train.panels.period": _COUNT_OR_NONE,
     "train.panels.num_images": _PERIOD,
     "train.panels.show": Setting(LIST, _any, LIST.words),

@@ -45,6 +45,7 @@ from .random_state import RestoreRandomState, preserved_random_state
 from .resume import can_resume, check_resume, keep_seed
 from .score_history import ScoreHistory
 from .setup import config_yaml, save_config
+from .sharding import check_sharding, load_undivided_state, shard
 from .trackers import trackers
 from .trainer import Trainer, make_ema
 from .training_data import TrainingData
@@ -81,18 +82,25 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     check_datasets(cfg)
     check_evaluator(cfg)
     own_hooks = build_hooks(cfg)
+    check_sharding(cfg)
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
-    cfg.optimizer.params.model = model
+    evaluated = model if ema is None else ema.module
+    sharded = cfg.train.fsdp and comm.get_world_size() > 1
+    undivided = shard(evaluated) if sharded else lambda: evaluated
+    if sharded and ema is not None:
+        shard(model)
+    cfg.optimizer.params.model = model  # after sharding, which replaces the parameters
     optimizer = build(cfg, "optimizer")
+    if sharded:
+        load_undivided_state(optimizer)
     if cfg.train.compile:
         model.get_submodule("detector").compile(fullgraph=True)
-    ddp_model = wrap_for_ranks(model, cfg)
     trainer = Trainer(
-        ddp_model,
+        model if sharded else wrap_for_ranks(model, cfg),
         build(cfg, "dataloader.train"),
         optimizer,
         clip_grad_norm=cfg.train.clip_grad_norm,
@@ -102,7 +110,6 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     )
     trainer.output_dir = Path(cfg.train.output_dir)
     test_set = instantiate(cfg.dataloader.test.dataset.names)
-    evaluated = model if ema is None else ema.module
     data = TrainingData({split: dataset_names(cfg, split) for split in ("train", "test")})
     checkpointer = AtomicCheckpointer(
         evaluated, cfg.train.output_dir, categories=categories(test_set), trainer=trainer, data=data
@@ -113,7 +120,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
         check_resume(path, evaluated, trainer, cfg.train.max_iter, checkpointer.categories, data)
     elif main_process:
         MatchingHistory(cfg.train.output_dir).forget()
-    evaluation = EvalHook(cfg.train.eval_period, lambda: test(cfg, evaluated))
+    evaluation = EvalHook(cfg.train.eval_period, lambda: test(cfg, undivided()))
     best = best_checkpoint(cfg, checkpointer, evaluation)
     of_metrics = writers(cfg.train.output_dir, cfg.train.max_iter) if main_process else []
     with values_of("train.checkpointer"):
@@ -148,11 +155,12 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     if resume and start_iter == cfg.train.max_iter and Path(path).name != FINAL:
         write_final(checkpointer, path)
     trainer.train(start_iter, cfg.train.max_iter)
+    shown = undivided() if cfg.train.num_pictures else None
     if main_process:
         metrics = {k: v for k, (v, _) in trainer.storage.latest().items()}
-        if cfg.train.num_pictures:
+        if shown is not None:
             picture_of_predictions(
-                evaluated,
+                shown,
                 test_set,
                 build(cfg, "dataloader.test.mapper"),
                 picture_path(cfg),

@@ -11,12 +11,14 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import ranks
 from .collective import any_rank
 from .loop import NonFiniteLossError, TrainingLoop
 from .random_state import preserved_random_state
+from .sharding import gradients_stay_undivided, own_part, undivided
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class Trainer(TrainingLoop):
     def update_weights(self) -> float:
         """Clip the gradients, step the optimizer and update the average; returns the gradient norm before clipping."""
         self.grad_scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm).item()
+        norm = undivided(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)).item()
         # The norm is equal on all ranks. A gradient scaler skips such steps itself.
         if not math.isfinite(norm) and not self.grad_scaler.is_enabled():
             raise NonFiniteLossError(
@@ -174,12 +176,22 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def gradients_stay_local(model: nn.Module) -> AbstractContextManager:
     """Context for all batches of a step except the last: gradients are not synchronised between ranks."""
+    if isinstance(model, FSDPModule):
+        return gradients_stay_undivided(model)
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and buffers: average = decay · average + (1 - decay) · weights."""
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """Exponential moving average of weights and buffers: average = decay · average + (1 - decay) · weights.
+
+    If both models are divided among ranks (``sharding.py``), each rank averages its own part.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def average_own_parts(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+        average([own_part(one) for one in averages], [own_part(weight) for weight in weights], count)
+
+    ema = AveragedModel(model, multi_avg_fn=average_own_parts, use_buffers=True)
     ema.n_averaged.fill_(1)  # with 0, PyTorch would replace the average by the weights after the first step
     return ema
 
@@ -196,9 +208,9 @@ def check_weights(model: nn.Module, iteration: int) -> None:
     Losses do not always reveal this: oneDNN's ReLU maps NaN to 0, so a NaN in the first bias of a feed-forward network
     leaves losses and gradients finite.
     """
-    if nn.utils.get_total_norm(model.parameters()).isfinite():
+    if undivided(nn.utils.get_total_norm(model.parameters())).isfinite():
         return
-    bad = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    bad = [name for name, weight in model.named_parameters() if not undivided(weight).isfinite().all()]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NonFiniteLossError(
