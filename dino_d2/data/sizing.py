@@ -25,8 +25,8 @@ _FEWEST_EPOCHS, _MOST_EPOCHS = 12, 300
 #: Bytes that a training step of `dino_small_custom` takes for each pixel of each image at the size of the evaluation.
 #: Measured on a CPU, without what the process itself takes.
 _BYTES_PER_PIXEL = 3300
-#: Images in a step of `dino_small_custom` on a GPU, width / height of a photograph, and the share of a GPU's memory that
-#: the step may take.
+#: Images in a step of `dino_small_custom` on a GPU, width / height of a photograph, and the share of the memory that a
+#: step may take.
 _GPU_BATCH, _ASPECT, _SHARE_OF_MEMORY = 8, 4 / 3, 0.7
 
 
