@@ -48,6 +48,8 @@ _CUSTOM_RECIPE = f"{_TRAIN}configs/dino/dino_r50_4scale_custom.py "
 RUN = {
     "python -m dino_d2.data.convert datasets/mine": [],
     "python -m dino_d2.data.check datasets/mine/annotations/instances_train.json datasets/mine": [],
+    "python -m dino_d2.data.check datasets/mine/annotations/instances_train.json datasets/mine --pictures pictures": [],
+    f"{_TRAIN}configs/dino/dino_small_custom.py data.root=datasets/mine": [*_QUICK, *_THIN, "data.image_size=64"],
     f"{_CUSTOM_RECIPE}data.root=datasets/mine train.init_checkpoint=coco.pth": _CUSTOM,
     f"{_CUSTOM_RECIPE}data.train.json=train.json data.train.images=photos data.val.json=val.json "
     "data.val.images=photos": _CUSTOM,

@@ -20,14 +20,18 @@ _PIXELS_OF_SMALL_OBJECT = 20
 _SMALL_OBJECT_PERCENTILE = 5
 #: Image sizes are multiples of this, in pixels.
 _STEP = 16
-#: A GPU with less memory, in bytes, is a small one: `dino_small_custom` at batch 8 and 640 pixels needs about 8 GB.
-_SMALL_GPU = 10 * 2**30
 #: A run has at least and at most this many epochs, however large or small the dataset is.
 _FEWEST_EPOCHS, _MOST_EPOCHS = 12, 300
+#: Bytes that a training step of `dino_small_custom` takes for each pixel of each image at the size of the evaluation.
+#: Measured on a CPU, without what the process itself takes.
+_BYTES_PER_PIXEL = 3300
+#: Images in a step of `dino_small_custom` on a GPU, width / height of a photograph, and the share of the memory that a
+#: step may take.
+_GPU_BATCH, _ASPECT, _SHARE_OF_MEMORY = 8, 4 / 3, 0.7
 
 
 class Budget(NamedTuple):
-    """What a kind of device can train in about a quarter of an hour."""
+    """What a device can train in a quarter of an hour and in its memory."""
 
     smallest_size: int  # shorter side of an image, in pixels
     largest_size: int
@@ -35,17 +39,19 @@ class Budget(NamedTuple):
 
 
 _CPU = Budget(smallest_size=192, largest_size=320, images=4100)
-_SMALL_GPU_BUDGET = Budget(smallest_size=256, largest_size=480, images=20_000)
-_GPU = Budget(smallest_size=320, largest_size=640, images=40_000)
+_LARGE_GPU = Budget(smallest_size=320, largest_size=640, images=40_000)
 
 
 def budget_of(device: str) -> Budget:
-    """What a device of PyTorch, such as "cpu" or "cuda:1", can train in about a quarter of an hour."""
-    if torch.device(device).type == "cpu":
+    """What a device of PyTorch, such as "cpu" or "cuda:1", can train in a quarter of an hour and in its memory."""
+    if torch.device(device).type != "cuda":
         return _CPU
-    if torch.device(device).type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= _SMALL_GPU:
-        return _GPU
-    return _SMALL_GPU_BUDGET
+    memory = torch.cuda.get_device_properties(device).total_memory
+    pixels = _SHARE_OF_MEMORY * memory / (_GPU_BATCH * _BYTES_PER_PIXEL)
+    fits = _STEP * int(math.sqrt(pixels / _ASPECT) / _STEP)
+    return _LARGE_GPU._replace(
+        smallest_size=min(fits, _LARGE_GPU.smallest_size), largest_size=min(fits, _LARGE_GPU.largest_size)
+    )
 
 
 def suited_image_size(dataset: str, device: str) -> int:

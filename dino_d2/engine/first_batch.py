@@ -4,7 +4,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from dino_d2.detectron2.engine import HookBase
 from dino_d2.visualize import sheet_of_batch
 from dino_d2.visualize.predictions import save
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 logger = logging.getLogger("dino_d2")
 
@@ -34,11 +37,12 @@ class PictureOfFirstBatch(HookBase):
         self.path, self.image_format, self.class_names = path, image_format, class_names
 
     def after_step(self) -> None:
-        batch = self.trainer.first_batch[:_MOST_IMAGES]
-        if self.trainer.iter == 0 and all(map(_is_drawable, batch)):
+        trainer = cast("Trainer", self.trainer)
+        batch = trainer.first_batch[:_MOST_IMAGES]
+        if trainer.iter == 0 and all(map(_is_drawable, batch)):
             save(sheet_of_batch(batch, self.image_format, self.class_names), self.path)
             logger.info("The first batch, as the model was given it: %s", self.path)
-        self.trainer.first_batch = []
+        trainer.first_batch = []
 
 
 def _is_drawable(mapped: Any) -> bool:

@@ -28,6 +28,7 @@ TINY = [
     "model.detector.encoder={num_layers: 1, feedforward_dim: 32, num_heads: 4}",
     "model.detector.decoder={num_layers: 1, feedforward_dim: 32, num_heads: 4}",
     "dataloader.train.mapper.augmentations.short_edge_lengths=[64]",
+    "train.device=cpu",
 ]
 
 
@@ -53,7 +54,9 @@ def test_both_recipes_have_the_documented_keys(recipe):
 
 
 def test_lengths_and_rate_follow_from_the_data(tmp_path):
-    cfg = read_config(SMALL, [f"data.root={roboflow(tmp_path / 'data')}"])  # 64 x 48, boxes of 30 x 20
+    cfg = read_config(
+        SMALL, [f"data.root={roboflow(tmp_path / 'data')}", "train.device=cpu"]
+    )  # 64 x 48, boxes of 30 x 20
     resolve_calls(cfg, IMAGE_SIZE + SCHEDULE)
     assert cfg.data.image_size == 192
     batch = cfg.dataloader.train.total_batch_size

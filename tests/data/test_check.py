@@ -103,6 +103,7 @@ FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "boxes as shares": (_shares, True, "annotations whose bbox lies in 0..1", list(range(1, 13))),
     "corners": (_corners, True, "seems to be [x0, y0, x1, y1], two corners", list(range(1, 13))),
     "centres": (_centres, False, "partly outside", list(range(1, 13))),
+    "one box as shares": (_on("annotations", 1, bbox=[0.1, 0.2, 0.5, 0.6]), False, "while others do not", [2]),
     "the same box twice": (_twice, False, "annotations with the class and bbox of another one", [3, 40]),
     "names alike": (_names_alike, False, "categories whose names differ in capital letters or spaces alone", [4, 5]),
     "file twice": (_on("images", 1, file_name="1.png"), False, "listed more than once", [1, 2]),

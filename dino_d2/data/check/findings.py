@@ -91,13 +91,13 @@ def _boxes(coco: dict) -> Iterator[Finding]:
     ]
     if beyond:
         yield from _outside(coco["annotations"], sizes, beyond)
-    if coco["annotations"] and all(is_share(annotation["bbox"]) for annotation in coco["annotations"]):
-        yield Finding(
-            True,
-            "annotations whose bbox lies in 0..1",
-            [annotation["id"] for annotation in coco["annotations"]],
-            "COCO counts pixels: multiply by the width and height of the image.",
-        )
+    shares = [annotation["id"] for annotation in coco["annotations"] if is_share(annotation["bbox"])]
+    if shares and len(shares) == len(coco["annotations"]):
+        advice = "COCO counts pixels: multiply by the width and height of the image."
+        yield Finding(True, "annotations whose bbox lies in 0..1", shares, advice)
+    elif shares:
+        advice = "They are boxes of a pixel at most. Where shares of the image are meant, multiply them by its size."
+        yield Finding(False, "annotations whose bbox lies in 0..1, while others do not", shares, advice)
     places = [_place(annotation) for annotation in coco["annotations"]]
     objects = Counter(places)
     again = [a["id"] for a, place in zip(coco["annotations"], places, strict=True) if objects[place] > 1]
