@@ -24,6 +24,7 @@ train = OmegaConf.create(
         ),
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
+        validation_loss=False,  # also compute the training losses on the test set at each evaluation
         log_period=20,
         panels=dict(
             period=0,  # iterations between pictures of predictions, in panels/ and in TensorBoard; 0 for none

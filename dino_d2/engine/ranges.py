@@ -72,6 +72,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "train.max_iter": _PERIOD,
     "train.eval_period": Setting(WHOLE, lambda v: v >= 0, "at least 0, which evaluates at the end alone"),
+    "train.validation_loss": _SWITCH,
     "train.log_period": _PERIOD,
     "train.checkpointer.period": _PERIOD,
     "train.checkpointer.max_to_keep": Setting(

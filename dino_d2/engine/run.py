@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from omegaconf import DictConfig
 from torch import nn
 
@@ -31,7 +30,7 @@ from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, dataset_names
 from .ending import is_finished, write_final
 from .loop import EvalHook
-from .model import build_model, check_whole, load_weights
+from .model import build_model, check_whole, load_weights, precision
 from .optim import ClosedSchedule
 from .panels import Panels
 from .preemption import StopOnSignal
@@ -41,6 +40,7 @@ from .resume import can_resume, check_resume, keep_seed
 from .setup import config_yaml, save_config
 from .trainer import Trainer, make_ema
 from .training_data import TrainingData
+from .validation_loss import validation_loss
 from .writers import writers
 
 if TYPE_CHECKING:
@@ -165,12 +165,15 @@ def evaluate(cfg: DictConfig) -> dict:
     return test(cfg, model)
 
 
-def test(cfg: DictConfig, model: nn.Module) -> dict:
+def test(cfg: DictConfig, trained_model: nn.Module) -> dict:
     """Run the config's evaluator over its test set; training goes on as if it had not been run.
 
     With ``train.amp`` the model detects in that precision too.
+
+    Returns:
+        the results on rank 0, with "validation_loss" if ``train.validation_loss`` is set; nothing on other ranks.
     """
-    model = for_inference(model, precision(cfg))
+    model = for_inference(trained_model, precision(cfg))
     with preserved_random_state():
         loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
         try:
@@ -179,6 +182,8 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
             # That of a loading process comes with the traceback there in front of its words.
             raise DatasetError(str(error).rpartition("DatasetError: ")[2]) from error
     print_csv_format(results)
+    if cfg.train.validation_loss:
+        results = {**results, **validation_loss(cfg, trained_model)}
     return results
 
 
@@ -194,11 +199,6 @@ def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     """The hook that draws what ``cfg.train.panels`` asks for."""
     mapper = build(cfg, "dataloader.test.mapper")
     return Panels(cast("DETR", model), dataset, mapper, Path(cfg.train.output_dir) / "panels", **cfg.train.panels)
-
-
-def precision(cfg: DictConfig) -> torch.dtype | None:
-    """Of autocast in training and evaluation; None for float32."""
-    return getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None
 
 
 def picture_path(cfg: DictConfig) -> Path:

@@ -22,7 +22,8 @@ from .measures import Measures, Settings, as_json, measure
 from .page import page
 from .pictures import draw_pictures
 
-PAGE, METRICS = "report.html", "metrics.json"
+#: A run has a metrics.json in its folder already.
+PAGE, NUMBERS = "report.html", "report.json"
 DESCRIPTION = """Evaluate detections: AP by class, the best score threshold, confusions, and pictures of mistakes.
 
   {prog} --results output/dino_tiny_shapes/coco_instances_results.json \\
@@ -31,7 +32,7 @@ DESCRIPTION = """Evaluate detections: AP by class, the best score threshold, con
       --weights output/dino_tiny_shapes/model_final.pth --output report
 
 The second form first evaluates the weights on the test set of the config, as `dino_d2 eval` does. The output folder
-gets report.html, a page that stands alone, and metrics.json with the same numbers.
+gets report.html, a page that stands alone, and report.json with the same numbers.
 """
 
 logger = logging.getLogger(__name__)
@@ -120,18 +121,18 @@ def check_arguments(options: Namespace) -> None:
 
 
 def write(measures: Measures, output: Path, images: Path | None, count: int, notes: list[str]) -> None:
-    """Write the page and metrics.json into a folder, and print AP by class."""
+    """Write the page and report.json into a folder, and print AP by class."""
     pictures = draw_pictures(measures, images, count) if images else None
     html = page(measures, pictures, f"Detections in {measures.truth.source.stem}", notes)
     text = json.dumps(as_json(measures), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomically(output / PAGE, lambda file: file.write(html.encode("utf-8", "replace")))
-    write_atomically(output / METRICS, lambda file: file.write(text.encode("utf-8", "replace")))
+    write_atomically(output / NUMBERS, lambda file: file.write(text.encode("utf-8", "replace")))
     print(table(measures))
     at = measures.operation
     print(
         f"\nF1 {at.f1:.3f} (precision {at.precision:.3f}, recall {at.recall:.3f}) at score threshold "
         f"{measures.score_threshold:.3g} and IoU {measures.settings.iou_threshold:g}\n"
-        f"page     {output / PAGE}\nnumbers  {output / METRICS}"
+        f"page     {output / PAGE}\nnumbers  {output / NUMBERS}"
     )
 
 

@@ -138,7 +138,7 @@ def _xyxy(boxes: np.ndarray) -> torch.Tensor:
 
 
 def as_json(measures: Measures) -> dict[str, Any]:
-    """The numbers as metrics.json has them: AP, duplicates in percent, all else as shares; None where not defined."""
+    """The numbers as report.json has them: AP, duplicates in percent, all else as shares; None where not defined."""
     truth, detections, mistakes = measures.truth, measures.detections, measures.mistakes
     settings = measures.settings
     names = truth.class_names

@@ -49,7 +49,7 @@ class Page(HTMLParser):
 def report(folder, truth, results, *more):
     main([*sources(folder, truth, results), "--output", str(folder / "out"), *more])
     html = (folder / "out" / "report.html").read_text(encoding="utf-8")
-    return Page(html), json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+    return Page(html), json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
 
 
 def sources(folder, truth, results):
