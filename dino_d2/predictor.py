@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.classes import num_classes
 from dino_d2.checkpoint.files import read_categories, read_tensors
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds, read_score_thresholds
 from dino_d2.data.category_lookup import look_up_categories
 from dino_d2.data.coco_format import metadata_of
 from dino_d2.data.mapper import DetrDatasetMapper
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 
+#: Values of ``score_threshold`` that the checkpoint knows.
+BEST = ("best", "best_per_class")
 
 #: Values of ``precision``.
 PRECISIONS: dict[str | None, torch.dtype | None] = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +72,9 @@ class Predictor:
         device: for example "cuda:1"; the default is CUDA if available, else the CPU.
         precision: "bfloat16", or "float16" on a GPU, for detection in half the time or less (docs/performance.md);
             None for float32.
-        score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all.
+        score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all. "best"
+            is the threshold of the highest F1 that `dino_d2 report --store-threshold` has stored in the checkpoint, and
+            "best_per_class" the one of each class (docs/evaluation.md).
         nms_iou: of two detections of one class with a higher IoU, only the better one is kept; in [0, 1], None for no
             suppression (see ``dino_d2.predict.filters``).
         tiling: for images much larger than the objects in them: each image is detected in overlapping tiles as well as
@@ -82,11 +87,12 @@ class Predictor:
             They come from the checkpoint, else from the run's config.yaml or the annotations of the recipe's test set;
             otherwise the names are numbers.
         class_names: their names.
+        score_thresholds: the thresholds that are stored in the checkpoint, or None.
         mapper: the data mapper of the recipe's test set.
 
     Raises:
         UserError: a file is missing or is not a recipe, the weights belong to another model, the device cannot be
-            used, the precision is unknown, or a filter's value is outside [0, 1].
+            used, the precision is unknown, a filter's value is outside [0, 1], or the checkpoint has no best threshold.
     """
 
     def __init__(
@@ -96,13 +102,15 @@ class Predictor:
         overrides: Sequence[str] = (),
         device: str | None = None,
         precision: Literal["bfloat16", "float16"] | None = None,
-        score_threshold: float | None = None,
+        score_threshold: float | Literal["best", "best_per_class"] | None = None,
         nms_iou: float | None = None,
         tiling: Tiling | None = None,
     ):
         if precision not in list(PRECISIONS):  # not every value can be hashed
             raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
-        self._filters = Filters(score_threshold, nms_iou)
+        if isinstance(score_threshold, str) and score_threshold not in BEST:
+            raise UserError(f"score_threshold must be a number in [0, 1], {' or '.join(BEST)}, not {score_threshold!r}")
+        self._filters = Filters(None if isinstance(score_threshold, str) else score_threshold, nms_iou)
         self._tiling = tiling
         lazy = _load(str(config_file), overrides)
         weights = _local_file(str(weights))
@@ -117,6 +125,11 @@ class Predictor:
         self.mapper = instantiate(lazy.dataloader.test.mapper)
         self.categories = read_categories(weights) or _categories_of_recipe(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
+        self.score_thresholds = read_score_thresholds(weights)
+        if isinstance(score_threshold, str):
+            stored = best_threshold(self.score_thresholds, weights)
+            of_classes = tuple(stored.of(self.class_names))
+            self._filters = Filters(stored.overall if score_threshold == "best" else of_classes, nms_iou)
         self._lazy = lazy
         self._warned_of_colour_order = False
 
@@ -355,6 +368,20 @@ def _fill(model: DETR, tensors: dict[str, Tensor], weights: str, config_file: st
             f"{left[0]} ({detail}). Use the config.yaml beside the weights, or override the settings that differ, such "
             "as model.detector.num_classes=3"
         )
+
+
+def best_threshold(stored: ScoreThresholds | None, weights: str) -> ScoreThresholds:
+    """The thresholds that are stored in a checkpoint.
+
+    Raises:
+        UserError: there are none.
+    """
+    if stored is None:
+        raise UserError(
+            f"{weights} has no best score threshold. Find and store it: dino_d2 report --config-file CONFIG --weights "
+            f"{weights} --output report --store-threshold; or give a number, such as 0.3"
+        )
+    return stored
 
 
 def _move(model: Model, device: str) -> Model:

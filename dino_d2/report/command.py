@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds, store_score_thresholds
 from dino_d2.errors import UserError
 from dino_d2.evaluation.class_ap import mean_ap
 from dino_d2.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -54,6 +55,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--max-dets-per-image", type=int, default=100, help="detections counted in each image for each class (100)"
     )
     parser.add_argument("--pictures", type=int, default=8, help="number of pictures of each kind (8)")
+    parser.add_argument(
+        "--store-threshold",
+        nargs="?",
+        const="",
+        metavar="CHECKPOINT",
+        help="store the best score thresholds in this checkpoint (that of --weights)",
+    )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="changes to the config, path.key=value")
     return parser
 
@@ -96,6 +104,28 @@ def run(options: Namespace) -> None:
         [f"Detections: {results}. Ground truth: {annotations}.", *notes],
     )
 
+    if options.store_threshold is not None:
+        store(measures, options.store_threshold or options.weights)
+
+
+def store(measures: Measures, checkpoint: str) -> None:
+    """Store the best thresholds of measures in a checkpoint.
+
+    Raises:
+        UserError: there are none, or the checkpoint is of another model.
+    """
+    if measures.best is None:
+        raise UserError("no detection is right, so there is no best score threshold; nothing is stored")
+    names = measures.truth.class_names
+    of_class = zip(names, measures.best_of_class, strict=True)
+    classes = {name: best.threshold for name, best in of_class if best is not None}
+    thresholds = ScoreThresholds(measures.best.threshold, classes, measures.settings.iou_threshold)
+    store_score_thresholds(checkpoint, thresholds, names)
+    print(
+        f'stored   {checkpoint}: Predictor(..., score_threshold="best") keeps detections with score ≥ '
+        f"{measures.best.threshold:.3g}"
+    )
+
 
 def check_arguments(options: Namespace) -> None:
     """
@@ -114,6 +144,10 @@ def check_arguments(options: Namespace) -> None:
         raise UserError("--images is for --results; with --config-file the images are those of the recipe's test set")
     if options.images and not options.images.is_dir():
         raise UserError(f"--images {options.images}: there is no such folder (looked from {Path.cwd()})")
+    if options.store_threshold == "" and not options.weights:
+        raise UserError("--store-threshold: name the checkpoint whose detections --results are")
+    if options.store_threshold and options.weights and options.store_threshold != options.weights:
+        raise UserError("--store-threshold: the thresholds are those of --weights; give it without a file")
     if options.output.is_file():
         raise UserError(f"--output {options.output} is a file; a folder is needed")
     if options.pictures < 0:

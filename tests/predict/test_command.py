@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds, store_score_thresholds
 from dino_d2.data.convert.__main__ import FORMATS
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.data.shapes_drawing import CLASSES
@@ -233,3 +234,21 @@ def test_the_script_runs_from_the_command_line(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 files with")
     assert len(json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())) == 7
+
+
+def test_the_best_threshold_of_the_weights(trained, tmp_path, capsys):
+    shutil.copy(trained / "weights.pth", tmp_path / "weights.pth")
+    files = ["--config-file", str(trained / "config.yaml"), "--weights", str(tmp_path / "weights.pth")]
+    files += [
+        "--input",
+        str(trained / "shapes/val"),
+        "--output",
+        str(tmp_path / "out"),
+        "--confidence-threshold",
+        "best",
+    ]
+    with pytest.raises(SystemExit, match="has no best score threshold"):
+        main(files)
+    store_score_thresholds(str(tmp_path / "weights.pth"), ScoreThresholds(1.0, {}, 0.5), CLASSES)
+    main(files)
+    assert "3 files with 0 detections drawn" in capsys.readouterr().out

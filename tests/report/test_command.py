@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dino_d2.checkpoint.score_thresholds import read_score_thresholds
 from dino_d2.evaluation.duplicates import DuplicateEvaluator
 from dino_d2.report.command import main
 from dino_d2.report.measures import Settings, measure
@@ -207,10 +209,28 @@ def test_annotations_that_are_left_out_are_noted(tmp_path, capsys):
     assert "outside its image" in page.text
 
 
+def test_thresholds_are_stored_in_a_checkpoint(tmp_path, capsys):
+    truth, results = random_data(0)
+    names = [category["name"] for category in truth["categories"]]
+    file = tmp_path / "model_final.pth"
+    torch.save({"model": {"a": torch.zeros(1)}, "categories": truth["categories"]}, file)
+    _, numbers = report(tmp_path, truth, results, "--store-threshold", str(file))
+    stored = read_score_thresholds(str(file))
+    assert stored.overall == numbers["overall"]["best"]["threshold"]
+    assert stored.classes == {one["name"]: one["best"]["threshold"] for one in numbers["classes"] if one["best"]}
+    assert list(stored.classes) == names[:3]  # nothing of the last class is right
+    assert f"stored   {file}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no detection is right"):
+        report(tmp_path, truth_of([]), results_of([(1, 3, [0, 0, 9, 9], 0.9)]), "--store-threshold", str(file))
+    assert read_score_thresholds(str(file)) == stored
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--output", "x"], "give either --results and --annotations, or --config-file and --weights"),
     (["--results", "a", "--output", "x"], "give either .*, not --results"),
     (["--results", "a", "--annotations", "b", "--weights", "c", "--output", "x"], "give either"),
+    (["--results", "a", "--annotations", "b", "--output", "x", "--store-threshold"], "name the checkpoint"),
+    (["--config-file", "a", "--weights", "b", "--output", "x", "--store-threshold", "c"], "those of --weights"),
     (["--config-file", "a", "--weights", "b", "--images", "c", "--output", "x"], "--images is for --results"),
     (["--results", "a", "--annotations", "b", "--images", "c", "--output", "x"], "there is no such folder"),
     (["--results", "a", "--annotations", "b", "--output", "x"], "b cannot be read"),
