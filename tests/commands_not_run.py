@@ -25,8 +25,9 @@ NOT_RUN = {
     "distributed.md": [
         "torchrun --standalone --nproc-per-node 8 train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
     ],
-    # hours of training, or Objects365
+    # hours of training, Objects365, or a model that finds something (tests/report/test_detect.py)
     "evaluation.md": [
+        "python -m dino_d2.report --config-file output/dino_tiny_shapes/config.yaml --weights output/dino_tiny_shapes/model_final.pth --output report --store-threshold",
         "python tools/draw_matching.py curves output/dino_tiny_shapes_instruments --output matching.png",
         "python tools/ablate.py",
         "python train_net.py --config-file configs/known/shapes_known_objects_70_30.py train.max_iter=600 train.eval_period=600",

@@ -78,8 +78,6 @@ RUN = {
     "datasets/shapes/annotations/shapes_val.json --images datasets/shapes/val --output report": [],
     "python -m dino_d2.report --config-file output/dino_tiny_shapes/config.yaml --weights "
     "output/dino_tiny_shapes/model_final.pth --output report": [],
-    "python -m dino_d2.report --config-file output/dino_tiny_shapes/config.yaml --weights "
-    "output/dino_tiny_shapes/model_final.pth --output report --store-threshold": [],
     "python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val/000027.png --output pictures":
         ["--opts", *_SHAPES],

@@ -7,10 +7,10 @@ from pathlib import Path
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import MetadataCatalog
-from dino_d2.detectron2.evaluation import COCOEvaluator
 from dino_d2.engine.config import begin, load_config
 from dino_d2.engine.run import evaluate
 from dino_d2.errors import UserError
+from dino_d2.evaluation import PerClassCOCOEvaluator
 
 
 def detect(options: Namespace) -> tuple[Path, Path, Path]:
@@ -22,7 +22,7 @@ def detect(options: Namespace) -> tuple[Path, Path, Path]:
     overrides = [*options.opts, f"train.init_checkpoint={options.weights}", f"train.output_dir={options.output}"]
     args = Namespace(config_file=options.config_file, opts=overrides, eval_only=True, resume=False)
     cfg = load_config(args)
-    cfg.dataloader.evaluator = L(COCOEvaluator)(
+    cfg.dataloader.evaluator = L(PerClassCOCOEvaluator)(
         dataset_name="${dataloader.test.dataset.names}",
         output_dir="${train.output_dir}",
         max_dets_per_image=options.max_dets_per_image,
