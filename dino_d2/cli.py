@@ -27,7 +27,10 @@ def train(arguments: list[str]) -> None:
 
 
 def evaluate(arguments: list[str]) -> None:
-    description = "Evaluate a checkpoint, given as train.init_checkpoint=FILE, on the test set of a config."
+    description = (
+        "Evaluate a checkpoint, given as train.init_checkpoint=FILE, on the test set of a config. `dino_d2 report` "
+        "also makes a page with pictures of its mistakes."
+    )
     parser = _run_parser("eval", description, _EVAL_EXAMPLES)
     _launch(parser.parse_args(arguments, argparse.Namespace(eval_only=True, resume=False)))
 
@@ -70,7 +73,11 @@ def _module(name: str, verb: str) -> Callable[[list[str]], int | None]:
 #: {verb: (summary, function of the remaining arguments)}; the function returns an exit status, None for success.
 VERBS: dict[str, tuple[str, Callable[[list[str]], int | None]]] = {
     "train": ("train a recipe, or resume a run", train),
-    "eval": ("evaluate a checkpoint on a recipe's test set", evaluate),
+    "eval": ("print the AP of a checkpoint on a recipe's test set", evaluate),
+    "report": (
+        "show what a model finds and misses, and its best threshold, on a web page",
+        _module("dino_d2.report.command", "report"),
+    ),
     "predict": (
         "detect objects in images, folders, videos or a webcam",
         _module("dino_d2.predict.command", "predict"),

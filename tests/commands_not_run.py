@@ -27,8 +27,9 @@ NOT_RUN = {
         "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 --rdzv-id dino train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
         "sbatch --nodes 2 tools/slurm_train.sh --config-file configs/dino/dino_r50_4scale_12ep.py",
     ],
-    # hours of training, or Objects365
+    # hours of training, Objects365, or a model that finds something (tests/report/test_detect.py)
     "evaluation.md": [
+        "python -m dino_d2.report --config-file output/dino_tiny_shapes/config.yaml --weights output/dino_tiny_shapes/model_final.pth --output report --store-threshold",
         "python tools/draw_matching.py curves output/dino_tiny_shapes_instruments --output matching.png",
         "python tools/ablate.py",
         "python train_net.py --config-file configs/known/shapes_known_objects_70_30.py train.max_iter=600 train.eval_period=600",

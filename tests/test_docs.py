@@ -23,6 +23,7 @@ from dino_d2.data.convert.__main__ import main as convert
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.config import LazyConfig, instantiate
 from dino_d2.engine.overrides import apply_overrides
+from dino_d2.report.command import main as report
 from tests.commands_not_run import NOT_RUN
 from tests.in_process import run_train_net
 from tests.paths import ROOT
@@ -77,8 +78,10 @@ RUN = {
     "python demo/demo.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val --output labelled "
     "--recursive --save-labels yolo --confidence-threshold 0.5": ["--opts", *_SHAPES],
-    "python tools/plot_precision_recall.py found/coco_instances_results.json "
-    "datasets/shapes/annotations/shapes_val.json": [],
+    "python -m dino_d2.report --results found/coco_instances_results.json --annotations "
+    "datasets/shapes/annotations/shapes_val.json --images datasets/shapes/val --output report": [],
+    "python -m dino_d2.report --config-file output/dino_tiny_shapes/config.yaml --weights "
+    "output/dino_tiny_shapes/model_final.pth --output report": [],
     "python tools/draw_queries.py --config-file configs/dino/dino_tiny_shapes.py --weights "
     "output/dino_tiny_shapes/model_final.pth --input datasets/shapes/val/000027.png --output pictures":
         ["--opts", *_SHAPES],
@@ -186,8 +189,8 @@ def test_the_commands_run(place, monkeypatch):
             monkeypatch.syspath_prepend((ROOT / program).parent)
             runpy.run_path(str(ROOT / program), run_name="__main__")
         else:
-            status = {"dino_d2.data.convert": convert, "dino_d2.data.check": check}[program](arguments)
-            assert status == 0, command
+            run = {"dino_d2.data.convert": convert, "dino_d2.data.check": check, "dino_d2.report": report}[program]
+            assert not run([*arguments, *changes]), command
     picture = Image.open(place / "output/dino_r50_4scale_custom/predictions.png")
     assert picture.size[0] > 0
 

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds, store_score_thresholds
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.detectron2.checkpoint import DetectionCheckpointer
 from dino_d2.detectron2.config import LazyCall as L
@@ -464,3 +466,26 @@ def test_the_lines_of_the_docs_run(tmp_path, monkeypatch, capsys):
             exec(block, names)
     assert capsys.readouterr().out.count("[") == 100
     assert Image.open("found.png").size == (480, 480)
+
+
+def test_the_best_threshold_is_that_of_the_checkpoint(trained, tmp_path):
+    overrides, weights = trained
+    file = tmp_path / "weights.pth"
+    shutil.copy(weights, file)
+    with pytest.raises(UserError, match=r"has no best score threshold\. Find and store it: dino_d2 report"):
+        Predictor(RECIPE, file, overrides, score_threshold="best")
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    found = Predictor(RECIPE, file, overrides)(image, "RGB")
+    middle = found.scores[len(found) // 2].item()
+    thresholds = ScoreThresholds(middle, {"ant": 1.0, "bee": 0.0}, 0.5)
+    store_score_thresholds(str(file), thresholds, [category["name"] for category in CATEGORIES])
+    best = Predictor(RECIPE, file, overrides, score_threshold="best")
+    assert best.score_thresholds == thresholds
+    assert len(best(image, "RGB")) == (found.scores >= middle).sum() < len(found)
+    of_class = Predictor(RECIPE, file, overrides, score_threshold="best_per_class")(image, "RGB")
+    classes = found.pred_classes
+    expected = (classes == 1) | ((classes > 1) & (found.scores >= middle))
+    assert torch.equal(of_class.scores, found.scores[expected])
+    assert len(Predictor(RECIPE, file, overrides)(image, "RGB")) == len(found)  # the default keeps all
+    with pytest.raises(UserError, match="best or best_per_class, not 'better'"):
+        Predictor(RECIPE, file, overrides, score_threshold="better")

@@ -25,6 +25,7 @@ train = OmegaConf.create(
         fsdp=False,  # in place of DDP: divide weights, gradients and optimizer state among the ranks
         checkpointer=dict(period=5000, max_to_keep=3),
         eval_period=5000,
+        validation_loss=False,  # also compute the training losses on the test set at each evaluation
         best=None,  # "bbox/AP": keep the weights with the best value of this result as model_best.pth; None keeps none
         best_mode="max",  # "min" where small values are good
         early_stopping=dict(patience=None),  # end after so many evaluations in a row that are not better; None: never

@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -36,6 +37,11 @@ def build_model(cfg: DictConfig) -> nn.Module:
         raise UserError(f"model: builds {type(model).__name__}, not a module of PyTorch")
     check_channels(cfg, model)
     return model.to(cfg.train.device)
+
+
+def precision(cfg: DictConfig) -> torch.dtype | None:
+    """Of autocast in training and evaluation; None for float32."""
+    return getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None
 
 
 def check_channels(cfg: DictConfig, model: nn.Module) -> None:

@@ -80,6 +80,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "train.max_iter": _PERIOD,
     "train.eval_period": Setting(WHOLE, lambda v: v >= 0, "at least 0, which evaluates at the end alone"),
+    "train.validation_loss": _SWITCH,
     "train.best": Setting(
         TEXT,
         lambda v: bool(v.strip()),

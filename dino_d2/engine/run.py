@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -35,7 +34,7 @@ from .datasets import check_datasets, check_evaluator, class_list, dataset_names
 from .ending import FINAL, is_finished, write_final
 from .first_batch import PictureOfFirstBatch
 from .loop import EvalHook
-from .model import build_model, check_whole, load_weights
+from .model import build_model, check_whole, load_weights, precision
 from .optim import ClosedSchedule
 from .output_folder import no_half_predictions
 from .panels import Panels
@@ -50,6 +49,7 @@ from .trackers import trackers
 from .trainer import Trainer, make_ema
 from .training_data import TrainingData
 from .user_hooks import build_hooks
+from .validation_loss import validation_loss
 from .writers import writers
 
 if TYPE_CHECKING:
@@ -190,12 +190,15 @@ def evaluate(cfg: DictConfig) -> dict:
     return test(cfg, model)
 
 
-def test(cfg: DictConfig, model: nn.Module) -> dict:
+def test(cfg: DictConfig, trained_model: nn.Module) -> dict:
     """Run the config's evaluator over its test set, without changing the training.
 
     With ``train.amp`` the model detects in that precision too.
+
+    Returns:
+        the results on rank 0, with "validation_loss" if ``train.validation_loss`` is set; nothing on other ranks.
     """
-    model = for_inference(model, precision(cfg))
+    model = for_inference(trained_model, precision(cfg))
     model.register_forward_pre_hook(lambda model, inputs: ranks.note_images("evaluating on", inputs[0]))
     with preserved_random_state():
         loader, evaluator = build(cfg, "dataloader.test"), build(cfg, "dataloader.evaluator")
@@ -211,6 +214,8 @@ def test(cfg: DictConfig, model: nn.Module) -> dict:
                 raise
             raise explained from error
     print_csv_format(results)
+    if cfg.train.validation_loss:
+        results = {**results, **validation_loss(cfg, trained_model)}
     return results
 
 
@@ -245,11 +250,6 @@ def panels(cfg: DictConfig, model: nn.Module, dataset: str) -> Panels:
     folder = Path(cfg.train.output_dir) / "panels"
     with values_of("train.panels"):
         return Panels(cast("DETR", model), dataset, mapper, folder, **cfg.train.panels)
-
-
-def precision(cfg: DictConfig) -> torch.dtype | None:
-    """Of autocast in training and evaluation; None for float32."""
-    return getattr(torch, cfg.train.amp.dtype) if cfg.train.amp.enabled else None
 
 
 def picture_path(cfg: DictConfig) -> Path:

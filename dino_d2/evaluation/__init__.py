@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements of the DINO and DN-DETR papers, as Detectron2 evaluators that run together with COCO AP."""
+"""Evaluation: COCO AP by class, score thresholds and mistakes, and measures of the DINO and DN-DETR papers."""
 
 from .duplicates import DuplicateEvaluator
 from .matching_evaluator import MatchingEvaluator
+from .per_class import PerClassCOCOEvaluator
 
-__all__ = ["DuplicateEvaluator", "MatchingEvaluator"]
+__all__ = ["DuplicateEvaluator", "MatchingEvaluator", "PerClassCOCOEvaluator"]

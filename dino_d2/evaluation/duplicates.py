@@ -2,6 +2,7 @@
 """How often one object gets several confident boxes (DINO section 3.3 and figure 8)."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,20 +88,21 @@ class DuplicateEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._counts)
         if not comm.is_main_process():
             return {}
-        counts = dict(itertools.chain.from_iterable(part.items() for part in gathered)).values()
-        if not counts:
-            return {}
-        same_class = np.concatenate([count.same_class for count in counts])
-        classes = np.concatenate([count.classes for count in counts])
-        found = same_class[same_class > 0]
-        return {
-            "duplicates": {
-                "rate": percent(found > 1),
-                "boxes_per_object": float(found.mean()) if len(found) else float("nan"),
-                "confused": percent(classes[classes > 0] > 1),
-                "found": percent(same_class > 0),
-            }
-        }
+        counts = list(dict(itertools.chain.from_iterable(part.items() for part in gathered)).values())
+        return {"duplicates": duplicate_rates(counts)} if counts else {}
+
+
+def duplicate_rates(counts: Sequence[BoxesOnObjects]) -> dict[str, float]:
+    """The results of :class:`DuplicateEvaluator` from the counts of at least one image."""
+    same_class = np.concatenate([count.same_class for count in counts])
+    classes = np.concatenate([count.classes for count in counts])
+    found = same_class[same_class > 0]
+    return {
+        "rate": percent(found > 1),
+        "boxes_per_object": float(found.mean()) if len(found) else float("nan"),
+        "confused": percent(classes[classes > 0] > 1),
+        "found": percent(same_class > 0),
+    }
 
 
 def percent(flags: np.ndarray) -> float:

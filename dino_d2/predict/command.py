@@ -28,6 +28,7 @@ from .label_files import WRITERS, LabelWriter, check_names
 from .predictor import Predictor
 from .tiles import Tiling
 from .video import VideoReader, VideoWriter
+from .weights import best_thresholds
 
 RESULTS = "coco_instances_results.json"
 DESCRIPTION = """Detect objects in images, folders, videos or a webcam.
@@ -147,6 +148,20 @@ def tiling(tile: int | None, overlap: int | None) -> Tiling | None:
     return Tiling(tile, tile // 5 if overlap is None else overlap)
 
 
+def threshold(word: str) -> float | str:
+    """The value of --confidence-threshold."""
+    return word if word == "best" else float(word)
+
+
+def lowest_score(word: float | str, predictor: Predictor, weights: str) -> float:
+    """What --confidence-threshold asks for.
+
+    Raises:
+        UserError: nothing is stored in the weights.
+    """
+    return best_thresholds(predictor.score_thresholds, weights).overall if isinstance(word, str) else word
+
+
 def parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION.format(prog=prog), formatter_class=argparse.RawDescriptionHelpFormatter
@@ -155,7 +170,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="a checkpoint")
     parser.add_argument("--input", required=True, nargs="+", help="images, folders, videos, 'webcam' or 'webcam:1'")
     parser.add_argument("--output", required=True, type=Path, help="a folder")
-    parser.add_argument("--confidence-threshold", type=float, default=0.3, help="lowest score to draw (0.3)")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=threshold,
+        default=0.3,
+        metavar="SCORE",
+        help='lowest score to draw (0.3); "best" for the one that `dino_d2 report` has stored in the weights',
+    )
     parser.add_argument("--recursive", action="store_true", help="search the folders inside folders too")
     parser.add_argument("--save-labels", choices=WRITERS, help="also write the drawn detections as label files")
     parser.add_argument("--nms-iou", type=float, help="remove the weaker of two boxes of one class above this IoU")
@@ -173,8 +194,8 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
     try:
         if options.output.is_file():
             raise UserError(f"--output {options.output} is a file; a folder is needed")
-        if not 0 <= options.confidence_threshold <= 1:
-            raise UserError(f"--confidence-threshold {options.confidence_threshold} must be between 0 and 1")
+        if not (options.confidence_threshold == "best" or 0 <= options.confidence_threshold <= 1):
+            raise UserError(f"--confidence-threshold {options.confidence_threshold} must be between 0 and 1, or best")
         inputs = gather(options.input, options.recursive, options.output)
         if options.save_labels:
             check_names(inputs, options.save_labels)
@@ -189,7 +210,8 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
             tiling=tiling(options.tile, options.overlap),
         )
         labels = WRITERS[options.save_labels](options.output, predictor.class_names) if options.save_labels else None
-        writer = PredictionWriter(predictor, options.output, options.confidence_threshold, labels)
+        lowest = lowest_score(options.confidence_threshold, predictor, options.weights)
+        writer = PredictionWriter(predictor, options.output, lowest, labels)
         with logging_redirect_tqdm():
             writer.run(inputs)
     except UserError as error:
@@ -199,7 +221,7 @@ def main(arguments: list[str] | None = None, prog: str = "dino_d2 predict") -> N
         sys.exit(128 + interrupted.number)
     except OSError as error:
         sys.exit(f"error: {options.output} cannot be written to: {error}")
-    drawn = sum(result["score"] >= options.confidence_threshold for result in writer.results)
+    drawn = sum(result["score"] >= lowest for result in writer.results)
     print(
         f"{len(writer.written)} files with {drawn} detections drawn in {options.output}; all detections are in "
         f"{options.output / RESULTS}"

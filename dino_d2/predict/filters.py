@@ -15,7 +15,8 @@ class Filters:
     """Which detections of an image are kept; all of them by default.
 
     Args:
-        score_threshold: detections with a lower score are removed; in [0, 1], None to keep all.
+        score_threshold: detections with a lower score are removed; in [0, 1], for all classes or a tuple with that of
+            each class; None to keep all.
         nms_iou: of two detections of one class whose boxes have a higher IoU than this, the one with the lower score is
             removed; in [0, 1], None to keep both. A trained DETR rarely needs it: its queries learn not to repeat an
             object. It helps after a short training.
@@ -24,11 +25,12 @@ class Filters:
         UserError: a value is outside its range.
     """
 
-    score_threshold: float | None = None
+    score_threshold: float | tuple[float, ...] | None = None
     nms_iou: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)):
+        scores = self.score_threshold if isinstance(self.score_threshold, tuple) else (self.score_threshold,)
+        for name, value in (*(("score_threshold", score) for score in scores), ("nms_iou", self.nms_iou)):
             if value is None:
                 continue
             if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
@@ -37,7 +39,10 @@ class Filters:
     def __call__(self, instances: Instances) -> Instances:
         """The detections that are kept, best first; `instances` with ``pred_boxes``, ``scores``, ``pred_classes``."""
         if self.score_threshold is not None:
-            instances = instances[instances.scores >= self.score_threshold]
+            threshold = instances.scores.new_tensor(self.score_threshold)
+            if threshold.dim():
+                threshold = threshold[instances.pred_classes]
+            instances = instances[instances.scores >= threshold]
         if self.nms_iou is not None:
             boxes, scores = instances.pred_boxes.tensor.float(), instances.scores.float()
             instances = instances[batched_nms(boxes, scores, instances.pred_classes, self.nms_iou)]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dino_d2.checkpoint.score_thresholds import read_score_thresholds
 from dino_d2.data.pixels import AnyImage, ColourOrder, pixels
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import transforms as T
@@ -28,9 +29,20 @@ from dino_d2.speed.inference import for_inference
 from .filters import Filters
 from .recipe import categories_of_recipe, load_recipe
 from .tiles import Tiling, join
-from .weights import adopt_class_count, categories_of_checkpoint, fill, local_file, move_to_device, read_weights
+from .weights import (
+    adopt_class_count,
+    best_thresholds,
+    categories_of_checkpoint,
+    fill,
+    local_file,
+    move_to_device,
+    read_weights,
+)
 
 logger = logging.getLogger(__name__)
+
+#: Values of ``score_threshold`` that the checkpoint knows.
+BEST = ("best", "best_per_class")
 
 #: Values of ``precision``.
 PRECISIONS: dict[str | None, torch.dtype | None] = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,7 +62,9 @@ class Predictor:
         device: for example "cuda:1"; the default is CUDA if available, else the CPU.
         precision: "bfloat16", or "float16" on a GPU, for detection in half the time or less (docs/performance.md);
             None for float32.
-        score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all.
+        score_threshold: detections with a lower score are left out of the result; in [0, 1], None to keep all. "best"
+            is the threshold of the highest F1 that `dino_d2 report --store-threshold` has stored in the checkpoint, and
+            "best_per_class" the one of each class (docs/evaluation.md).
         nms_iou: of two detections of one class with a higher IoU, only the better one is kept; in [0, 1], None for no
             suppression (see ``dino_d2.predict.filters``).
         tiling: for images much larger than the objects in them: the model runs on overlapping tiles of
@@ -64,11 +78,12 @@ class Predictor:
             They come from the checkpoint, else from the run's config.yaml or the annotations of the recipe's test set;
             otherwise the names are numbers.
         class_names: their names.
+        score_thresholds: the thresholds that are stored in the checkpoint, or None.
         mapper: the data mapper of the recipe's test set.
 
     Raises:
         UserError: a file is missing or is not a recipe, the weights belong to another model, the device cannot be
-            used, the precision is unknown, or a filter's value is outside [0, 1].
+            used, the precision is unknown, a filter's value is outside [0, 1], or the checkpoint has no best threshold.
     """
 
     def __init__(
@@ -78,13 +93,15 @@ class Predictor:
         overrides: Sequence[str] = (),
         device: str | None = None,
         precision: Literal["bfloat16", "float16"] | None = None,
-        score_threshold: float | None = None,
+        score_threshold: float | Literal["best", "best_per_class"] | None = None,
         nms_iou: float | None = None,
         tiling: Tiling | None = None,
     ):
         if precision not in list(PRECISIONS):  # not every value can be hashed
             raise UserError(f'precision must be "bfloat16", "float16" or None (float32), not {precision!r}')
-        self._filters = Filters(score_threshold, nms_iou)
+        if isinstance(score_threshold, str) and score_threshold not in BEST:
+            raise UserError(f"score_threshold must be a number in [0, 1], {' or '.join(BEST)}, not {score_threshold!r}")
+        self._filters = Filters(None if isinstance(score_threshold, str) else score_threshold, nms_iou)
         self._tiling = tiling
         lazy = load_recipe(str(config_file), overrides)
         weights = local_file(str(weights))
@@ -97,6 +114,11 @@ class Predictor:
         self.mapper = instantiate(lazy.dataloader.test.mapper)
         self.categories = categories_of_checkpoint(weights, count) or categories_of_recipe(lazy, count)
         self.class_names = [category["name"] for category in self.categories]
+        self.score_thresholds = read_score_thresholds(weights)
+        if isinstance(score_threshold, str):
+            stored = best_thresholds(self.score_thresholds, weights)
+            of_classes = tuple(stored.of(self.class_names))
+            self._filters = Filters(stored.overall if score_threshold == "best" else of_classes, nms_iou)
         self._lazy = lazy
         self._warned_of_colour_order = False
 

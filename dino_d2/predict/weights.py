@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dino_d2.checkpoint import load_tensors
 from dino_d2.checkpoint.classes import num_classes
 from dino_d2.checkpoint.files import read_categories, read_tensors
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds
 from dino_d2.detectron2.utils.file_io import PathManager
 from dino_d2.errors import UserError
 from dino_d2.meta_arch import DETR
@@ -65,6 +66,20 @@ def categories_of_checkpoint(weights: str, count: int | None) -> list[dict] | No
     if categories and count and len(categories) != count:
         raise UserError(f"{weights}: damaged: it names {len(categories)} classes, and its tensors have {count}")
     return categories
+
+
+def best_thresholds(stored: ScoreThresholds | None, weights: str) -> ScoreThresholds:
+    """The score thresholds that are stored in a checkpoint.
+
+    Raises:
+        UserError: there are none.
+    """
+    if stored is None:
+        raise UserError(
+            f"{weights} has no best score threshold. Find and store it: dino_d2 report --config-file CONFIG --weights "
+            f"{weights} --output report --store-threshold; or give a number, such as 0.3"
+        )
+    return stored
 
 
 def adopt_class_count(cfg: DictConfig, tensors: dict[str, Tensor]) -> int | None:

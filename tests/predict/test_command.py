@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.checkpoint.score_thresholds import ScoreThresholds, store_score_thresholds
 from dino_d2.data.convert.__main__ import FORMATS
 from dino_d2.data.shapes import Recipe, generate
 from dino_d2.data.shapes_drawing import CLASSES
@@ -277,3 +278,21 @@ def test_names_that_are_not_those_of_the_classes_are_refused(categories, trained
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="damaged"):
         Predictor(trained / "config.yaml", tmp_path / "weights.pth", device="cpu")
+
+
+def test_the_best_threshold_of_the_weights(trained, tmp_path, capsys):
+    shutil.copy(trained / "weights.pth", tmp_path / "weights.pth")
+    files = ["--config-file", str(trained / "config.yaml"), "--weights", str(tmp_path / "weights.pth")]
+    files += [
+        "--input",
+        str(trained / "shapes/val"),
+        "--output",
+        str(tmp_path / "out"),
+        "--confidence-threshold",
+        "best",
+    ]
+    with pytest.raises(SystemExit, match="has no best score threshold"):
+        main(files)
+    store_score_thresholds(str(tmp_path / "weights.pth"), ScoreThresholds(1.0, {}, 0.5), CLASSES)
+    main(files)
+    assert "3 files with 0 detections drawn" in capsys.readouterr().out

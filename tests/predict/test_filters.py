@@ -28,3 +28,15 @@ def test_what_is_no_share_is_refused(name, value):
     with pytest.raises(UserError, match=f"{name} must be a number between 0 and 1"):
         Filters(**{name: value})
     Filters(**{name: np.float32(0.5)})
+
+
+def test_each_class_may_have_its_own_threshold():
+    found = Instances((100, 100))
+    found.pred_boxes = Boxes(torch.zeros(4, 4))
+    found.scores = torch.tensor([0.9, 0.6, 0.6, 0.3])
+    found.pred_classes = torch.tensor([0, 0, 1, 1])
+    kept = Filters(score_threshold=(0.7, 0.2))(found)
+    assert kept.scores.tolist() == found.scores[[0, 2, 3]].tolist()
+    assert len(Filters(score_threshold=(0.7, 0.2))(found[:0])) == 0
+    with pytest.raises(UserError, match="score_threshold must be a number between 0 and 1, not 7"):
+        Filters(score_threshold=(0.5, 7))

@@ -13,7 +13,7 @@ from dino_d2.data.loader import build_train_loader
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import LazyCall as L
 from dino_d2.detectron2.data import get_detection_dataset_dicts
-from dino_d2.detectron2.evaluation import COCOEvaluator
+from dino_d2.evaluation import PerClassCOCOEvaluator
 
 dataloader = OmegaConf.create()
 
@@ -44,7 +44,7 @@ dataloader.test = L(build_evaluation_loader)(
     num_workers=4,
 )
 
-dataloader.evaluator = L(COCOEvaluator)(
+dataloader.evaluator = L(PerClassCOCOEvaluator)(
     dataset_name="${dataloader.test.dataset.names}",  # absolute, because a recipe may move this evaluator into a list
     output_dir="${oc.select:train.output_dir,null}",  # detections, and a dataset converted to COCO format
     allow_cached_coco=False,  # a dataset may have changed since the last run in this folder

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training losses: class, L1 and generalised IoU on every decoder layer, on the proposals and on denoising."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -180,10 +183,24 @@ def mean_objects(labels: list[Tensor], part: BatchOfStep | None, device: torch.d
     return mean_over_ranks(sum(part.counts), device) / part.num_batches
 
 
+_together = True  # whether ranks share the number of objects
+
+
+@contextlib.contextmanager
+def each_rank_alone() -> Iterator[None]:
+    """Inside, losses are divided by the objects of this rank's batch; other ranks need not compute any."""
+    global _together
+    before, _together = _together, False
+    try:
+        yield
+    finally:
+        _together = before
+
+
 def mean_over_ranks(count: int, device: torch.device) -> Tensor:
     """Mean number of objects per rank, at least 1; gradients are averaged over ranks, so each object counts equally."""
     total = torch.tensor(float(count)).to(device, non_blocking=True)
-    if dist.is_available() and dist.is_initialized():
+    if _together and dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
         total = total / dist.get_world_size()
     return total.clamp(min=1)

@@ -152,8 +152,7 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _box_metrics(self, detections: list[dict[str, Any]], img_ids: list[int] | None) -> dict[str, float]:
         if not detections:
-            self._logger.warning("No predictions from the model!")
-            return dict.fromkeys(_METRICS, float("nan"))
+            return self._derive_coco_results(None, "bbox")
         judge = COCOeval(self._coco_api, self._coco_api.loadRes(detections), "bbox")
         if img_ids is not None:
             judge.params.imgIds = img_ids
@@ -164,14 +163,28 @@ class COCOEvaluator(DatasetEvaluator):
             judge.summarize()
 
         self._warn_of_uncounted_objects()
-        results = _box_ap(judge)
+        return self._derive_coco_results(judge, "bbox", self._metadata.get("thing_classes"))
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        """The metrics of an accumulated evaluation; subclasses override it, as Detectron2's.
+
+        Args:
+            coco_eval: None if the model has detected nothing.
+            iou_type: "bbox".
+            class_names: for AP by class; None to leave it out.
+        """
+        if coco_eval is None:
+            self._logger.warning("No predictions from the model!")
+            return dict.fromkeys(_METRICS, float("nan"))
+        results = _box_ap(coco_eval)
         self._logger.info("Evaluation results for bbox: \n%s", create_small_table(results))
         if not np.isfinite(list(results.values())).all():
             self._logger.info("Some metrics cannot be computed and is shown as NaN.")
-        names = self._metadata.get("thing_classes")
-        if names is None or len(names) <= 1:
+        if class_names is None or len(class_names) <= 1:
             return results
-        per_class = dict(zip(names, _class_ap(judge.eval["precision"]), strict=True))
+        per_class = dict(zip(class_names, _class_ap(coco_eval.eval["precision"]), strict=True))
         self._logger.info("Per-category bbox AP: \n%s", _table(per_class))
         return results | {f"AP-{name}": value for name, value in per_class.items()}
 
