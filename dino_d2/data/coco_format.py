@@ -24,7 +24,7 @@ _BAD_IMAGES_SHOWN = 5
 
 
 class Source(NamedTuple):
-    """What a dataset was made from."""
+    """The files and settings of a registered dataset."""
 
     json: Path
     images: Path
@@ -112,7 +112,7 @@ def coco_format(
 
 
 def num_classes(dataset: str) -> int:
-    """The number of classes of a registered dataset; for a model's config, so that nobody types it."""
+    """The number of classes of a registered dataset, for a model's config."""
     return len(class_names(dataset))
 
 

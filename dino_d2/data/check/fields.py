@@ -29,7 +29,7 @@ _LARGEST_AREA = 1e10
 #: The smallest share of its box that an object covers. A smaller area is a share of the image, or not of this box;
 #: COCO's evaluation would count the object as small.
 _SMALLEST_SHARE = 1e-4
-#: Coordinates beyond this, in pixels, are errors of whatever wrote them.
+#: Coordinates beyond this, in pixels, are errors of the program that wrote them.
 _LARGEST_COORDINATE = 1e9
 #: A side of this many pixels or less is rounding noise, which the mapper drops too.
 _SMALLEST_SIDE = 1e-5
@@ -44,7 +44,7 @@ _MISTAKES_SHOWN = 5
 
 
 class DatasetError(UserError):
-    """A dataset that cannot be used; the message names the file and the ids and says what to do."""
+    """A dataset cannot be used; the message has the file, the ids and the remedy."""
 
 
 class Finding(NamedTuple):
@@ -79,7 +79,7 @@ def shown(value: object) -> str:
 
 
 class Normalised(NamedTuple):
-    """A COCO dictionary with fields of one type, and what was done for it."""
+    """A COCO dictionary with fields of one type, and the changes that this needed."""
 
     coco: dict[str, Any]
     skipped: dict[str, list]  # reason -> ids of the annotations that are left out
@@ -103,7 +103,7 @@ class Normalised(NamedTuple):
 
 
 class _Mistakes:
-    """Entries that are of no use in any part of the project; a few of them make one message."""
+    """Collects unusable entries and reports several of them in one message."""
 
     def __init__(self, json: str | Path):
         self.json, self.count = json, 0
@@ -194,7 +194,7 @@ def whole_number(value: object) -> int | None:
 
 
 def annotation_id(value: object) -> int | str | None:
-    """An annotation's id as it is compared with others; None where it cannot be one."""
+    """An annotation's id in the form in which ids are compared; None if it is not a valid id."""
     number = whole_number(value)
     if number is not None:
         return number
@@ -318,7 +318,7 @@ def _with_usable_ids(annotations: list[dict]) -> list[dict]:
 
 
 def box_fault(bbox: object, width: float, height: float) -> str | None:
-    """Why a box [x, y, width, height] in an image of this size cannot be used; None if it can.
+    """The reason why a box [x, y, width, height] in an image of this size cannot be used; None if it can.
 
     A box that is partly outside the image can be: it is clipped when the image is loaded.
     """
@@ -339,7 +339,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _as_float(value: object) -> float:
-    """NaN for what is no number, infinity for integers beyond floating-point numbers."""
+    """NaN for values that are not numbers, infinity for integers beyond the range of floating-point numbers."""
     try:
         return float(value) if is_number(value) or isinstance(value, str) else math.nan
     except ValueError:
@@ -359,7 +359,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _area(area: object, bbox: list) -> float | None:
-    """The area as a json gives it; None if it can be none of this box. A mask's is smaller than its box's."""
+    """The area in the json; None if it does not fit the box. The area of a mask is smaller than that of its box."""
     number = _as_float(area)
     of_box = bbox[2] * bbox[3]
     if not (0 < number <= _LARGEST_AREA) or not _SMALLEST_SHARE * of_box <= number <= 2 * of_box + 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training against validation: photographs that are in both make AP better than the model is."""
+"""Finds photographs that are in both the training and the validation set, which inflates AP."""
 
 import hashlib
 import os
