@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of a COCO json that this project reads, checked and brought to one type.
+"""Checks every field of a COCO json that this project reads, and converts it to one type.
 
 Training, evaluation, the dataset check and the tools all see the result of :func:`normalise`, so that none of them
 has to ask whether an id is a number or a text, or whether `iscrowd` is there.
@@ -21,7 +21,7 @@ KINDS = ("images", "annotations", "categories")
 NOT_FOUR_NUMBERS = "bbox is not four numbers [x, y, width, height]"
 NOT_FINITE = "bbox has NaN or infinity, or a number beyond any image"
 NO_AREA = "bbox has a width or height of zero or less"
-OUTSIDE = "bbox lies wholly outside its image"
+OUTSIDE = "bbox is completely outside its image"
 NOT_A_FLAG = "{} is neither 0 nor 1"
 
 #: COCO's evaluation counts objects of at most this area, in pixels squared, and ignores larger ones.
@@ -135,7 +135,7 @@ def normalise(coco: dict[str, Any], json: str | Path) -> Normalised:
       for difficult objects, makes it 1: neither learnt nor counted as missed.
     * `area`: positive float; the area of the box where it is missing, or no number that an area can be.
     * `segmentation`, `keypoints`: as they are if they are in COCO's format, otherwise absent. Boxes do not need them.
-    * all else: as it is, unless it is nested too deeply to be copied.
+    * all others: unchanged, unless they are nested too deeply to be copied.
 
     Args:
         coco: with the lists "images", "annotations" and "categories"; it stays as it was.
@@ -183,7 +183,7 @@ def normalise(coco: dict[str, Any], json: str | Path) -> Normalised:
 
 
 def whole_number(value: object) -> int | None:
-    """The 64-bit integer that a JSON value stands for, such as 5, 5.0 or "5"; None for any other value."""
+    """The 64-bit integer of a JSON value, such as 5, 5.0 or "5"; None for any other value."""
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -293,7 +293,7 @@ def _annotations(
         if area is None:
             area = _area_within(annotation["bbox"], *size)
             if annotation.get("area") is not None:
-                corrected["area is none that their bbox can have"].append(annotation["id"])
+                corrected["area does not fit their bbox"].append(annotation["id"])
         fields = {
             "id": annotation_id(annotation["id"]),
             "image_id": image_id(annotation["image_id"]),

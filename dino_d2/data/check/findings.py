@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -66,7 +66,7 @@ def check(
 
 
 def table(findings: list[Finding]) -> str:
-    """The findings for people to read, errors above warnings."""
+    """The findings as a table, errors before warnings."""
     rows = [
         (
             "error" if finding.is_error else "warning",
@@ -110,7 +110,7 @@ def _boxes(coco: dict) -> Iterator[Finding]:
         )
 
 
-def _outside(annotations: list[dict], sizes: dict, beyond: list) -> Iterator[Finding]:
+def _outside(annotations: list[dict], sizes: dict[Any, tuple[float, float]], beyond: list) -> Iterator[Finding]:
     """Boxes that exceed their image, or all boxes if their numbers appear to be two corners."""
     inside = [a for a in annotations if a["image_id"] in sizes]
     far = sum(reaches_out(a["bbox"], *sizes[a["image_id"]], margin=FAR) for a in inside)

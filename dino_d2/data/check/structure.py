@@ -54,7 +54,7 @@ def stop_at_errors(
 
 
 def load(json: str | Path, images: str | Path) -> dict:
-    """Reads a COCO detection json as it is.
+    """Reads a COCO detection json without changes.
 
     Raises:
         DatasetError: the json or the folder is missing, or the file is not JSON or not COCO.

@@ -45,7 +45,7 @@ class Dataset:
 
     classes: list[str] = field(default_factory=list)
     splits: dict[str | None, list[AnnotatedImage]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # what was left out, for people
+    notes: list[str] = field(default_factory=list)  # messages about omitted entries
 
     def name_classes(self, given: list[str] | None, where: str) -> None:
         """The classes given by the user, or those of the boxes in alphabetical order.

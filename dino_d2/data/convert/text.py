@@ -45,7 +45,7 @@ def lines_of(file: Path) -> list[tuple[int, str]]:
 def read_yaml(file: Path) -> dict:
     """The keys of a YAML file; none where it holds no mapping.
 
-    Aliases are refused: a few hundred bytes of them stand for more values than any memory can hold.
+    Aliases are refused: a few hundred bytes can expand to more values than fit into memory.
 
     Raises:
         DatasetError: the file is too large, is not YAML or has aliases.

@@ -210,7 +210,7 @@ class Labels:
         ]
 
     def _keys(self, image: Path) -> Iterator[tuple[str, ...]]:
-        """Of labels/train/1.txt for images/train/1.jpg, or of 1.txt beside the image; the last that is there counts."""
+        """labels/train/1.txt for images/train/1.jpg, or 1.txt next to the image; the last existing one is used."""
         parts = _key(image, self._root)
         yield parts
         for i in [i for i, part in enumerate(parts[:-1]) if part in _IMAGE_FOLDERS]:
