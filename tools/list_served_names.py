@@ -5,7 +5,7 @@
     python tools/list_served_names.py --write    # put it into docs/detectron2.md
 
 A package serves what its `__init__.py` imports; a module, the functions and classes that it defines, or its `__all__`.
-A name that a package serves is not repeated for the modules below it. Modules beside the packages are the embedded
+A name of a package is not repeated for its modules. Modules beside the packages are the embedded
 engine's own: Detectron2 has none there.
 """
 
@@ -31,7 +31,7 @@ def served_names() -> dict[str, list[str]]:
              for module in pkgutil.walk_packages(embedded.__path__, prefix)
              if module.name.removeprefix(prefix) not in OWN}  # fmt: skip
     served: dict[str, list[str]] = {}
-    listed: set[tuple[str, int]] = set()  # names with the identity of what they stand for
+    listed: set[tuple[str, int]] = set()  # names with the identity of their objects
     for name in sorted(found, key=lambda name: (name.count("."), name)):
         if name.count(".") == prefix.count(".") and not is_package(found[name]):
             continue

@@ -36,7 +36,7 @@ class RandomChoice(T.Augmentation):
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's resize, but each side keeps at least one pixel, as for a picture of 1 x 3000 pixels."""
+    """Detectron2's resize with at least one pixel on each side, for images such as 1 x 3000 pixels."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         transform = super().get_transform(image)

@@ -24,7 +24,7 @@ _BAD_IMAGES_SHOWN = 5
 
 
 class Source(NamedTuple):
-    """What a dataset was made from."""
+    """The files and settings of a registered dataset."""
 
     json: Path
     images: Path
@@ -54,7 +54,7 @@ def coco_format(
         names=L(coco_format)(json="annotations/train.json", images="train")
 
     Category ids may start anywhere and have holes: class k is the category with the k-th smallest id.
-    Every field is checked and brought to one type by `dino_d2.data.check.fields.normalise`, which says what is
+    Every field is checked and converted to one type by `dino_d2.data.check.fields.normalise`, which says what is
     accepted. Annotations that cannot be used are skipped, with one warning, in training and evaluation alike: where
     the file needs any correction, the dataset uses a corrected copy of it in iopath's cache folder ($FVCORE_CACHE, or
     ~/.torch/iopath_cache). The file itself is never written to.
@@ -112,7 +112,7 @@ def coco_format(
 
 
 def num_classes(dataset: str) -> int:
-    """The number of classes of a registered dataset; for a model's config, so that nobody types it."""
+    """The number of classes of a registered dataset, for a model's config."""
     return len(class_names(dataset))
 
 

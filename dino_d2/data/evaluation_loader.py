@@ -19,7 +19,7 @@ from dino_d2.errors import UserError
 
 
 class EvaluationLoader:
-    """Batches of mapped dataset dicts; each image comes once over all ranks, at every iteration of the loader.
+    """Batches of mapped dataset dicts; every iteration of the loader returns each image once over all ranks.
 
     Args:
         samples: map from an index to an input of the model.
@@ -70,7 +70,7 @@ class EvaluationLoader:
             yield batch
 
     def explain(self, error: Exception) -> UserError | None:
-        """An error of this loader in words for people: the death of a worker, and the image it was reading."""
+        """A UserError for an error of this loader, such as the death of a worker with the image it was reading."""
         return explain_death(error, self.reading, self.samples.dicts, "dataloader.test.num_workers")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the json and the images of a dataset lie in its folder, in the layouts that people have."""
+"""Finds the json and the images of a dataset in common folder layouts."""
 
 import os
 import shlex
@@ -14,8 +14,8 @@ from dino_d2.data.coco_format import coco_format
 from dino_d2.data.split_names import split_of
 from dino_d2.data.walk import files_below, is_file
 
-#: Where the json of a split may lie, surest first, each with an example; the first rule that finds one decides.
-#: A rule sees the path below the dataset's folder.
+#: Rules for the json of a split, most specific first, each with an example; the first rule that matches is used.
+#: A rule is applied to the path relative to the dataset's folder.
 _RULES: dict[str, Callable[[Path, str], bool]] = {
     "{split}/_annotations.coco.json": lambda path, split: (  # Roboflow
         path.name == "_annotations.coco.json" and len(path.parts) == 2 and split_of(path.parts[0]) == split
@@ -108,7 +108,7 @@ def find_json(root: Path, split: str) -> Path:
 
 
 def _jsons(root: Path, split: str) -> list[Path]:
-    """All that the surest rule finds which finds any."""
+    """All matches of the first rule that has any."""
     paths = [path for pattern in ("*.json", "*/*.json") for path in root.glob(pattern)]
     for rule in _RULES.values():
         if found := sorted(path for path in paths if rule(path.relative_to(root), split)):
@@ -126,7 +126,7 @@ def _looks_unconverted(root: Path) -> bool:
 
 
 def find_images(json: Path, root: Path | None, split: str) -> Path:
-    """The folder that has the json's first image: beside the json, or below the dataset's folder.
+    """The folder that has the json's first image: next to the json, or below the dataset's folder.
 
     Raises:
         DatasetError: none of the usual folders has it.

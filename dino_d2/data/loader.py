@@ -115,7 +115,7 @@ class TrainLoader:
             yield batch
 
     def explain(self, error: Exception) -> UserError | None:
-        """An error of this loader in words for people: the death of a worker, and the image it was reading."""
+        """A UserError for an error of this loader, such as the death of a worker with the image it was reading."""
         return explain_death(
             error,
             self.reading,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a dataset dict (one image of a dataset, as Detectron2 describes it) to the input of the model."""
+"""Maps a dataset dict, Detectron2's description of an image, to the input of the model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +18,9 @@ _SMALLEST_SIDE = 1e-5
 
 
 class DetrDatasetMapper:
-    """Reads one image, augments it, and moves its boxes along.
+    """Reads an image and augments it together with its boxes.
 
-    Training and evaluation differ in their augmentations alone. `instances` is given in both, so that a
+    Training and evaluation differ only in their augmentations. `instances` is given in both, so that a
     metric or a picture can have the ground truth; a model in evaluation mode does not look at it.
 
     Args:
@@ -38,7 +38,7 @@ class DetrDatasetMapper:
         self.image_format = image_format
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Maps one dataset dict; the given dict is left as it was.
+        """Maps one dataset dict, which is not changed.
 
         Returns:
             the entries of `dataset_dict` without "annotations", and

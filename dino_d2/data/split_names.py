@@ -19,7 +19,7 @@ _WORDS = {
 
 
 def splits_in(name: str) -> set[str]:
-    """The splits, of "train", "val" and "test", that the words of a name stand for.
+    """The splits ("train", "val", "test") that are named by the words of a name.
 
     Words end at digits, signs and capital letters: "instances_train2017.json" is of training, "valSet" of validation.
     """
@@ -28,6 +28,6 @@ def splits_in(name: str) -> set[str]:
 
 
 def split_of(name: str) -> str | None:
-    """The one split that a name stands for; None where it names none, or several as "train_and_val" does."""
+    """The only split in a name; None if there is none, or several as in "train_and_val"."""
     splits = splits_in(name)
     return splits.pop() if len(splits) == 1 else None

@@ -22,7 +22,7 @@ _MEMORY_FOR_FINE_TUNING = 14 * 2**30
 
 
 def how_to_train(keys: Mapping[str, Path]) -> str:
-    """The commands that this machine can run, in words for a POSIX shell.
+    """The commands that this machine can run, quoted for a POSIX shell.
 
     Args:
         keys: where the data is, such as {"data.root": folder}.
@@ -86,7 +86,7 @@ def quoted(value: str) -> str:
     """A path as the value of an override, which is read in Hydra's grammar: in quotes where it has special signs."""
     if re.fullmatch(r"[A-Za-z0-9_./+-]*[A-Za-z_/][A-Za-z0-9_./+-]*", value):
         return value
-    # A backslash counts as itself in quotes, but for those before a quote.
+    # In quotes, a backslash is literal unless it precedes a quote.
     return '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", value).replace('"', '\\"') + '"'
 
 

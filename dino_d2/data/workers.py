@@ -58,7 +58,7 @@ class Reading:
 
 
 def explain_death(error: Exception, reading: Reading, dicts: Any, key: str, what_to_do: str = "") -> UserError | None:
-    """The death of a loading process in words for people; None if ``error`` is another error.
+    """A message about the death of a loading process; None if ``error`` is another error.
 
     Args:
         error: raised by PyTorch's loader.

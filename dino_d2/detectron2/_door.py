@@ -66,7 +66,7 @@ def _detectron2_is_installed() -> bool:
     spec = importlib.util.find_spec("detectron2")
     if spec is not None and spec.origin is not None:
         return True
-    # Any folder called "detectron2" on the import path has a namespace spec, such as a clone beside the script.
+    # Any folder called "detectron2" on the import path has a namespace spec, such as a clone next to the script.
     try:
         importlib.metadata.distribution("detectron2")
     except importlib.metadata.PackageNotFoundError:

@@ -155,7 +155,7 @@ class BestCheckpoint(HookBase):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if not self.history.load_state_dict(state):
             logger.warning(
-                "The best checkpoint is chosen anew: the run compared %s (%s) before, and compares %s (%s) now.",
+                "The best checkpoint is chosen again: earlier evaluations compared %s (%s), this run compares %s (%s).",
                 state["metric"],
                 state["mode"],
                 self.history.metric,

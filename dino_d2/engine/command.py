@@ -80,7 +80,7 @@ def say_which_folder(given: Path, folder: Path, resume: bool) -> None:
     """Log that this run, or a later one, writes to another folder because the given one holds a run."""
     if folder != given:
         logger.info(
-            "%s holds another run, which stays as it is: this run writes to %s. To continue the other run, use "
+            "%s holds another run, which is not changed: this run writes to %s. To continue the other run, use "
             "--resume.",
             given,
             folder,

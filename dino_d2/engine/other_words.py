@@ -75,7 +75,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def keys_meant_by(key: str, table: dict[str, tuple[str, ...]] = WORDS) -> list[str]:
-    """The keys that an unknown key may stand for, the likeliest first.
+    """The keys that may be meant by an unknown key, most likely first.
 
     Args:
         key: for example "SOLVER.BASE_LR", "train.epochs" or "imgsz".

@@ -201,7 +201,7 @@ def _nearest(cfg: DictConfig, node: DictConfig, above: str, key: str) -> str:
 
 
 def _in_our_words(cfg: DictConfig, key: str) -> str:
-    """A question for the key that a word of another program means; empty if it means none that this config has."""
+    """A suggestion of the key that corresponds to a key of another program; empty if this config has none."""
     meant = next((other for other in keys_meant_by(key) if other != key and _has(cfg, other)), None)
     if meant:
         return f"Did you mean {meant}?"

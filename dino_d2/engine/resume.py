@@ -94,7 +94,7 @@ def check_resume(
 
 
 def _structure_faults(saved: dict[str, Any]) -> list[str]:
-    """Parts of a checkpoint that are not of the type they should be, in words."""
+    """Descriptions of the parts of a checkpoint that have the wrong type."""
     state, optimizer = saved["trainer"], saved["trainer"]["optimizer"]
     trained = state.get("trained_weights") or {}
     groups = optimizer["param_groups"]
@@ -136,7 +136,7 @@ def _others(path: str) -> str:
 
 
 def differences(saved: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[str]:
-    """Tensors that are not in both or not of the same shape, in words."""
+    """Descriptions of tensors that are missing on one side or differ in shape."""
     for name, tensor in own.items():
         if name not in saved:
             yield f"it has no tensor {name}, which the model has with shape {tuple(tensor.shape)}"
@@ -148,7 +148,7 @@ def differences(saved: dict[str, Tensor], own: dict[str, Tensor]) -> Iterator[st
 
 
 def group_differences(groups: list[dict], states: dict[int, dict], optimizer: torch.optim.Optimizer) -> Iterator[str]:
-    """Where the optimizer's parameters are grouped or ordered differently from the saved ones, in words."""
+    """Descriptions of differences in the grouping or order of the optimizer's parameters."""
     keys = "look at optimizer.params.lr_factor_func.factors and at model.detector.backbone.freeze_stages"
     there, here = ([len(group["params"]) for group in some] for some in (groups, optimizer.param_groups))
     if there != here:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults in the saved states of an optimizer, a data loader, a loss scale and random generators, in words."""
+"""Describes faults in the saved states of an optimizer, a data loader, a loss scale and random generators."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ def optimizer_faults(
         iteration: the last one done.
 
     Returns:
-        (signs of another kind of optimizer, signs of damage), both in words.
+        descriptions of (signs of another kind of optimizer, signs of damage).
     """
     name = type(optimizer).__name__
     kinds: list[str] = []

@@ -62,7 +62,7 @@ class ScoreHistory:
 
 
 def score_faults(state: Any) -> list[str]:
-    """Faults in a saved history, in words; a missing one has none, since a run may have been started without it."""
+    """Descriptions of faults in a saved history; a missing one has none, since a run may have started without it."""
     if state is None:
         return []
     scores = state.get("scores") if isinstance(state, dict) else None

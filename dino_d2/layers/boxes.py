@@ -35,7 +35,7 @@ def generalized_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """Generalised IoU (Rezatofighi et al. 2019) of xyxy boxes, in [-1, 1].
 
     The leading dimensions broadcast: ``generalized_iou(a[:, None], b[None])`` gives all pairs.
-    ``eps`` stands in both denominators, as in the code of DINO, DN-DETR and DAB-DETR; it matters for tiny normalised
+    ``eps`` is added to both denominators, as in the code of DINO, DN-DETR and DAB-DETR; it matters for tiny normalised
     boxes. DETR and Deformable DETR have none.
     """
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)

@@ -85,7 +85,7 @@ FAULTS = {  # what happens to the dataset -> (error?, words, ids)
     "unknown image": (_on("annotations", 1, image_id=99), True, "annotations whose image_id is not in", [2]),
     "unknown category": (_on("annotations", 1, category_id=9), True, "annotations whose category_id is not in", [2]),
     "zero area": (_on("annotations", 1, bbox=[1, 2, 0, 5]), False, "width or height of zero", [2]),
-    "outside": (_on("annotations", 1, bbox=[50, 2, 9, 5]), False, "wholly outside", [2]),
+    "outside": (_on("annotations", 1, bbox=[50, 2, 9, 5]), False, "completely outside", [2]),
     "more objects than AP counts": (_crowd, False, "images with more than 100 objects of one class", [5]),
     "partly outside": (_on("annotations", 1, bbox=[-5, 2, 9, 5]), False, "partly outside", [2]),
     "not finite": (_on("annotations", 1, bbox=[1, 2, float("nan"), 5]), False, "NaN", [2]),

@@ -142,7 +142,7 @@ def test_a_second_run_leaves_the_first_as_it_is(tmp_path):
     second = tmp_path / "out_2"
     assert (second / "model_final.pth").is_file()
     assert (
-        f"{tmp_path}/out holds another run, which stays as it is: this run writes to {second}."
+        f"{tmp_path}/out holds another run, which is not changed: this run writes to {second}."
         in (second / "log.txt").read_text()
     )
     assert LazyConfig.load(str(second / "config.yaml")).train.output_dir == str(second)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a COCO detection dataset: what is wrong with a json and its image folder, and where.
+"""Checks of a COCO detection dataset that report each fault of the json and the image folder with its place.
 
     python -m dino_d2.data.check JSON IMAGES
 

@@ -18,9 +18,9 @@ from .structure import load, read_coco
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data.check") -> int:
-    """Prints what is in the dataset and what is wrong with it; 1 if it cannot be used, else 0."""
+    """Print the content and the faults of a dataset; returns 1 if it cannot be used, else 0."""
     parser = argparse.ArgumentParser(
-        prog=prog, description="Reads a COCO json and all its images and says what is wrong."
+        prog=prog, description="Reads a COCO json and all its images and reports all faults."
     )
     parser.add_argument("json", metavar="JSON", type=Path, help="annotation file in COCO format")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder that its file names are relative to")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of a COCO json that this project reads, checked and brought to one type.
+"""Checks every field of a COCO json that this project reads, and converts it to one type.
 
 Training, evaluation, the dataset check and the tools all see the result of :func:`normalise`, so that none of them
 has to ask whether an id is a number or a text, or whether `iscrowd` is there.
@@ -21,7 +21,7 @@ KINDS = ("images", "annotations", "categories")
 NOT_FOUR_NUMBERS = "bbox is not four numbers [x, y, width, height]"
 NOT_FINITE = "bbox has NaN or infinity, or a number beyond any image"
 NO_AREA = "bbox has a width or height of zero or less"
-OUTSIDE = "bbox lies wholly outside its image"
+OUTSIDE = "bbox is completely outside its image"
 NOT_A_FLAG = "{} is neither 0 nor 1"
 
 #: COCO's evaluation counts objects of at most this area, in pixels squared, and ignores larger ones.
@@ -29,7 +29,7 @@ _LARGEST_AREA = 1e10
 #: The smallest share of its box that an object covers. A smaller area is a share of the image, or not of this box;
 #: COCO's evaluation would count the object as small.
 _SMALLEST_SHARE = 1e-4
-#: Coordinates beyond this, in pixels, are errors of whatever wrote them.
+#: Coordinates beyond this, in pixels, are errors of the program that wrote them.
 _LARGEST_COORDINATE = 1e9
 #: A side of this many pixels or less is rounding noise, which the mapper drops too.
 _SMALLEST_SIDE = 1e-5
@@ -44,7 +44,7 @@ _MISTAKES_SHOWN = 5
 
 
 class DatasetError(UserError):
-    """A dataset that cannot be used; the message names the file and the ids and says what to do."""
+    """A dataset cannot be used; the message has the file, the ids and the remedy."""
 
 
 class Finding(NamedTuple):
@@ -79,7 +79,7 @@ def shown(value: object) -> str:
 
 
 class Normalised(NamedTuple):
-    """A COCO dictionary with fields of one type, and what was done for it."""
+    """A COCO dictionary with fields of one type, and the changes that this needed."""
 
     coco: dict[str, Any]
     skipped: dict[str, list]  # reason -> ids of the annotations that are left out
@@ -103,7 +103,7 @@ class Normalised(NamedTuple):
 
 
 class _Mistakes:
-    """Entries that are of no use in any part of the project; a few of them make one message."""
+    """Collects unusable entries and reports several of them in one message."""
 
     def __init__(self, json: str | Path):
         self.json, self.count = json, 0
@@ -135,7 +135,7 @@ def normalise(coco: dict[str, Any], json: str | Path) -> Normalised:
       for difficult objects, makes it 1: neither learnt nor counted as missed.
     * `area`: positive float; the area of the box where it is missing, or no number that an area can be.
     * `segmentation`, `keypoints`: as they are if they are in COCO's format, otherwise absent. Boxes do not need them.
-    * all else: as it is, unless it is nested too deeply to be copied.
+    * all others: unchanged, unless they are nested too deeply to be copied.
 
     Args:
         coco: with the lists "images", "annotations" and "categories"; it stays as it was.
@@ -183,7 +183,7 @@ def normalise(coco: dict[str, Any], json: str | Path) -> Normalised:
 
 
 def whole_number(value: object) -> int | None:
-    """The 64-bit integer that a JSON value stands for, such as 5, 5.0 or "5"; None for any other value."""
+    """The 64-bit integer of a JSON value, such as 5, 5.0 or "5"; None for any other value."""
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -194,7 +194,7 @@ def whole_number(value: object) -> int | None:
 
 
 def annotation_id(value: object) -> int | str | None:
-    """An annotation's id as it is compared with others; None where it cannot be one."""
+    """An annotation's id in the form in which ids are compared; None if it is not a valid id."""
     number = whole_number(value)
     if number is not None:
         return number
@@ -293,7 +293,7 @@ def _annotations(
         if area is None:
             area = _area_within(annotation["bbox"], *size)
             if annotation.get("area") is not None:
-                corrected["area is none that their bbox can have"].append(annotation["id"])
+                corrected["area does not fit their bbox"].append(annotation["id"])
         fields = {
             "id": annotation_id(annotation["id"]),
             "image_id": image_id(annotation["image_id"]),
@@ -318,7 +318,7 @@ def _with_usable_ids(annotations: list[dict]) -> list[dict]:
 
 
 def box_fault(bbox: object, width: float, height: float) -> str | None:
-    """Why a box [x, y, width, height] in an image of this size cannot be used; None if it can.
+    """The reason why a box [x, y, width, height] in an image of this size cannot be used; None if it can.
 
     A box that is partly outside the image can be: it is clipped when the image is loaded.
     """
@@ -339,7 +339,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _as_float(value: object) -> float:
-    """NaN for what is no number, infinity for integers beyond floating-point numbers."""
+    """NaN for values that are not numbers, infinity for integers beyond the range of floating-point numbers."""
     try:
         return float(value) if is_number(value) or isinstance(value, str) else math.nan
     except ValueError:
@@ -359,7 +359,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _area(area: object, bbox: list) -> float | None:
-    """The area as a json gives it; None if it can be none of this box. A mask's is smaller than its box's."""
+    """The area in the json; None if it does not fit the box. The area of a mask is smaller than that of its box."""
     number = _as_float(area)
     of_box = bbox[2] * bbox[3]
     if not (0 < number <= _LARGEST_AREA) or not _SMALLEST_SHARE * of_box <= number <= 2 * of_box + 1:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is worth knowing about a dataset before training on it, as a table."""
+"""A table of all faults and warnings about a dataset, for use before training."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -18,13 +18,13 @@ from .structure import faults, leaves, load, stop_at_errors
 
 _IMAGE_ID_KEYS = {"images": "id", "annotations": "image_id"}
 
-#: A class with fewer objects is hardly learnt.
+#: Classes with fewer objects get a warning.
 FEW_OBJECTS = 10
 
-#: A box that leaves its image by more than this share of the image's side is not a careless one.
+#: Boxes that exceed their image by at most this fraction of its side are considered imprecise labels.
 FAR = 0.1
 
-#: Detections of an image and class that COCO's AP counts.
+#: Number of detections per image and class that COCO's AP counts.
 COUNTED_BY_AP = 100
 
 
@@ -66,7 +66,7 @@ def check(
 
 
 def table(findings: list[Finding]) -> str:
-    """The findings for people to read, errors above warnings."""
+    """The findings as a table, errors before warnings."""
     rows = [
         (
             "error" if finding.is_error else "warning",
@@ -110,8 +110,8 @@ def _boxes(coco: dict) -> Iterator[Finding]:
         )
 
 
-def _outside(annotations: list[dict], sizes: dict, beyond: list) -> Iterator[Finding]:
-    """Boxes that reach out of their image, or all boxes where their numbers are those of two corners."""
+def _outside(annotations: list[dict], sizes: dict[Any, tuple[float, float]], beyond: list) -> Iterator[Finding]:
+    """Boxes that exceed their image, or all boxes if their numbers appear to be two corners."""
     inside = [a for a in annotations if a["image_id"] in sizes]
     far = sum(reaches_out(a["bbox"], *sizes[a["image_id"]], margin=FAR) for a in inside)
     if far and all(_are_corners(a["bbox"], *sizes[a["image_id"]]) for a in inside):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of a dataset that a function gives to Detectron2's `DatasetCatalog`, without a json file."""
+"""Checks of a dataset that is registered by a function in Detectron2's `DatasetCatalog`, without a json file."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training against validation: photographs that are in both make AP better than the model is."""
+"""Finds photographs that are in both the training and the validation set, which inflates AP."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ def source_name(file_name: str) -> str:
     """The photograph that a file is a copy of.
 
     Roboflow writes several augmented copies of one: `dog_jpg.rf.0a1b2c.jpg` and `dog_jpg.rf.9f8e7d.jpg` both come from
-    `dog.jpg`. Other names stand for themselves, without their folder.
+    `dog.jpg`. Other names are kept, without their folder.
     """
     path = PurePosixPath(file_name)
     return re.sub(r"\.rf\.[0-9A-Za-z_-]+$", "", path.stem) + path.suffix.lower() if ".rf." in path.stem else path.name

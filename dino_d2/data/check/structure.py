@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The json as a file: read, its references resolved, and its images found on the disk."""
+"""Reads the json, resolves its references and finds its images on disk."""
 
 import json as json_module
 import os
@@ -33,7 +33,7 @@ def read_coco(json: str | Path, images: str | Path, within: str | Path | None = 
 
 
 def read_normalised(json: str | Path, images: str | Path, within: str | Path | None = None) -> Normalised:
-    """As :func:`read_coco`, with what was left out or corrected."""
+    """As :func:`read_coco`, with the omitted and corrected entries."""
     raw = load(json, images)
     normalised = normalise(raw, json)
     stop_at_errors(json, images, within, raw, normalised)
@@ -54,7 +54,7 @@ def stop_at_errors(
 
 
 def load(json: str | Path, images: str | Path) -> dict:
-    """Reads a COCO detection json as it is.
+    """Reads a COCO detection json without changes.
 
     Raises:
         DatasetError: the json or the folder is missing, or the file is not JSON or not COCO.
@@ -108,7 +108,7 @@ def read_json(json: Path) -> object:
 
 
 def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None) -> Iterator[Finding]:
-    """What makes the dataset unusable: ids given twice, references to nothing, missing files, paths that lead away.
+    """Errors that make the dataset unusable: duplicate ids, broken references, missing files, paths to other folders.
 
     Args:
         raw: as `load` gives it.
@@ -174,7 +174,7 @@ def _references_to_nothing(annotations: list[dict], key: str, known: set, kind: 
 
 
 def _missing_files(images: Path, entries: list[dict]) -> Iterator[Finding]:
-    """One listing per folder instead of one look-up per file: network drives are slow at the latter."""
+    """Images without a file; lists each folder once, since looking up each file is slow on network drives."""
     folders: dict[Path, set[str]] = {}
     missing = []
     for entry in entries:

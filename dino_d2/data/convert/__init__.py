@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pascal VOC and YOLO folders to COCO json, which is what this project reads.
+"""Converts folders with labels in other formats to COCO json, the format that this project reads.
 
     python -m dino_d2.data.convert FOLDER
 

@@ -46,7 +46,7 @@ FORMATS = {
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data.convert") -> int:
-    """Writes FOLDER/annotations/instances_{train,val}.json and prints how to go on; 1 if it cannot, else 0."""
+    """Write FOLDER/annotations/instances_{train,val}.json and print the next command; returns 1 on failure, else 0."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Writes COCO jsons for a folder with labels of another format, or for COCO jsons without a split. "
@@ -122,7 +122,7 @@ def summary(dataset: Dataset, split: str) -> str:
 
 
 def how_to_go_on(root: Path, folder: Path, files: dict[str, Path]) -> str:
-    """The command that trains, in words for a shell; or what it lacks."""
+    """The command for training on the result, or the missing split."""
     missing = [split for split in ("train", "val") if split not in files]
     if folder == root / "annotations":
         keys = {"data.root": root}

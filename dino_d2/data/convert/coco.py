@@ -13,7 +13,7 @@ from .dataset import AnnotatedImage, Box, Dataset, check_classes
 from .images import split_of_label_file
 from .json_text import holds
 
-#: Fields of an annotation that are written anew.
+#: Fields of an annotation that are computed again.
 _REWRITTEN = ("id", "image_id", "category_id", "bbox", "iscrowd")
 
 

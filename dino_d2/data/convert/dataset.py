@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the readers return, and how it becomes COCO jsons."""
+"""The common result of all readers, and its conversion to COCO jsons."""
 
 import functools
 import hashlib
@@ -45,10 +45,10 @@ class Dataset:
 
     classes: list[str] = field(default_factory=list)
     splits: dict[str | None, list[AnnotatedImage]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # what was left out, for people
+    notes: list[str] = field(default_factory=list)  # messages about omitted entries
 
     def name_classes(self, given: list[str] | None, where: str) -> None:
-        """Take the classes that the user gives, or those that the boxes have, sorted by the alphabet.
+        """The classes given by the user, or those of the boxes in alphabetical order.
 
         Raises:
             DatasetError: boxes have classes that are not among the given ones, or their names cannot be used.
@@ -63,17 +63,17 @@ class Dataset:
         self.classes = given or found
 
     def note_left_out(self, what: str, files: Sequence[Path]) -> None:
-        """Count and name files that nothing is read from; `what` they are, in the plural."""
+        """A note with the number and the first of files that are not read; `what` describes them in the plural."""
         if files:
             self.notes.append(f"left out: {len(files)} {what}; the first is {files[0]}")
 
     def note_images_without_labels(self, files: Iterable[Path]) -> None:
-        """Count and name the image files that are in no split, for formats that list their images."""
+        """A note about the image files that are in no split, for formats that list their images."""
         read = {image.file for images in self.splits.values() for image in images}
         self.note_left_out("images that no label file names", [file for file in files if file not in read])
 
     def leave_out_images_without_split(self, where: str) -> None:
-        """Drop the images of no split where there are training or validation images.
+        """Drop images without a split if there are training or validation images.
 
         Such images may be in either split or in none; to divide them would put some of them where they must not be.
         """
@@ -98,7 +98,7 @@ def check_classes(names: list[str], where: str) -> None:
 
 
 def hold_out(dataset: Dataset, share: float) -> None:
-    """Where there are no validation images, divide the images of no split, or of training, in place.
+    """If there are no validation images, hold out some of the images without a split or of training, in place.
 
     Which image goes where depends on the name of its photograph alone, so that it stays there when images are added,
     and all augmented copies of a photograph stay together (see `dino_d2.data.check.splits.source_name`). Each split
@@ -261,7 +261,7 @@ def box_around(name: str, xs: Sequence[float], ys: Sequence[float]) -> Box:
 
 
 def half_size_of_ellipse(radius_x: float, radius_y: float, angle: float) -> tuple[float, float]:
-    """Half the width and height of the box around an ellipse that is turned by an angle in radians."""
+    """Half the width and height of the box around a rotated ellipse; the angle is in radians."""
     cos, sin = math.cos(angle), math.sin(angle)
     return math.hypot(radius_x * cos, radius_y * sin), math.hypot(radius_x * sin, radius_y * cos)
 

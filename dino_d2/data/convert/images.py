@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image files of a folder: which one a label file means, their sizes, and the splits that their folders name."""
+"""The image files of a folder: the image of each label file, image sizes, and splits by folder name."""
 
 import os
 from collections import defaultdict
@@ -19,11 +19,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class MissingImage(DatasetError):
-    """Labels whose image is not in the folder."""
+    """The image of a label is not in the folder."""
 
 
 class ImageIndex:
-    """The images below a folder, found by the names that label files give them."""
+    """The images below a folder, looked up by their names in label files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -91,7 +91,7 @@ def read_each(entries: Iterable[Entry], read: Callable[[Entry], Image]) -> Itera
 
 
 def _stem(name: str) -> str:
-    """The name without folders of any machine and without the suffix of an image."""
+    """The file name without folders, in the syntax of any system, and without the suffix of an image."""
     path = PureWindowsPath(name)
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
@@ -136,7 +136,7 @@ def _pixels(value: object) -> float | None:
 
 
 def split_of_folders(file: Path, root: Path) -> str | None:
-    """The split that the folders of a file name below a root, such as "val" of images/val2017/1.jpg; None for none.
+    """The split in the folder names of a file below a root, such as "val" for images/val2017/1.jpg; None without one.
 
     Raises:
         DatasetError: they name several.
@@ -151,10 +151,10 @@ def split_of_folders(file: Path, root: Path) -> str | None:
 
 
 def split_of_label_file(file: Path, root: Path) -> str | None:
-    """The split that the name of a label file or its folders name, such as "val" of labels/val_2017.csv."""
+    """The split in the name of a label file or its folders, such as "val" for labels/val_2017.csv."""
     return split_of_folders(file.with_suffix("") / file.name, root)
 
 
 def is_within(path: Path, root: Path) -> bool:
-    """Whether a path leads into a folder, by its words alone: links inside the folder may lead anywhere."""
+    """Whether a path is inside a folder; only its text is checked, because links in the folder may point anywhere."""
     return Path(os.path.abspath(path)).is_relative_to(root)

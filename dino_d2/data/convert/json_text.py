@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON label files, of which a folder may have many beside others that are none."""
+"""JSON label files, which may be in one folder with other JSON files."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label files, lists and data.yaml, read as text without guessing their encoding or running what they hold."""
+"""Reads label files, lists and data.yaml as text, without guessing encodings or executing content."""
 
 import codecs
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from dino_d2.data.check import DatasetError
 from dino_d2.files import check_regular
 
-#: More than any list of class names needs; YAML is read slowly.
+#: Maximum size in bytes, enough for any list of class names; reading YAML is slow.
 _LARGEST_YAML = 2**20
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -45,7 +45,7 @@ def lines_of(file: Path) -> list[tuple[int, str]]:
 def read_yaml(file: Path) -> dict:
     """The keys of a YAML file; none where it holds no mapping.
 
-    Aliases are refused: a few hundred bytes of them stand for more values than any memory can hold.
+    Aliases are refused: a few hundred bytes can expand to more values than fit into memory.
 
     Raises:
         DatasetError: the file is too large, is not YAML or has aliases.

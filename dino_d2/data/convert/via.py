@@ -13,7 +13,7 @@ from .dataset import AnnotatedImage, Box, Dataset, box_around, finite, half_size
 from .images import ImageIndex, image_size, read_each, split_of_folders, split_of_label_file
 from .json_text import json_object
 
-#: Attributes of a region that hold its class, where regions have several; the first that is there counts.
+#: Attributes that may contain the class if regions have several; the first existing one is used.
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object")
 
 #: Regions without an area, which are no objects for a detector.

@@ -17,7 +17,7 @@ from .images import IMAGE_SUFFIXES, ImageIndex, check_stated_size, image_size, r
 from .text import lines_of
 from .xml_text import parse_xml, root_tag
 
-#: Lists of ImageSets/Main and their splits; trainval.txt counts for what no other list has.
+#: Lists of ImageSets/Main and their splits; trainval.txt applies to images that are in no other list.
 _LISTS = (("train", "train"), ("val", "val"), ("test", "test"), ("trainval", "train"))
 
 

@@ -12,13 +12,13 @@ from .images import IMAGE_SUFFIXES, image_size
 from .text import lines_of, read_yaml
 from .yolo_files import Labels, class_names, darknet_file, images_of_folders, images_of_yaml, read_darknet, yaml_file
 
-#: What rows of more than five numbers may be.
+#: Possible meanings of rows with more than five numbers.
 LONG_ROWS = ("polygon", "pose")
 
 #: Numbers of a row after its class, where it is a box with the confidence of a detector.
 _WITH_CONFIDENCE = 5
 
-#: Shares may pass 1 by rounding.
+#: Values may exceed 1 by rounding.
 _TOLERANCE = 1e-3
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the class names, the images and the label files of a YOLO folder lie."""
+"""Finds the class names, images and label files of a YOLO folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -41,7 +41,7 @@ def yaml_file(root: Path) -> Path | None:
 
 
 def darknet_file(root: Path) -> Path | None:
-    """obj.data, or another file of darknet that says where images and class names are."""
+    """obj.data, or another file of darknet with the paths of images and class names."""
     return next((file for file in files_below(root, (".data",)) if "names" in read_darknet(file)), None)
 
 
@@ -92,7 +92,7 @@ def _names_of_yaml(file: Path, content: dict) -> list[str]:
     if not isinstance(names, list) or not names:
         raise DatasetError(f"{file}: `names` must be a list of class names, such as [cat, dog].")
     for number, name in enumerate(names):
-        # YAML reads no, off, yes, 1.0 and 2026-01-01 as other things than text; which text was meant is lost.
+        # YAML parses no, off, yes, 1.0 and 2026-01-01 as other types, so the original text is lost.
         if not isinstance(name, str) and type(name) is not int:
             raise DatasetError(f"{file}: name {number} is read as {type(name).__name__}. Put it in quotes.")
     count = content.get("nc")
@@ -127,7 +127,7 @@ def images_of_yaml(root: Path, file: Path, content: dict) -> dict[str | None, li
 
 def _place(entry: str, split: str, root: Path, base: Path, file: Path) -> Path:
     """The folder, or the list of images, that an entry of data.yaml names."""
-    # Roboflow writes ../train/images for what is train/images beside the file.
+    # Roboflow writes ../train/images, which means train/images in the folder of the file.
     tried = [base / entry, root / entry, root / entry.removeprefix("../")]
     there = [Path(os.path.abspath(place)) for place in tried if "\0" not in entry and os.path.exists(place)]
     inside = [place for place in there if is_within(place, root)]
@@ -210,7 +210,7 @@ class Labels:
         ]
 
     def _keys(self, image: Path) -> Iterator[tuple[str, ...]]:
-        """Of labels/train/1.txt for images/train/1.jpg, or of 1.txt beside the image; the last that is there counts."""
+        """labels/train/1.txt for images/train/1.jpg, or 1.txt next to the image; the last existing one is used."""
         parts = _key(image, self._root)
         yield parts
         for i in [i for i, part in enumerate(parts[:-1]) if part in _IMAGE_FOLDERS]:

@@ -74,7 +74,7 @@ class ProposalHead(nn.Module):
 
 
 class ObjectnessProposalHead(ProposalHead):
-    """Proposals of Deformable DETR (appendix A.4): the first class stands for "any object".
+    """Proposals of Deformable DETR (appendix A.4): the first class means "any object".
 
     Tokens are ranked by that logit only, and all tokens are supervised, not only the selected ones.
     """
