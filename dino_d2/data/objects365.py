@@ -62,8 +62,8 @@ def objects365(split: str, root: str | os.PathLike | None = None, validation_ima
 def register(split: str, json: Path, version: int, images: Path, validation_images: int) -> str:
     """The same for a json of some version (time of its last change) and the folder of its images."""
     normalised = normalise(parse(json), json)
-    warn_of_corrections(json, normalised)
     coco = normalised.coco
+    warn_of_corrections(json, normalised.skipped, normalised.corrected, len(coco["annotations"]))
     if split != "train":
         part = slice(validation_images) if split == "val" else slice(validation_images, None)
         coco["images"] = coco["images"][part]  # before any is left out: the first 5000 of the published file
