@@ -17,6 +17,7 @@ from iopath.common.file_io import get_cache_dir
 from dino_d2.data.check import DatasetError, Normalised, first, read_normalised
 from dino_d2.data.check.structure import file_faults
 from dino_d2.data.table.annotation_table import TableDicts
+from dino_d2.data.table.as_json import json_of
 from dino_d2.data.table.cache import table_of
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.data.datasets import register_coco_instances
@@ -122,7 +123,7 @@ def register_table(name: str, source: Source, dicts: TableDicts) -> None:
     DatasetCatalog.register(name, lambda: dicts)
     _tables[name] = dicts
     MetadataCatalog.get(name).set(
-        json_file=os.fspath(json),
+        json_file=json_of(name, dicts),
         image_root=os.fspath(images),
         evaluator_type="coco",
         thing_classes=[category["name"] for category in table.categories],

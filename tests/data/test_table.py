@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large jsons as tables: equal to Detectron2's dataset dicts, shared, never stale."""
 
-import copy
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from dino_d2.data.check import DatasetError
 
 #: Bytes of text in a part; parsed, they take some ten times as much memory.
@@ -169,7 +171,7 @@ class _Reader:
 
     def _expect(self, byte: bytes) -> None:
         if not self._has(byte):
-            raise self._error(f"Expecting {byte.decode()!r}", self.at)
+            raise self._error(f"Expecting {byte.decode()!r} delimiter", self.at)
 
     def _has(self, byte: bytes) -> bool:
         """Go to the next byte that is no space, and past it if it is this one."""
@@ -201,15 +203,32 @@ class _Reader:
         return self.read - len(self.text) + at
 
     def _error(self, what: str, at: int) -> DatasetError:
-        return DatasetError(
-            f"{self.json} is not a JSON file: {what}: byte {self._byte(at)}. Is it cut off, or another kind of file?"
-        )
+        place = _place(self.json, self._byte(at))
+        return DatasetError(f"{self.json} is not a JSON file: {what}: {place}. Is it cut off, or another kind of file?")
 
     def _too_deep(self) -> DatasetError:
         return DatasetError(f"{self.json} is nested too deeply to be a COCO detection file.")
 
 
 _DECODER = json_module.JSONDecoder()
+
+
+def _place(json: Path, byte: int) -> str:
+    """A byte of a file in UTF-8 as `json.JSONDecodeError` names it."""
+    line, column, characters = 1, 1, 0
+    with open(json, "rb") as file:
+        while block := file.read(min(PART_BYTES, byte)):
+            byte -= len(block)
+            _, newline, tail = block.rpartition(b"\n")
+            line += block.count(b"\n")
+            column = _characters(tail) + (1 if newline else column)
+            characters += _characters(block)
+    return f"line {line} column {column} (char {characters})"
+
+
+def _characters(text: bytes) -> int:
+    """The number of bytes that begin a character of UTF-8."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) & 0xC0 != 0x80))
 
 
 def _space_end(text: bytes, at: int) -> int:

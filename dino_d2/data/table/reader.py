@@ -74,6 +74,7 @@ class _Reader:
         self.key_mistakes = {kind: Mistakes(json) for kind in KINDS}
         self.id_mistakes, self.image_mistakes, self.annotation_mistakes = (Mistakes(json) for _ in range(3))
         self.images: list[PlainImages] = []
+        self.image_ids: np.ndarray | None = None  # sorted, when all images have been read
         self.categories: list[Any] = []
         self.counts: Counter[str] = Counter()  # entries of each list that have been read
         self.raw_ids: list[np.ndarray] = []  # of all annotations
@@ -96,7 +97,6 @@ class _Reader:
     def _read_parts(self, on_read: Callable[[bytes], Any], files: dict, kinds: set[str]) -> bool:
         """Read the lists; False if the annotations have to be read again, with the sizes of the images known."""
         found: list[str] = []
-        is_known = bool(self.images)
         annotations_are_read = True
         # `disable=None`: a bar in a terminal, nothing in a log file.
         bar = tqdm(total=self.json.stat().st_size, desc=self.json.name, unit="B", unit_scale=True, disable=None)
@@ -106,10 +106,9 @@ class _Reader:
                 if number == 0:
                     if key in found:
                         raise NotServed
-                    found.append(key)
-                    is_known = is_known or (key != "images" and bool(self.images))
-                    if is_known and not hasattr(self, "order"):
+                    if "images" in found:
                         self._index_images()
+                    found.append(key)
                 if key not in kinds:
                     continue
                 if entries is None:
@@ -118,19 +117,18 @@ class _Reader:
                     self._add_images(entries)
                 elif key == "categories":
                     self.categories += entries
-                elif is_known:
+                elif self.image_ids is not None:
                     self._add_annotations(entries, files)
                 else:
                     annotations_are_read = False
         missing = [kind for kind in KINDS if kind not in found]
         if missing:
             raise no_lists(self.json, missing, found)
-        if not self.images:
+        if not self.counts["images"]:
             raise no_entries(self.json, "images")
         if not self.categories:
             raise no_entries(self.json, "categories")
-        if not hasattr(self, "order"):
-            self._index_images()
+        self._index_images()
         return annotations_are_read
 
     def _add_images(self, entries: Any) -> None:
@@ -151,19 +149,28 @@ class _Reader:
                 self.images.append(PlainImages(*columns, [entry["file_name"] for entry in fixed]))
 
     def _index_images(self) -> None:
-        """Sort the images by their ids."""
+        """Sort the images, when all have been read, by their ids."""
+        if self.image_ids is not None:
+            return
+        if not self.images:  # which is an error, as their mistakes are
+            self.images = [PlainImages(*(np.empty(0, np.int64) for _ in range(3)), [])]
         ids, widths, heights = (np.concatenate([part[k] for part in self.images]) for k in range(3))
         self.order = np.argsort(ids, kind="stable")
         self.image_ids, self.widths, self.heights = ids[self.order], widths[self.order], heights[self.order]
 
     def _rows_of_images(self, ids: np.ndarray) -> np.ndarray:
         """The places of ids among the sorted ones, int64; -1 for those that are not there."""
+        assert self.image_ids is not None
+        if not len(self.image_ids):
+            return np.full(len(ids), -1)
         rows = np.searchsorted(self.image_ids, ids).clip(max=len(self.image_ids) - 1)
         return np.where(self.image_ids[rows] == ids, rows, -1)
 
     def _add_annotations(self, entries: Any, files: dict) -> None:
         start = self._count("annotations", entries)
         if isinstance(entries, PlainAnnotations):
+            if not len(entries.ids):
+                return
             self.raw_ids.append(entries.ids)
             rows, plain = self._usable(entries)
         elif entries and self._have_keys("annotations", entries, start):
