@@ -113,7 +113,7 @@ def register_table(name: str, source: Source, dicts: TableDicts) -> None:
     json, images, within = source
     if not images.is_dir():
         raise DatasetError(f"Image folder {images} does not exist. Check the path (`images=` in the config).")
-    errors = list(file_faults(dicts.images(), images, within))
+    errors = list(file_faults(dicts.images, images, within))
     if errors:
         raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
     warn_of_corrections(json, table.skipped, table.corrected, len(table.bbox))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from .columns import columns
 from .fields import DatasetError, normalise
 from .findings import check, objects_per_category, table
 from .splits import shared_contents, shared_names
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    counts = objects_per_category(coco)
+    counts = objects_per_category(columns(coco))
     crowds = sum(annotation["iscrowd"] for annotation in coco["annotations"])
     print(
         f"{options.json}: {len(coco['images'])} images, {sum(counts.values())} objects, {crowds} crowd regions, "

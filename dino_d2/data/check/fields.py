@@ -59,7 +59,7 @@ class Finding(NamedTuple):
 
     is_error: bool  # the dataset cannot be used like this; a warning is something to know
     what: str  # in the plural, to stand behind the count
-    ids: list  # of the images, annotations or categories
+    ids: Collection  # of the images, annotations or categories
     advice: str
     example: str = ""  # more about the first of them
 

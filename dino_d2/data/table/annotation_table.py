@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from dino_d2.data.check.fields import Finding
 from dino_d2.detectron2.structures import BoxMode
 
 
@@ -37,6 +38,7 @@ class Table(NamedTuple):
     categories: list[dict]  # in the order of their ids
     skipped: dict[str, Collection]  # reason -> ids of the annotations that are left out
     corrected: dict[str, Collection]  # what was replaced -> ids of the annotations
+    findings: list[Finding]  # of `check.findings.content_findings`
     image_ids: np.ndarray  # int64 [images]
     widths: np.ndarray  # int32 [images]
     heights: np.ndarray  # int32 [images]
@@ -77,8 +79,39 @@ def open_table(folder: Path) -> Table:
             {reason: Abridged(count, first) for reason, (count, first) in description[key].items()}
             for key in ("skipped", "corrected")
         ),
+        [
+            Finding(is_error, what, Abridged(count, first), advice, example)
+            for is_error, what, (count, first), advice, example in description["findings"]
+        ],
         **columns,
     )
+
+
+class TableImages(Sequence[dict[str, Any]]):
+    """The id, file name, width and height of each image of a dataset, as dictionaries."""
+
+    def __init__(self, dicts: "TableDicts"):
+        self.dicts = dicts
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return TableImages(self.dicts[index])
+        row, table = int(self.dicts.rows[index]), self.dicts.table
+        return {
+            "id": int(table.image_ids[row]),
+            "file_name": self.dicts.file_name(row),
+            "width": int(table.widths[row]),
+            "height": int(table.heights[row]),
+        }
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows, table = self.dicts.rows, self.dicts.table
+        columns = (column[rows].tolist() for column in (table.image_ids, table.widths, table.heights))
+        for image_id, width, height, name in zip(*columns, self.dicts.file_names(), strict=True):
+            yield {"id": image_id, "file_name": name, "width": width, "height": height}
 
 
 class TableDicts(Sequence[dict[str, Any]]):
@@ -124,13 +157,20 @@ class TableDicts(Sequence[dict[str, Any]]):
 
     def file_name(self, row: int) -> str:
         """The name of the file of a row of the table, relative to the folder of the images."""
-        name = self.table.file_name(row)
+        return self._shortened(self.table.file_name(row))
+
+    def file_names(self) -> Iterator[str]:
+        """Those of all images, faster than one by one."""
+        text, ends = self.table.name_bytes.tobytes(), self.table.name_ends
+        for begin, end in zip(ends[self.rows].tolist(), ends[self.rows + 1].tolist(), strict=True):
+            yield self._shortened(text[begin:end].decode())
+
+    def _shortened(self, name: str) -> str:
         return name if self.file_name_parts is None else "/".join(name.split("/")[-self.file_name_parts :])
 
-    def images(self) -> Iterator[dict[str, Any]]:
-        """The id and the file name of each image."""
-        for row, image_id in zip(self.rows.tolist(), self.table.image_ids[self.rows].tolist(), strict=True):
-            yield {"id": image_id, "file_name": self.file_name(row)}
+    @property
+    def images(self) -> TableImages:
+        return TableImages(self)
 
     def with_objects(self) -> "TableDicts":
         """The images that have at least one annotation which is no crowd."""

@@ -33,7 +33,7 @@ def write_json(dicts: TableDicts, file: BinaryIO) -> None:
     """Write the images of a table with what an evaluation reads of their annotations, in blocks."""
     table, rows = dicts.table, dicts.rows
     file.write(b'{"categories": ' + json_module.dumps(table.categories).encode() + b', "images": [')
-    _write_entries(file, (_images(dicts, rows[k : k + _BLOCK].tolist()) for k in range(0, len(rows), _BLOCK)))
+    _write_entries(file, (list(dicts.images[k : k + _BLOCK]) for k in range(0, len(rows), _BLOCK)))
     file.write(b'], "annotations": [')
     _write_entries(file, (_annotations(dicts, rows[k : k + _BLOCK].tolist()) for k in range(0, len(rows), _BLOCK)))
     file.write(b"]}")
@@ -45,19 +45,6 @@ def _write_entries(file: BinaryIO, blocks: Iterable[list[dict]]) -> None:
         file.write(b"" if is_first else b", ")
         file.write(json_module.dumps(block)[1:-1].encode())
         is_first = False
-
-
-def _images(dicts: TableDicts, rows: list[int]) -> list[dict[str, Any]]:
-    table = dicts.table
-    return [
-        {
-            "id": int(table.image_ids[row]),
-            "file_name": dicts.file_name(row),
-            "width": int(table.widths[row]),
-            "height": int(table.heights[row]),
-        }
-        for row in rows
-    ]
 
 
 def _annotations(dicts: TableDicts, rows: list[int]) -> list[dict[str, Any]]:

@@ -2,16 +2,18 @@
 """From a large COCO json to the columns of a table, in memory that does not grow with the annotations."""
 
 import hashlib
+import itertools
 import json as json_module
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from dino_d2.data.check.columns import Columns
 from dino_d2.data.check.fields import (
     KINDS,
     LARGEST_ANNOTATION_ID,
@@ -30,6 +32,7 @@ from dino_d2.data.check.fields import (
     usable_areas,
     whole_number,
 )
+from dino_d2.data.check.findings import content_findings
 from dino_d2.data.check.structure import ids_given_twice, no_entries, no_lists, references_to_nothing
 
 from .annotation_table import COLUMNS, DESCRIPTION
@@ -161,22 +164,21 @@ class _Reader:
     def _rows_of_images(self, ids: np.ndarray) -> np.ndarray:
         """The places of ids among the sorted ones, int64; -1 for those that are not there."""
         assert self.image_ids is not None
-        if not len(self.image_ids):
-            return np.full(len(ids), -1)
         rows = np.searchsorted(self.image_ids, ids).clip(max=len(self.image_ids) - 1)
         return np.where(self.image_ids[rows] == ids, rows, -1)
 
     def _add_annotations(self, entries: Any, files: dict) -> None:
+        assert self.image_ids is not None
         start = self._count("annotations", entries)
         if isinstance(entries, PlainAnnotations):
-            if not len(entries.ids):
+            if not len(entries.ids) or not len(self.image_ids):
                 return
             self.raw_ids.append(entries.ids)
             rows, plain = self._usable(entries)
         elif entries and self._have_keys("annotations", entries, start):
             before = self.annotation_mistakes.count
             check_annotation_ids(entries, whole_number, whole_number, self.annotation_mistakes)
-            if self.annotation_mistakes.count > before:
+            if self.annotation_mistakes.count > before or not len(self.image_ids):
                 return
             rows, plain = self._normalised(entries)
         else:
@@ -267,21 +269,35 @@ class _Reader:
             else np.empty((0, *dtype.shape), dtype.base)
             for name, dtype in _COLLECTED.items()
         }
-        categories = sorted(self.categories, key=lambda category: category["id"])
+        category_order = np.argsort([category["id"] for category in self.categories], kind="stable").astype(np.int32)
+        categories = [self.categories[k] for k in category_order]
         category_ids = np.array([category["id"] for category in categories], np.int64)
         classes = (
             np.searchsorted(category_ids, collected["category_ids"]).clip(max=len(categories) - 1).astype(np.int32)
         )
         self._stop_on_faults(collected, category_ids, classes)
-        names = [name.encode() for part in self.images for name in part.file_names]
-        names = [names[k] for k in self.order]
+        file_names = [name for part in self.images for name in part.file_names]
+        rows = collected["images"]
+        in_order_of_the_json = Columns(
+            np.concatenate([part.ids for part in self.images]),
+            file_names,
+            *(np.concatenate([part[k] for part in self.images]).astype(np.float64) for k in (1, 2)),
+            self.categories,
+            collected["annotation_ids"],
+            self.order.astype(np.int32)[rows],
+            category_order[classes],
+            collected["bbox"],
+            collected["is_crowd"],
+        )
+        findings = list(content_findings(in_order_of_the_json))
+        del in_order_of_the_json
+        names = [file_names[k].encode() for k in self.order]
         self._save("image_ids", self.image_ids)
         self._save("widths", self.widths.astype(np.int32))
         self._save("heights", self.heights.astype(np.int32))
         self._save("positions", self.order.astype(np.int32))
         self._save("name_bytes", np.frombuffer(b"".join(names), np.uint8))
         self._save("name_ends", _ends(np.array([len(name) for name in names], np.int64)))
-        rows = collected["images"]
         self._save("annotation_ends", _ends(np.bincount(rows, minlength=len(self.image_ids))))
         order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
         for name, column in {
@@ -301,6 +317,7 @@ class _Reader:
             "categories": categories,
             "skipped": _abridged(self.skipped),
             "corrected": _abridged(self.corrected),
+            "findings": [finding._replace(ids=_first_of(finding.ids)) for finding in findings],
         }
         (self.folder / DESCRIPTION).write_text(json_module.dumps(description), encoding="utf-8")
 
@@ -370,4 +387,8 @@ def _repeated(parts: list[np.ndarray]) -> list[int]:
 
 
 def _abridged(reasons: dict[str, list]) -> dict[str, tuple[int, list]]:
-    return {reason: (len(ids), ids[:_SHOWN]) for reason, ids in reasons.items()}
+    return {reason: _first_of(ids) for reason, ids in reasons.items()}
+
+
+def _first_of(ids: Collection) -> tuple[int, list]:
+    return len(ids), list(itertools.islice(ids, _SHOWN))
