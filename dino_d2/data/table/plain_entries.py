@@ -47,6 +47,8 @@ def decode(key: str, text: bytes) -> Any:
     Raises:
         ValueError: the text is not JSON.
     """
+    if not text.isascii():
+        text.decode()  # msgspec does not look at the strings that it skips
     if msgspec is not None and key in _READERS:
         decoder, read = _READERS[key]
         try:

@@ -19,6 +19,7 @@ from dino_d2.data.check.fields import (
     LARGEST_ANNOTATION_ID,
     NO_SUCH_AREA,
     DatasetError,
+    Finding,
     Mistakes,
     Normalised,
     annotation_id,
@@ -100,6 +101,7 @@ class _Reader:
     def _read_parts(self, on_read: Callable[[bytes], Any], files: dict, kinds: set[str]) -> bool:
         """Read the lists; False if the annotations have to be read again, with the sizes of the images known."""
         found: list[str] = []
+        lists: set[str] = set()
         annotations_are_read = True
         # `disable=None`: a bar in a terminal, nothing in a log file.
         bar = tqdm(total=self.json.stat().st_size, desc=self.json.name, unit="B", unit_scale=True, disable=None)
@@ -112,11 +114,11 @@ class _Reader:
                     if "images" in found:
                         self._index_images()
                     found.append(key)
-                if key not in kinds:
+                if entries is not None:
+                    lists.add(key)
+                if key not in kinds or entries is None:
                     continue
-                if entries is None:
-                    found.remove(key)
-                elif key == "images":
+                if key == "images":
                     self._add_images(entries)
                 elif key == "categories":
                     self.categories += entries
@@ -124,7 +126,7 @@ class _Reader:
                     self._add_annotations(entries, files)
                 else:
                     annotations_are_read = False
-        missing = [kind for kind in KINDS if kind not in found]
+        missing = [kind for kind in KINDS if kind not in lists]
         if missing:
             raise no_lists(self.json, missing, found)
         if not self.counts["images"]:
@@ -289,7 +291,7 @@ class _Reader:
             collected["bbox"],
             collected["is_crowd"],
         )
-        findings = list(content_findings(in_order_of_the_json))
+        findings = [*self._corrections(len(rows)), *content_findings(in_order_of_the_json)]
         del in_order_of_the_json
         names = [file_names[k].encode() for k in self.order]
         self._save("image_ids", self.image_ids)
@@ -327,9 +329,8 @@ class _Reader:
             {"id": int(collected["annotation_ids"][k]), "category_id": int(collected["category_ids"][k])}
             for k in np.flatnonzero(category_ids[classes] != collected["category_ids"])
         ]
-        remaining = {"annotations": range(len(classes))}  # of which only the number counts
         errors = [
-            *(finding for finding in Normalised(remaining, self.skipped, {}, True).findings if finding.is_error),
+            *(finding for finding in self._corrections(len(classes)) if finding.is_error),
             *ids_given_twice(_repeated([part.ids for part in self.images]), "images"),
             *ids_given_twice(_repeated(self.raw_ids) + self.text_ids, "annotations"),
             *ids_given_twice(category_ids.tolist(), "categories"),
@@ -338,6 +339,10 @@ class _Reader:
         ]
         if errors:
             raise DatasetError(f"{self.json}: " + "\n  ".join(map(str, errors)))
+
+    def _corrections(self, usable: int) -> list[Finding]:
+        remaining = {"annotations": range(usable)}  # of which only the number counts
+        return Normalised(remaining, self.skipped, self.corrected, is_as_given=False).findings
 
     def _save(self, name: str, column: np.ndarray, order: np.ndarray | None = None) -> None:
         """Write a column, in another order if one is given."""
