@@ -8,13 +8,17 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from iopath.common.file_io import get_cache_dir
 
-from dino_d2.data.check import BadImages, Normalised, first, read_normalised, read_without_bad_images
+from dino_d2.data.check import BadImages, DatasetError, Normalised, first, read_normalised, read_without_bad_images
+from dino_d2.data.check.structure import file_faults
+from dino_d2.data.table.annotation_table import TableDicts
+from dino_d2.data.table.as_json import json_of
+from dino_d2.data.table.cache import table_of
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.detectron2.data.datasets import register_coco_instances
 
@@ -39,6 +43,8 @@ class _Registration(NamedTuple):
 
 _registered: dict[str, _Registration] = {}  # by dataset name
 
+_tables: dict[str, TableDicts] = {}  # dataset name -> its dataset dicts, for names with a table
+
 
 def coco_format(
     json: str | os.PathLike,
@@ -57,7 +63,8 @@ def coco_format(
     Every field is checked and converted to one type by `dino_d2.data.check.fields.normalise`, which says what is
     accepted. Annotations that cannot be used are skipped, with one warning, in training and evaluation alike: where
     the file needs any correction, the dataset uses a corrected copy of it in iopath's cache folder ($FVCORE_CACHE, or
-    ~/.torch/iopath_cache). The file itself is never written to.
+    ~/.torch/iopath_cache). The file itself is never written to. A large file is read once into a table in the same
+    cache (`dino_d2.data.table`).
 
     Args:
         json: the annotation file, with "images", "annotations" and "categories".
@@ -80,8 +87,7 @@ def coco_format(
         digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:8]
         # Detectron2 warns of category ids with holes unless the name has "coco" in it.
         name = f"coco_{json.stem}_{digest}"
-    # A file that is not there has no version; read_coco says so in its own words.
-    version = (json.stat().st_mtime_ns, json.stat().st_size) if json.is_file() else None
+    version = _version(json)
     if name in _registered and _registered[name][:2] == (source, version):
         return name
 
@@ -90,14 +96,20 @@ def coco_format(
             raise ValueError(f"The dataset name {name!r} is taken by another dataset. Choose another `name`.")
         DatasetCatalog.remove(name)  # the file has changed since
         MetadataCatalog.remove(name)
+        _tables.pop(name, None)
 
+    # Images are looked at one by one below, so a large json is read as a small one is.
+    table = None if skip_bad_images else table_of(json)
+    if table:
+        register_table(name, source, TableDicts(table, os.fspath(images)))
+        return name
     if skip_bad_images:
         normalised, bad = read_without_bad_images(json, images, within)
         warn_of_bad_images(json, normalised, bad)
     else:
         normalised, bad = read_normalised(json, images, within), None
     coco = normalised.coco
-    warn_of_corrections(json, normalised)
+    warn_of_corrections(json, normalised.skipped, normalised.corrected, len(coco["annotations"]))
     categories = sorted(coco["categories"], key=lambda category: category["id"])
     usable = _usable_file(json, normalised)
     register_coco_instances(name, {}, str(usable), str(images))
@@ -109,6 +121,41 @@ def coco_format(
     used = source._replace(json=usable) if bad and bad.reasons else source
     _registered[name] = _Registration(source, version, used)
     return name
+
+
+def register_table(name: str, source: Source, dicts: TableDicts) -> None:
+    """Register the dataset of a table under a name that is not taken, or was given to the same paths before.
+
+    Raises:
+        DatasetError: image files are missing, or lie outside the folder.
+    """
+    table = dicts.table
+    json, images, within = source
+    if not images.is_dir():
+        raise DatasetError(f"Image folder {images} does not exist. Check the path (`images=` in the config).")
+    errors = list(file_faults(dicts.images, images, within))
+    if errors:
+        raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
+    warn_of_corrections(json, table.skipped, table.corrected, len(table.bbox))
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: dicts)
+    _tables[name] = dicts
+    MetadataCatalog.get(name).set(
+        json_file=json_of(name, dicts),
+        image_root=os.fspath(images),
+        evaluator_type="coco",
+        thing_classes=[category["name"] for category in table.categories],
+        thing_dataset_id_to_contiguous_id={category["id"]: k for k, category in enumerate(table.categories)},
+        num_images=len(dicts),
+    )
+    _registered[name] = _Registration(source, _version(json), source)
+
+
+def table_dicts_of(name: str) -> TableDicts | None:
+    """The dataset dicts of a name that has a table; None for other names."""
+    return _tables.get(name)
 
 
 def num_classes(dataset: str) -> int:
@@ -162,15 +209,26 @@ def source_of(name: str) -> Source | None:
     return _registered[name].used if name in _registered else None
 
 
-def warn_of_corrections(json: Path, normalised: Normalised) -> None:
-    """Log one warning of all annotations of a file that are skipped or corrected."""
-    coco, skipped, corrected, _ = normalised
+def _version(json: Path) -> tuple[int, int] | None:
+    """A file that is not there has no version; read_coco says so in its own words."""
+    return (json.stat().st_mtime_ns, json.stat().st_size) if json.is_file() else None
+
+
+def warn_of_corrections(
+    json: Path, skipped: Mapping[str, Collection], corrected: Mapping[str, Collection], usable: int
+) -> None:
+    """Log one warning of all annotations of a file that are skipped or corrected.
+
+    Args:
+        skipped, corrected: reason -> ids of annotations.
+        usable: number of the other annotations and the corrected ones.
+    """
     if not (skipped or corrected):
         return
     count = sum(map(len, skipped.values()))
-    parts = [f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in (skipped | corrected).items()]
+    parts = [f"{reason}: {len(ids)} (ids {first(ids)})" for reason, ids in {**skipped, **corrected}.items()]
     logger.warning(
-        f"{json}: {count} of {count + len(coco['annotations'])} annotations are skipped"
+        f"{json}: {count} of {count + usable} annotations are skipped"
         + (f" and {sum(map(len, corrected.values()))} corrected" if corrected else "")
         + f". {'; '.join(parts)}. Correct or delete them in the json to be rid of this message."
     )

@@ -20,6 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.dataset_dicts import DatasetDicts, JoinedDicts, shared_by_workers, wider_than_high
+from dino_d2.data.table.annotation_table import TableDicts
 from dino_d2.data.transfer import pack
 from dino_d2.data.workers import Reading, Watch, explain_death, start_worker
 from dino_d2.detectron2.data import DatasetFromList
@@ -51,10 +53,10 @@ class BatchOrder:
         size: images in the dataset.
         batch_size: images in a batch of this rank.
         seed: seed of the shuffling, the same on all ranks.
-        groups: the group of each image; None to form batches in the order of the sequence.
+        groups: the group of each image, bool [size]; None to form batches in the order of the sequence.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, groups: list[int] | None = None):
+    def __init__(self, size: int, batch_size: int, seed: int, groups: Sequence | np.ndarray | None = None):
         self.size, self.batch_size, self.seed, self.groups = size, batch_size, seed, groups
 
     def batches(self, start: int = 0) -> Iterator[list[Draw]]:
@@ -65,7 +67,7 @@ class BatchOrder:
         waiting: dict[int, list[Draw]] = {}
         rank, world_size = comm.get_rank(), comm.get_world_size()
         for count, index in enumerate(TrainingSampler(self.size, seed=self.seed)):
-            group = 0 if self.groups is None else self.groups[index]
+            group = 0 if self.groups is None else int(self.groups[index])
             batch = waiting.setdefault(group, [])
             batch.append(Draw(index, rank + world_size * count))
             if len(batch) == self.batch_size:
@@ -187,7 +189,7 @@ class MappedSamples(Dataset):
 
 
 def build_train_loader(
-    dataset: list[dict[str, Any]],
+    dataset: DatasetDicts,
     *,
     mapper: Callable[[dict], Any],
     total_batch_size: int,
@@ -198,7 +200,7 @@ def build_train_loader(
     """Replacement of Detectron2's `build_detection_train_loader` for runs that can be resumed exactly.
 
     Args:
-        dataset: dataset dicts, as returned by `get_detection_dataset_dicts`.
+        dataset: dataset dicts, as returned by `dataset_dicts` or Detectron2's `get_detection_dataset_dicts`.
         mapper: map from a dataset dict to an input of the model.
         total_batch_size: images per batch, over all ranks.
         aspect_ratio_grouping: form batches of only wide images (width above height) or only other images.
@@ -209,11 +211,11 @@ def build_train_loader(
         an infinite iterable of lists of `total_batch_size / ranks` mapped dicts.
 
     Raises:
-        TypeError: the dataset is not a list.
+        TypeError: the dataset is something else.
         DatasetError: an image has no width or height, which the grouping needs.
         ValueError: `total_batch_size` is not a positive multiple of the number of ranks.
     """
-    if not isinstance(dataset, list):
+    if not isinstance(dataset, list | TableDicts | JoinedDicts):
         raise TypeError(
             f"build_train_loader needs a list of dataset dicts, not a {type(dataset).__name__}. For a torch Dataset, "
             "use Detectron2's build_detection_train_loader in the config; its runs cannot be resumed exactly."
@@ -226,9 +228,9 @@ def build_train_loader(
         )
     if seed is None or seed < 0:
         seed = comm.shared_random_seed()
-    groups = _wider_than_high(dataset) if aspect_ratio_grouping else None
+    groups = wider_than_high(dataset) if aspect_ratio_grouping else None
     order = BatchOrder(len(dataset), total_batch_size // world_size, seed, groups)
-    samples = MappedSamples(DatasetFromList(dataset, copy=False), mapper, seed)
+    samples = MappedSamples(shared_by_workers(dataset), mapper, seed)
     return TrainLoader(samples, order, num_workers)
 
 
@@ -268,14 +270,3 @@ class _From:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return self.order.batches(self.start)
-
-
-def _wider_than_high(dataset: list[dict[str, Any]]) -> list[int]:
-    """1 for each image that is wider than high, 0 for the others."""
-    for image in dataset:
-        if "width" not in image or "height" not in image:
-            raise DatasetError(
-                f"Image id {image.get('image_id', 'unknown')} ({image.get('file_name', 'no file name')}) has no width "
-                "or height, which dataloader.train.aspect_ratio_grouping needs. Add them, or set it to False."
-            )
-    return [int(image["width"] > image["height"]) for image in dataset]

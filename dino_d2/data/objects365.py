@@ -11,14 +11,19 @@ or two parts of it ("patch8/x.jpg", "x.jpg"), as people unpack them. Six trainin
 out, see `UNUSABLE`.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from dino_d2.data.check import DatasetError, normalise, parse
-from dino_d2.data.coco_format import coco_format, warn_of_corrections, write_to_cache
+from dino_d2.data.coco_format import Source, coco_format, register_table, warn_of_corrections, write_to_cache
+from dino_d2.data.table.annotation_table import Table, TableDicts
+from dino_d2.data.table.cache import table_of
 from dino_d2.data.walk import is_file
 from dino_d2.detectron2.data import MetadataCatalog
 
@@ -61,21 +66,43 @@ def objects365(split: str, root: str | os.PathLike | None = None, validation_ima
 @cache  # a config asks for a split several times, and the training json has some gigabytes
 def register(split: str, json: Path, version: int, images: Path, validation_images: int) -> str:
     """The same for a json of some version (time of its last change) and the folder of its images."""
+    if table := table_of(json):
+        return _register_table(split, table, images, validation_images)
     normalised = normalise(parse(json), json)
-    warn_of_corrections(json, normalised)
     coco = normalised.coco
+    warn_of_corrections(json, normalised.skipped, normalised.corrected, len(coco["annotations"]))
     if split != "train":
         part = slice(validation_images) if split == "val" else slice(validation_images, None)
         coco["images"] = coco["images"][part]  # before any is left out: the first 5000 of the published file
     kept = [image for image in coco["images"] if Path(image["file_name"]).name not in UNUSABLE]
     if not kept:
-        raise DatasetError(f"Objects365: {json} has no images for {split}. Is it the published file?")
+        raise _no_images(json, split)
     parts = parts_on_disk(kept[0]["file_name"], images)
     kept = [{**image, "file_name": "/".join(Path(image["file_name"]).parts[-parts:])} for image in kept]
     ids = {image["id"] for image in kept}
     coco["images"] = kept
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
     return coco_format(write_to_cache(f"objects365_{split}", coco), images)
+
+
+def _register_table(split: str, table: Table, images: Path, validation_images: int) -> str:
+    rows = np.arange(len(table.image_ids))
+    if split != "train":
+        first = table.positions < validation_images  # before any is left out: the first 5000 of the published file
+        rows = rows[first if split == "val" else ~first]
+    names = TableDicts(table, os.fspath(images), rows, file_name_parts=1).file_names()
+    rows = rows[[name not in UNUSABLE for name in names]]
+    if not len(rows):
+        raise _no_images(table.json, split)
+    parts = parts_on_disk(table.file_name(rows[table.positions[rows].argmin()]), images)
+    source = Source(table.json, images, images)
+    name = f"coco_objects365_{split}_{hashlib.sha256(f'{source} {validation_images}'.encode()).hexdigest()[:8]}"
+    register_table(name, source, TableDicts(table, os.fspath(images), rows, parts))
+    return name
+
+
+def _no_images(json: Path, split: str) -> DatasetError:
+    return DatasetError(f"Objects365: {json} has no images for {split}. Is it the published file?")
 
 
 def parts_on_disk(file_name: str, folder: Path) -> int:

@@ -4,15 +4,17 @@
 import difflib
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from dino_d2.data.check import DatasetError, check, table
+from dino_d2.data.check.findings import image_findings
 from dino_d2.data.check.registered import check_registered
 from dino_d2.data.check.splits import shared_names
 from dino_d2.data.check.structure import load
-from dino_d2.data.coco_format import source_of
+from dino_d2.data.coco_format import source_of, table_dicts_of
 from dino_d2.detectron2.config import instantiate
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
 from dino_d2.errors import UserError
@@ -109,7 +111,7 @@ def class_list(name: str) -> list[str]:
 def _check_dataset(name: str, evaluated: bool) -> tuple[dict, Path] | None:
     """The entries of the images and their folder; None where the dataset is not one of `coco_format`."""
     if source := source_of(name):
-        return {"images": _check_coco_format(*source)}, source.images
+        return {"images": _check_coco_format(name, *source)}, source.images
     metadata = MetadataCatalog.get(name)
     if not metadata.get("json_file") and name in DatasetCatalog:
         check_registered(name, evaluated)
@@ -125,15 +127,22 @@ def _check_dataset(name: str, evaluated: bool) -> tuple[dict, Path] | None:
     return None
 
 
-def _check_coco_format(json: Path, images: Path, within: Path) -> list[dict]:
-    raw = load(json, images)
-    findings = check(raw, images, open_at_most=OPEN_AT_MOST, decode=False, within=within, json=json)
+def _check_coco_format(name: str, json: Path, images: Path, within: Path) -> Sequence[dict]:
+    entries: Sequence[dict]
+    if dicts := table_dicts_of(name):
+        entries = dicts.images
+        files = list(entries[:OPEN_AT_MOST])
+        findings = [*dicts.table.findings, *image_findings(files, images, decode=False)]
+    else:
+        raw = load(json, images)
+        entries = raw["images"]
+        findings = check(raw, images, open_at_most=OPEN_AT_MOST, decode=False, within=within, json=json)
     errors = [finding for finding in findings if finding.is_error]
     if errors:
         raise DatasetError(f"{json}: " + "\n  ".join(map(str, errors)))
     if findings:
         logger.warning("%s:\n%s", json, table(findings))
-    return raw["images"]
+    return entries
 
 
 def _check_same_classes(classes: dict[str, list[str]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_d2.data.coco_format import source_of
+from dino_d2.data.coco_format import source_of, table_dicts_of
 from dino_d2.detectron2.data import MetadataCatalog
 
 
@@ -19,7 +19,11 @@ class TrainingData:
 
     def __init__(self, datasets: Mapping[str, Sequence[str]]):
         self.digests = {
-            split: [digest(file) for file in map(annotation_file, names) if file is not None]
+            split: [
+                digest(file) if (dicts := table_dicts_of(name)) is None else dicts.table.digest
+                for name in names
+                if (file := annotation_file(name)) is not None
+            ]
             for split, names in datasets.items()
         }
 

@@ -8,18 +8,18 @@ and `.../coco/annotations/instances_{train,val}2017.json` (`./datasets/coco` if 
 from omegaconf import OmegaConf
 
 from dino_d2.data.augmentation import detr_augmentation, resize_augmentation
+from dino_d2.data.dataset_dicts import dataset_dicts
 from dino_d2.data.evaluation_loader import build_evaluation_loader
 from dino_d2.data.loader import build_train_loader
 from dino_d2.data.mapper import DetrDatasetMapper
 from dino_d2.detectron2.config import LazyCall as L
-from dino_d2.detectron2.data import get_detection_dataset_dicts
 from dino_d2.evaluation import PerClassCOCOEvaluator
 
 dataloader = OmegaConf.create()
 
 dataloader.train = L(build_train_loader)(
     # The authors train on all 118,287 images; Detectron2's default excludes the 1,021 images without objects.
-    dataset=L(get_detection_dataset_dicts)(names="coco_2017_train", filter_empty=False),
+    dataset=L(dataset_dicts)(names="coco_2017_train", filter_empty=False),
     mapper=L(DetrDatasetMapper)(
         # Shorter side 480 to 800 in steps of 32, longer side at most 1333, half of the images cropped:
         # the defaults of DETR, kept by DINO (appendix D.3).
@@ -36,7 +36,7 @@ dataloader.train = L(build_train_loader)(
 )
 
 dataloader.test = L(build_evaluation_loader)(
-    dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
+    dataset=L(dataset_dicts)(names="coco_2017_val", filter_empty=False),
     mapper=L(DetrDatasetMapper)(
         augmentations=L(resize_augmentation)(short_edge_length=800, max_size=1333),
         image_format="${...train.mapper.image_format}",

@@ -11,6 +11,7 @@ from dino_d2.data.coco_format import coco_format
 from dino_d2.data.train_command import FROM_SCRATCH, how_to_train_on
 from dino_d2.errors import UserError
 
+from .columns import columns
 from .fields import DatasetError, normalise
 from .findings import check, objects_per_category, table
 from .splits import shared_contents, shared_names
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m dino_d2.data
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    counts = objects_per_category(coco)
+    counts = objects_per_category(columns(coco))
     crowds = sum(annotation["iscrowd"] for annotation in coco["annotations"])
     print(
         f"{options.json}: {len(coco['images'])} images, {sum(counts.values())} objects, {crowds} crowd regions, "

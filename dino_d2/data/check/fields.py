@@ -5,23 +5,34 @@ Training, evaluation, the dataset check and the tools all see the result of :fun
 has to ask whether an id is a number or a text, or whether `iscrowd` is there.
 """
 
+import itertools
 import math
 import operator
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
 
 from dino_d2.errors import UserError
 
 KINDS = ("images", "annotations", "categories")
 
+#: What each entry of a list must have.
+REQUIRED = {
+    "images": ("id", "file_name", "width", "height"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id"),
+}
+
 NOT_FOUR_NUMBERS = "bbox is not four numbers [x, y, width, height]"
 NOT_FINITE = "bbox has NaN or infinity, or a number beyond any image"
 NO_AREA = "bbox has a width or height of zero or less"
 OUTSIDE = "bbox is completely outside its image"
+NO_SUCH_AREA = "area does not fit their bbox"
 NOT_A_FLAG = "{} is neither 0 nor 1"
 
 #: COCO's evaluation counts objects of at most this area, in pixels squared, and ignores larger ones.
@@ -35,9 +46,9 @@ _LARGEST_COORDINATE = 1e9
 _SMALLEST_SIDE = 1e-5
 #: Ids are stored as 64-bit integers, those of annotations in pycocotools as 64-bit floating-point numbers.
 _LARGEST_ID = 2**63 - 1
-_LARGEST_ANNOTATION_ID = 2**53
+LARGEST_ANNOTATION_ID = 2**53
 #: Largest width and height of an image that a json may state.
-_LARGEST_SIDE = 10**9
+LARGEST_SIDE = 10**9
 #: Levels of lists and objects within an entry; COCO's own fields have three.
 _DEEPEST = 16
 _MISTAKES_SHOWN = 5
@@ -52,7 +63,7 @@ class Finding(NamedTuple):
 
     is_error: bool  # the dataset cannot be used like this; a warning is something to know
     what: str  # in the plural, to stand behind the count
-    ids: list  # of the images, annotations or categories
+    ids: Collection  # of the images, annotations or categories
     advice: str
     example: str = ""  # more about the first of them
 
@@ -61,10 +72,9 @@ class Finding(NamedTuple):
         return f"{len(self.ids)} {self.what}: {first(self.ids)}{example}. {self.advice}"
 
 
-def first(ids: Iterable, count: int = 5) -> str:
+def first(ids: Collection, count: int = 5) -> str:
     """The first few ids, for a message: "7, 9, 12 and 40 more"."""
-    ids = list(ids)
-    listed = ", ".join(shown(i) for i in ids[:count])
+    listed = ", ".join(map(shown, itertools.islice(ids, count)))
     return listed if len(ids) <= count else f"{listed} and {len(ids) - count} more"
 
 
@@ -102,7 +112,7 @@ class Normalised(NamedTuple):
         return found
 
 
-class _Mistakes:
+class Mistakes:
     """Collects unusable entries and reports several of them in one message."""
 
     def __init__(self, json: str | Path):
@@ -113,6 +123,10 @@ class _Mistakes:
         self.count += 1
         if self.count <= _MISTAKES_SHOWN:
             self.messages.append(message)
+
+    def extend(self, others: "Mistakes") -> None:
+        self.count += others.count
+        self.messages = (self.messages + others.messages)[:_MISTAKES_SHOWN]
 
     def stop_if_any(self) -> None:
         if self.count:
@@ -147,33 +161,22 @@ def normalise(coco: dict[str, Any], json: str | Path) -> Normalised:
     Raises:
         DatasetError: an entry without an id, file name, size or class that can be used.
     """
-    mistakes = _Mistakes(json)
-    for kind, keys in (
-        ("images", ("id", "file_name", "width", "height")),
-        ("categories", ("id", "name")),
-        ("annotations", ("id", "image_id", "category_id")),
-    ):
-        _check_keys(coco[kind], kind, keys, mistakes)
+    mistakes = Mistakes(json)
+    for kind in REQUIRED:
+        check_keys(coco[kind], kind, mistakes)
     mistakes.stop_if_any()
 
-    image_id = _id_reader(coco["images"], "images", mistakes)
-    category_id = _id_reader(coco["categories"], "categories", mistakes)
+    image_id = id_reader(coco["images"], "images", mistakes)
+    category_id = id_reader(coco["categories"], "categories", mistakes)
     mistakes.stop_if_any()
-    images = [_image(entry, image_id, mistakes) for entry in coco["images"]]
-    categories = [_category(entry, category_id, mistakes) for entry in coco["categories"]]
-    for annotation in coco["annotations"]:
-        for key, read in (("image_id", image_id), ("category_id", category_id)):
-            if read(annotation[key]) is None:
-                mistakes.add(
-                    f"the entry of 'annotations' with id {shown(annotation['id'])} has {key} "
-                    f"{shown(annotation[key])}, which cannot be an id."
-                )
-        if annotation_id(annotation["id"]) is None:
-            mistakes.add(f"an entry of 'annotations' has the id {shown(annotation['id'])}, which cannot be one.")
+    images = [image_fields(entry, image_id, mistakes) for entry in coco["images"]]
+    categories = [category_fields(entry, category_id, mistakes) for entry in coco["categories"]]
+    check_annotation_ids(coco["annotations"], image_id, category_id, mistakes)
     mistakes.stop_if_any()
 
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    annotations, skipped, corrected = _annotations(coco["annotations"], sizes, image_id, category_id)
+    usable, skipped, corrected = usable_annotations(coco["annotations"], sizes, image_id, category_id)
+    annotations = _with_usable_ids(usable)
     others = {key: value for key, value in coco.items() if key not in KINDS and _is_shallow(value)}
     fixed = {**others, "images": images, "annotations": annotations, "categories": categories}
     is_as_given = fixed.keys() == coco.keys() and all(
@@ -203,20 +206,36 @@ def annotation_id(value: object) -> int | str | None:
     return value if isinstance(value, str) else None
 
 
-def _check_keys(entries: list, kind: str, keys: tuple[str, ...], mistakes: _Mistakes) -> None:
-    for index, entry in enumerate(entries):
+def check_keys(entries: list, kind: str, mistakes: Mistakes, start: int = 0) -> None:
+    """Note the entries that lack something; `start` is the number of the first one in its list."""
+    for index, entry in enumerate(entries, start):
         if not isinstance(entry, dict):
             mistakes.add(
                 f"the entry of {kind!r} with number {index} (counted from 0) is {shown(entry)}, not a JSON object."
             )
             continue
-        lacking = [key for key in keys if entry.get(key) is None]
+        lacking = [key for key in REQUIRED[kind] if entry.get(key) is None]
         if lacking:
             name = f"number {index} (counted from 0)" if "id" in lacking else f"id {shown(entry['id'])}"
             mistakes.add(f"the entry of {kind!r} with {name} has no {', '.join(map(repr, lacking))}.")
 
 
-def _id_reader(entries: list[dict], kind: str, mistakes: _Mistakes) -> Callable[[object], int | str | None]:
+def check_annotation_ids(
+    annotations: list[dict], image_id: Callable, category_id: Callable, mistakes: Mistakes
+) -> None:
+    """Note the annotations with an id, an image id or a category id that cannot be one."""
+    for annotation in annotations:
+        for key, read in (("image_id", image_id), ("category_id", category_id)):
+            if read(annotation[key]) is None:
+                mistakes.add(
+                    f"the entry of 'annotations' with id {shown(annotation['id'])} has {key} "
+                    f"{shown(annotation[key])}, which cannot be an id."
+                )
+        if annotation_id(annotation["id"]) is None:
+            mistakes.add(f"an entry of 'annotations' has the id {shown(annotation['id'])}, which cannot be one.")
+
+
+def id_reader(entries: list[dict], kind: str, mistakes: Mistakes) -> Callable[[object], int | str | None]:
     """The rule for the ids of a list: all whole numbers, or all text."""
     no_number = [entry["id"] for entry in entries if whole_number(entry["id"]) is None]
     if not no_number:
@@ -228,13 +247,13 @@ def _id_reader(entries: list[dict], kind: str, mistakes: _Mistakes) -> Callable[
     return whole_number
 
 
-def _image(image: dict, image_id: Callable, mistakes: _Mistakes) -> dict:
+def image_fields(image: dict, image_id: Callable, mistakes: Mistakes) -> dict:
     where = f"image id {shown(image['id'])}"
     file_name = image["file_name"]
     if not is_text(file_name) or "\0" in file_name:
         mistakes.add(f"{where} has the file_name {shown(file_name)}; it must be text, a path in the image folder.")
     width, height = (whole_number(image[side]) for side in ("width", "height"))
-    if not all(side is not None and 0 < side <= _LARGEST_SIDE for side in (width, height)):
+    if not all(side is not None and 0 < side <= LARGEST_SIDE for side in (width, height)):
         mistakes.add(
             f"{where} ({file_name if isinstance(file_name, str) else shown(file_name)}) has width "
             f"{shown(image['width'])} and height {shown(image['height'])}; both must be positive whole numbers, "
@@ -243,7 +262,7 @@ def _image(image: dict, image_id: Callable, mistakes: _Mistakes) -> dict:
     return _with(image, {"id": image_id(image["id"]), "width": width, "height": height})
 
 
-def _category(category: dict, category_id: Callable, mistakes: _Mistakes) -> dict:
+def category_fields(category: dict, category_id: Callable, mistakes: Mistakes) -> dict:
     name = category["name"]
     if isinstance(name, int | float) and not isinstance(name, bool) and math.isfinite(_as_float(name)):
         name = str(name)
@@ -274,9 +293,15 @@ def has_control_characters(text: str) -> bool:
     return any(unicodedata.category(character) == "Cc" for character in text)
 
 
-def _annotations(
+def usable_annotations(
     annotations: list[dict], sizes: dict, image_id: Callable, category_id: Callable
 ) -> tuple[list[dict], dict[str, list], dict[str, list]]:
+    """The annotations with their fields brought to one type, and the ids of those left out and corrected, by reason.
+
+    Args:
+        sizes: image id -> (width, height).
+        image_id, category_id: how such ids are read.
+    """
     skipped: dict[str, list] = defaultdict(list)
     corrected: dict[str, list] = defaultdict(list)
     usable = []
@@ -293,7 +318,7 @@ def _annotations(
         if area is None:
             area = _area_within(annotation["bbox"], *size)
             if annotation.get("area") is not None:
-                corrected["area does not fit their bbox"].append(annotation["id"])
+                corrected[NO_SUCH_AREA].append(annotation["id"])
         fields = {
             "id": annotation_id(annotation["id"]),
             "image_id": image_id(annotation["image_id"]),
@@ -302,16 +327,16 @@ def _annotations(
             "iscrowd": int(bool(iscrowd or ignore)),
         }
         usable.append(_without_odd_fields(_with(annotation, fields)))
-    return _with_usable_ids(usable), dict(skipped), dict(corrected)
+    return usable, dict(skipped), dict(corrected)
 
 
 def _with_usable_ids(annotations: list[dict]) -> list[dict]:
     """COCOeval marks an unmatched detection with 0, so that a match with annotation 0 would count as an error."""
-    good = [a["id"] for a in annotations if isinstance(a["id"], int) and 0 < a["id"] <= _LARGEST_ANNOTATION_ID]
+    good = [a["id"] for a in annotations if isinstance(a["id"], int) and 0 < a["id"] <= LARGEST_ANNOTATION_ID]
     if len(good) == len(annotations):
         return annotations
     largest = max(good, default=0)
-    if largest + len(annotations) > _LARGEST_ANNOTATION_ID:
+    if largest + len(annotations) > LARGEST_ANNOTATION_ID:
         good, largest = [], 0
     kept, new = set(good), iter(range(largest + 1, largest + 1 + len(annotations)))
     return [a if a["id"] in kept else {**a, "id": next(new)} for a in annotations]
@@ -346,6 +371,36 @@ def _as_float(value: object) -> float:
         return math.nan
     except OverflowError:
         return math.inf
+
+
+def box_faults(bbox: np.ndarray, widths: np.ndarray, heights: np.ndarray) -> dict[str, np.ndarray]:
+    """:func:`box_fault` of many boxes: for each reason which boxes have it, bool [M].
+
+    Args:
+        bbox: [x, y, width, height], float64 [M, 4].
+        widths, heights: of the image of each box, float64 [M]; infinite where it is not known.
+    """
+    x, y, w, h = bbox.T
+    not_finite = ~(np.abs(bbox) <= _LARGEST_COORDINATE).all(axis=1)
+    no_area = ~((w > _SMALLEST_SIDE) & (h > _SMALLEST_SIDE)) & ~not_finite
+    outside = ((x >= widths) | (y >= heights) | (x + w <= 0) | (y + h <= 0)) & ~not_finite & ~no_area
+    return {NOT_FINITE: not_finite, NO_AREA: no_area, OUTSIDE: outside}
+
+
+def usable_areas(
+    areas: np.ndarray, bbox: np.ndarray, widths: np.ndarray, heights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The areas of many usable boxes, float64 [M], and which of them replace another one, bool [M].
+
+    Args:
+        areas: as the json gives them, float64 [M]; NaN where it gives none.
+        bbox, widths, heights: as for :func:`box_faults`.
+    """
+    usable = (areas > 0) & (areas <= _LARGEST_AREA) & ~(areas > 2 * bbox[:, 2] * bbox[:, 3] + 1)
+    result = np.where(usable, areas, np.minimum(bbox[:, 2] * bbox[:, 3], _LARGEST_AREA))
+    for row in np.flatnonzero(~usable & (bbox[:, 2] * bbox[:, 3] > _LARGEST_AREA)):
+        result[row] = _area_within(bbox[row].tolist(), float(widths[row]), float(heights[row]))
+    return result, ~usable & ~np.isnan(areas)
 
 
 def _flag(value: object) -> bool | None:

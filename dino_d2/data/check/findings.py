@@ -3,16 +3,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dino_d2.data.pictures import Header, PictureError, read_header
 
+from .columns import Columns, columns, plain
 from .fields import DatasetError, Finding, Normalised, first, normalise
 from .structure import faults, leaves, load, stop_at_errors
 
@@ -23,6 +26,9 @@ FEW_OBJECTS = 10
 
 #: Boxes that exceed their image by at most this fraction of its side are considered imprecise labels.
 FAR = 0.1
+
+#: Annotations that are checked in one step.
+_BLOCK = 2**20
 
 #: Number of detections per image and class that COCO's AP counts.
 COUNTED_BY_AP = 100
@@ -55,13 +61,10 @@ def check(
     findings = [
         *faults(raw, coco, images, within),
         *normalised.findings,
-        *_boxes(coco),
-        *_classes(coco),
-        *_images(coco),
-        *_crowded(coco),
+        *content_findings(columns(coco)),
     ]
     if not any(finding.is_error for finding in findings if "leads out" in finding.what):
-        findings += _files(coco["images"][:open_at_most], images, decode)
+        findings += image_findings(coco["images"][:open_at_most], images, decode)
     return sorted(findings, key=lambda finding: not finding.is_error)
 
 
@@ -82,80 +85,155 @@ def table(findings: list[Finding]) -> str:
     )
 
 
-def _boxes(coco: dict) -> Iterator[Finding]:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
-    beyond = [
-        annotation["id"]
-        for annotation in coco["annotations"]
-        if annotation["image_id"] in sizes and reaches_out(annotation["bbox"], *sizes[annotation["image_id"]])
-    ]
-    if beyond:
-        yield from _outside(coco["annotations"], sizes, beyond)
-    shares = [annotation["id"] for annotation in coco["annotations"] if is_share(annotation["bbox"])]
-    if shares and len(shares) == len(coco["annotations"]):
+def content_findings(dataset: Columns) -> Iterator[Finding]:
+    """Doubtful boxes, classes and images, by the json alone."""
+    yield from _boxes(dataset)
+    yield from _classes(dataset)
+    yield from _images(dataset)
+    yield from _crowded(dataset)
+
+
+class _BoxMasks(NamedTuple):
+    """What holds for each annotation, bool [M]."""
+
+    has_image: np.ndarray
+    beyond: np.ndarray  # the box reaches out of its image
+    far: np.ndarray  # by more than `FAR`
+    corners: np.ndarray  # the box would lie within its image if its numbers were those of two corners
+    shares: np.ndarray  # the box lies in 0..1
+
+
+def _boxes(dataset: Columns) -> Iterator[Finding]:
+    blocks = [_box_masks(dataset, block) for block in _blocks(dataset)]
+    masks = _BoxMasks(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    if masks.beyond.any():
+        yield from _outside(dataset, masks)
+    shares = dataset.ids_of(masks.shares)
+    if shares and len(shares) == len(dataset.images):
         advice = "COCO counts pixels: multiply by the width and height of the image."
         yield Finding(True, "annotations whose bbox lies in 0..1", shares, advice)
     elif shares:
         advice = "They are boxes of a pixel at most. Where shares of the image are meant, multiply them by its size."
         yield Finding(False, "annotations whose bbox lies in 0..1, while others do not", shares, advice)
-    places = [_place(annotation) for annotation in coco["annotations"]]
-    objects = Counter(places)
-    again = [a["id"] for a, place in zip(coco["annotations"], places, strict=True) if objects[place] > 1]
-    if again:
+    again = _copies(dataset)
+    if again.any():
         yield Finding(
             False,
             "annotations with the class and bbox of another one of their image",
-            again,
+            dataset.ids_of(again),
             "A detector finds one of them. Delete the copies.",
         )
 
 
-def _outside(annotations: list[dict], sizes: dict[Any, tuple[float, float]], beyond: list) -> Iterator[Finding]:
+def _outside(dataset: Columns, masks: _BoxMasks) -> Iterator[Finding]:
     """Boxes that exceed their image, or all boxes if their numbers appear to be two corners."""
-    inside = [a for a in annotations if a["image_id"] in sizes]
-    far = sum(reaches_out(a["bbox"], *sizes[a["image_id"]], margin=FAR) for a in inside)
-    if far and all(_are_corners(a["bbox"], *sizes[a["image_id"]]) for a in inside):
+    count, far = np.count_nonzero(masks.has_image), np.count_nonzero(masks.far)
+    if far and np.array_equal(masks.corners, masks.has_image):
         yield Finding(
-            len(inside) >= FEW_OBJECTS and far >= len(inside) / 10,
+            bool(count >= FEW_OBJECTS and far >= count / 10),
             "annotations whose bbox seems to be [x0, y0, x1, y1], two corners",
-            [a["id"] for a in inside],
+            dataset.ids_of(masks.has_image),
             "As [x, y, width, height], which is what COCO means, boxes leave their images; as corners all fit. "
             "Convert them.",
         )
         return
+    beyond = dataset.ids_of(masks.beyond)
     advice = "Such boxes are clipped."
-    if len(beyond) >= max(FEW_OBJECTS, len(inside) / 3):
+    if len(beyond) >= max(FEW_OBJECTS, count / 3):
         advice += " So many may mean another format: COCO's boxes are [x, y, width, height], x and y of a corner."
     yield Finding(False, "annotations whose bbox is partly outside its image", beyond, advice)
 
 
-def _are_corners(bbox: list[float], width: float, height: float) -> bool:
-    """Whether a bbox would be a box within its image if its numbers were those of two corners."""
-    x0, y0, x1, y1 = bbox
-    return -1 <= x0 < x1 <= width + 1 and -1 <= y0 < y1 <= height + 1
+def _blocks(dataset: Columns) -> list[slice]:
+    """The annotations in parts whose intermediate results are small; one part if there are none."""
+    return [slice(k, k + _BLOCK) for k in range(0, max(1, len(dataset.images)), _BLOCK)]
 
 
-def is_share(bbox: Sequence[float]) -> bool:
-    """Whether a box lies within the first pixel, as boxes do whose numbers are shares of their image."""
-    x, y, w, h = bbox
-    return x >= 0 and y >= 0 and x + w <= 1 and y + h <= 1
+def _box_masks(dataset: Columns, block: slice) -> _BoxMasks:
+    images, bbox = dataset.images[block], dataset.bbox[block]
+    has_image = images >= 0
+    widths, heights = (np.where(has_image, sides[images], np.inf) for sides in (dataset.widths, dataset.heights))
+    return _BoxMasks(
+        has_image,
+        has_image & reaches_out(bbox, widths, heights),
+        has_image & reaches_out(bbox, widths, heights, FAR),
+        has_image & _are_corners(bbox, widths, heights),
+        is_share(bbox),
+    )
 
 
-def _place(annotation: dict) -> tuple:
-    return annotation["image_id"], annotation["category_id"], annotation["iscrowd"], *annotation["bbox"]
+def reaches_out(bbox: ArrayLike, width: ArrayLike, height: ArrayLike, margin: float = 0) -> np.ndarray:
+    """Whether boxes leave their images by more than a pixel (less is rounding) plus ``margin`` times the image's side.
 
+    Args:
+        bbox: [..., 4] as x, y, width, height.
+        width: of the images, [...].
+        height: of the images, [...].
 
-def reaches_out(bbox: Sequence[float], width: float, height: float, margin: float = 0) -> bool:
-    """Whether a box leaves its image by more than a pixel (less is rounding) plus ``margin`` times the image's side."""
-    x, y, w, h = bbox
+    Returns:
+        bool [...].
+    """
+    x, y, w, h = np.asarray(bbox, np.float64).T
+    width, height = np.asarray(width, np.float64), np.asarray(height, np.float64)
     across, down = 1 + margin * width, 1 + margin * height
-    return x < -across or y < -down or x + w > width + across or y + h > height + down
+    return (x < -across) | (y < -down) | (x + w > width + across) | (y + h > height + down)
 
 
-def _classes(coco: dict) -> Iterator[Finding]:
-    counts = objects_per_category(coco)
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    parents = {category.get("supercategory") for category in coco["categories"]}
+def _are_corners(bbox: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Whether numbers, [M, 4], would be boxes within their images if they were those of two corners; bool [M]."""
+    x0, y0, x1, y1 = bbox.T
+    return (x0 >= -1) & (x0 < x1) & (x1 <= width + 1) & (y0 >= -1) & (y0 < y1) & (y1 <= height + 1)
+
+
+def is_share(bbox: ArrayLike) -> np.ndarray:
+    """Whether boxes, [..., 4], lie in the first pixel, as boxes do whose numbers are shares of their image; [...]."""
+    x, y, w, h = np.asarray(bbox, np.float64).T
+    return (x >= 0) & (y >= 0) & (x + w <= 1) & (y + h <= 1)
+
+
+def _copies(dataset: Columns) -> np.ndarray:
+    """Which annotations have the image, class, crowd flag and box of another one, bool [M]."""
+    hashes = np.concatenate([_hashes(dataset, block) for block in _blocks(dataset)])
+    ordered = np.sort(hashes)
+    alike = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    # Few are left, which are compared exactly.
+    candidates = np.flatnonzero(_are_among(hashes, alike)).tolist()
+    places = [
+        (int(dataset.images[k]), int(dataset.classes[k]), bool(dataset.is_crowd[k]), *dataset.bbox[k].tolist())
+        for k in candidates
+    ]
+    counts = Counter(places)
+    again = np.zeros(len(hashes), bool)
+    again[[k for k, place in zip(candidates, places, strict=True) if counts[place] > 1]] = True
+    # Those of an image or a class that is not there are errors of their own.
+    return again & (dataset.images >= 0) & (dataset.classes >= 0)
+
+
+def _hashes(dataset: Columns, block: slice) -> np.ndarray:
+    """A number for each annotation that is the same for the same image, class, crowd flag and box, uint64 [M]."""
+    images = dataset.images[block].astype(np.int64)
+    numbers = (images * len(dataset.categories) + dataset.classes[block]) * 2 + dataset.is_crowd[block]
+    hashes = numbers.astype(np.uint64)
+    for side in dataset.bbox[block].T:
+        hashes ^= (side + 0.0).view(np.uint64)  # -0.0 becomes 0.0
+        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _are_among(values: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Which values are among some, sorted ones; bool like `values`."""
+    if not len(some):
+        return np.zeros(len(values), bool)
+    parts = [values[k : k + _BLOCK] for k in range(0, len(values), _BLOCK)]
+    return np.concatenate([some[np.searchsorted(some, part).clip(max=len(some) - 1)] == part for part in parts])
+
+
+def _classes(dataset: Columns) -> Iterator[Finding]:
+    counts = objects_per_category(dataset)
+    names = {category["id"]: category["name"] for category in dataset.categories}
+    parents = {category.get("supercategory") for category in dataset.categories}
     none = [i for i in names if counts[i] == 0]
     few = [i for i in names if 0 < counts[i] < FEW_OBJECTS]
     if none:
@@ -191,44 +269,51 @@ def _classes(coco: dict) -> Iterator[Finding]:
         )
 
 
-def objects_per_category(coco: dict) -> Counter:
-    """{category id: annotations that are no crowd} of a normalised dictionary."""
-    return Counter(a["category_id"] for a in coco["annotations"] if not a["iscrowd"])
+def objects_per_category(dataset: Columns) -> Counter:
+    """{category id: annotations that are no crowd}."""
+    counted = dataset.classes[~dataset.is_crowd & (dataset.classes >= 0)]
+    counts = np.bincount(counted, minlength=len(dataset.categories)).tolist()
+    return Counter({category["id"]: count for category, count in zip(dataset.categories, counts, strict=True) if count})
 
 
-def _images(coco: dict) -> Iterator[Finding]:
-    with_objects = {annotation["image_id"] for annotation in coco["annotations"] if not annotation["iscrowd"]}
-    empty = [image["id"] for image in coco["images"] if image["id"] not in with_objects]
-    if len(empty) == len(coco["images"]):
+def _images(dataset: Columns) -> Iterator[Finding]:
+    has_object = np.zeros(len(dataset.image_ids), bool)
+    has_object[dataset.images[~dataset.is_crowd & (dataset.images >= 0)]] = True
+    empty = dataset.image_ids_of(~has_object)
+    if len(empty) == len(dataset.image_ids):
         yield Finding(
             True, "images, which is all, have no object", empty, "There is nothing to learn. Is this the right json?"
         )
     elif empty:
         yield Finding(False, "images without an object", empty, "They teach what is background.")
-    same = Counter(image["file_name"] for image in coco["images"])
-    twice = [image["id"] for image in coco["images"] if same[image["file_name"]] > 1]
-    if twice:
+    same = Counter(dataset.file_names)
+    if len(same) < len(dataset.file_names):
+        twice = dataset.image_ids_of(np.array([same[name] > 1 for name in dataset.file_names]))
         yield Finding(False, "images whose file is listed more than once", twice, "Join their annotations.")
 
 
-def _crowded(coco: dict) -> Iterator[Finding]:
+def _crowded(dataset: Columns) -> Iterator[Finding]:
     """Images with more objects of one class than COCO's AP counts."""
-    objects = Counter((a["image_id"], a["category_id"]) for a in coco["annotations"] if not a.get("iscrowd"))
-    over = {pair: count for pair, count in objects.items() if count > COUNTED_BY_AP}
-    if over:
-        names = {category["id"]: category["name"] for category in coco["categories"]}
-        (image, category), most = max(over.items(), key=lambda item: item[1])
+    counted = ~dataset.is_crowd & (dataset.images >= 0) & (dataset.classes >= 0)
+    pairs = np.where(counted, dataset.images.astype(np.int64) * len(dataset.categories) + dataset.classes, -1)
+    values, counts = np.unique(pairs[counted], return_counts=True)
+    if (counts > COUNTED_BY_AP).any():
+        over = Counter(pairs[_are_among(pairs, values[counts > COUNTED_BY_AP])].tolist())  # in the order of the json
+        pair, most = max(over.items(), key=lambda item: item[1])
+        image, category = divmod(pair, len(dataset.categories))
+        images = list(dict.fromkeys(pair // len(dataset.categories) for pair in over))
+        image_ids = [plain(dataset.image_ids[k]) for k in images]
         yield Finding(
             False,
             f"images with more than {COUNTED_BY_AP} objects of one class",
-            list(dict.fromkeys(image for image, _ in over)),
+            image_ids,
             f"AP counts the {COUNTED_BY_AP} best detections of an image and class. "
             f"Set dataloader.evaluator.max_dets_per_image={most} and model.postprocess.top_k to as many or more.",
-            f"image {image!r} has {most} of {names.get(category, category)}",
+            f"image {image_ids[images.index(image)]!r} has {most} of {dataset.categories[category]['name']}",
         )
 
 
-def _files(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]:
+def image_findings(entries: list[dict], images: Path, decode: bool) -> Iterator[Finding]:
     """Opens the files of the images; those that are missing are another finding."""
     looked = _opened(entries, images, decode)
     broken = [(entry, seen) for entry, seen in zip(entries, looked, strict=True) if isinstance(seen, str)]

@@ -27,24 +27,35 @@ def shared_names(train: dict, train_images: Path, val: dict, val_images: Path) -
     """Images of the validation json whose file, or another copy of whose photograph, the training json has.
 
     Args:
-        train, val: dictionaries with "images", each with an id and a file name.
+        train, val: dictionaries with "images", each with an id and a file name; those of `val` have two passes.
         train_images, val_images: folders of their images.
     """
-    of_train, of_val = (
-        {os.path.abspath(folder / image["file_name"]): image["id"] for image in coco["images"]}
-        for coco, folder in ((train, train_images), (val, val_images))
-    )
-    same = [image_id for path, image_id in of_val.items() if path in of_train]
+    of_val = dict(zip(_paths(val, val_images), (image["id"] for image in val["images"]), strict=True))
+    in_both, sources = set(), set()
+    for path in _paths(train, train_images):
+        if path in of_val:
+            in_both.add(path)
+        if ".rf." in path:
+            sources.add(source_name(path))
+    same = [image_id for path, image_id in of_val.items() if path in in_both]
     if same:
         yield Finding(False, "validation images are training images as well", same, _ADVICE)
-    sources = {source_name(path) for path in of_train if ".rf." in path}
     copies = [
         image_id
         for path, image_id in of_val.items()
-        if ".rf." in path and path not in of_train and source_name(path) in sources
+        if ".rf." in path and path not in in_both and source_name(path) in sources
     ]
     if copies:
         yield Finding(False, "validation images have a copy (.rf.) in the training set", copies, _ADVICE)
+
+
+def _paths(coco: dict, folder: Path) -> Iterator[str]:
+    """The absolute path of each image, without dots and double slashes."""
+    base = os.path.join(os.path.abspath(folder), "")
+    for image in coco["images"]:
+        name = image["file_name"]
+        is_clean = not name.startswith(("/", ".")) and "/." not in name and "//" not in name
+        yield base + name if is_clean else os.path.abspath(folder / name)
 
 
 def shared_contents(train: dict, train_images: Path, val: dict, val_images: Path) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import json as json_module
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dino_d2.files import check_regular
@@ -79,15 +79,25 @@ def parse(json: Path) -> dict:
         raise DatasetError(f"{json} is not a COCO detection file: it holds a {type(coco).__name__}, not an object.")
     missing = [key for key in KINDS if not isinstance(coco.get(key), list)]
     if missing:
-        found = ", ".join(repr(key[:40]) for key in list(coco)[:10]) or "nothing"
-        raise DatasetError(
-            f"{json} is not a COCO detection file: it has no list {' and '.join(map(repr, missing))} "
-            f"(it has {found}). Give the json with the boxes, for example instances_train2017.json."
-        )
+        raise no_lists(json, missing, list(coco))
     for kind in ("images", "categories"):
         if not coco[kind]:
-            raise DatasetError(f"{json} has no {kind}: the list {kind!r} is empty.")
+            raise no_entries(json, kind)
     return coco
+
+
+def no_lists(json: Path, missing: list[str], keys: list[str]) -> DatasetError:
+    """The error for a json without some of the lists of a COCO detection file; `keys` are those it has."""
+    found = ", ".join(repr(key[:40]) for key in keys[:10]) or "nothing"
+    return DatasetError(
+        f"{json} is not a COCO detection file: it has no list {' and '.join(map(repr, missing))} "
+        f"(it has {found}). Give the json with the boxes, for example instances_train2017.json."
+    )
+
+
+def no_entries(json: Path, kind: str) -> DatasetError:
+    """The error for a json whose list of images or categories is empty."""
+    return DatasetError(f"{json} has no {kind}: the list {kind!r} is empty.")
 
 
 def read_json(json: Path) -> object:
@@ -118,15 +128,41 @@ def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None
     """
     ids = {kind: [entry["id"] for entry in coco[kind]] for kind in ("images", "categories")}
     # Annotations that are left out count here as well: the file has a fault that its author should know of.
-    yield from _ids_given_twice(ids["images"], "images")
-    yield from _ids_given_twice([annotation_id(a["id"]) for a in raw["annotations"]], "annotations")
-    yield from _ids_given_twice(ids["categories"], "categories")
+    yield from ids_given_twice(ids["images"], "images")
+    yield from ids_given_twice([annotation_id(a["id"]) for a in raw["annotations"]], "annotations")
+    yield from ids_given_twice(ids["categories"], "categories")
     for key, kind in (("image_id", "images"), ("category_id", "categories")):
-        yield from _references_to_nothing(coco["annotations"], key, set(ids[kind]), kind)
-    inside: list[dict] = []
+        yield from references_to_nothing(coco["annotations"], key, set(ids[kind]), kind)
+    yield from file_faults(coco["images"], images, Path(within or images))
+
+
+def file_faults(entries: Iterable[dict], images: Path, within: Path) -> Iterator[Finding]:
+    """Images whose files are missing, or whose paths lead away.
+
+    Args:
+        entries: images with their ids and file names; gone through once.
+        images: folder of the images.
+        within: the folder that no path may leave.
+    """
     outside: list[dict] = []
-    for image in coco["images"]:
-        (outside if leaves(images, image["file_name"], Path(within or images)) else inside).append(image)
+    missing: list[dict] = []
+    inside = 0
+    # One listing per folder instead of one look-up per file: network drives are slow at the latter.
+    names_in: dict[str, set[str]] = {}
+    for image in entries:
+        file_name = image["file_name"]
+        if leaves(images, file_name, within):
+            outside.append(image)
+            continue
+        inside += 1
+        folder, _, name = file_name.rpartition("/")
+        if not name or name in (".", ".."):
+            path = images / file_name
+            folder, name = os.fspath(path.parent), path.name
+        if folder not in names_in:
+            names_in[folder] = _names_in(images / folder)
+        if name not in names_in[folder]:
+            missing.append(image)
     if outside:
         yield Finding(
             True,
@@ -136,7 +172,16 @@ def faults(raw: dict, coco: dict, images: Path, within: str | Path | None = None
             "--within of the check) to a folder that has all images.",
             f"the first is {outside[0]['file_name']!r}",
         )
-    yield from _missing_files(images, inside)
+    if missing:
+        yield Finding(
+            True,
+            f"images (of {inside}) without a file",
+            [entry["id"] for entry in missing],
+            f"Is {images} the right folder? Otherwise add the files, or take these images out of the json."
+            if len(missing) == inside
+            else "Add the files, or take these images out of the json.",
+            f"the first is {images / missing[0]['file_name']}",
+        )
 
 
 def leaves(images: Path, file_name: str, within: Path) -> bool:
@@ -155,13 +200,15 @@ def leaves(images: Path, file_name: str, within: Path) -> bool:
     return os.path.commonpath([folder, target]) != folder
 
 
-def _ids_given_twice(ids: list, kind: str) -> Iterator[Finding]:
+def ids_given_twice(ids: list, kind: str) -> Iterator[Finding]:
+    """An error if an id of a list is there more than once."""
     twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         yield Finding(True, f"ids of {kind!r} given more than once", twice, "Give each its own id.")
 
 
-def _references_to_nothing(annotations: list[dict], key: str, known: set, kind: str) -> Iterator[Finding]:
+def references_to_nothing(annotations: list[dict], key: str, known: set, kind: str) -> Iterator[Finding]:
+    """An error if annotations have an id under `key` that is not among the known ids of a list."""
     unknown = [annotation for annotation in annotations if annotation[key] not in known]
     if unknown:
         yield Finding(
@@ -170,28 +217,6 @@ def _references_to_nothing(annotations: list[dict], key: str, known: set, kind: 
             [annotation["id"] for annotation in unknown],
             f"Add the missing entry to {kind!r}, or take these annotations out.",
             f"with {key} {first(dict.fromkeys(annotation[key] for annotation in unknown))}",
-        )
-
-
-def _missing_files(images: Path, entries: list[dict]) -> Iterator[Finding]:
-    """Images without a file; lists each folder once, since looking up each file is slow on network drives."""
-    folders: dict[Path, set[str]] = {}
-    missing = []
-    for entry in entries:
-        path = images / entry["file_name"]
-        if path.parent not in folders:
-            folders[path.parent] = _names_in(path.parent)
-        if path.name not in folders[path.parent]:
-            missing.append(entry)
-    if missing:
-        yield Finding(
-            True,
-            f"images (of {len(entries)}) without a file",
-            [entry["id"] for entry in missing],
-            f"Is {images} the right folder? Otherwise add the files, or take these images out of the json."
-            if len(missing) == len(entries)
-            else "Add the files, or take these images out of the json.",
-            f"the first is {images / missing[0]['file_name']}",
         )
 
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast decoding of the usual entries of a COCO json to arrays; `fields` reads the others one by one."""
+
+import itertools
+import json as json_module
+import math
+from operator import attrgetter
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+
+from dino_d2.data.check.fields import LARGEST_ANNOTATION_ID, LARGEST_SIDE
+
+try:
+    import msgspec
+except ImportError:  # all entries are then read one by one
+    msgspec = None  # type: ignore[assignment]
+
+
+class PlainImages(NamedTuple):
+    """Images that need no correction."""
+
+    ids: np.ndarray  # int64 [images]
+    widths: np.ndarray  # int64 [images]
+    heights: np.ndarray  # int64 [images]
+    file_names: list[str]
+
+
+class PlainAnnotations(NamedTuple):
+    """Annotations with fields of the usual types, whose boxes and areas may still be of no use."""
+
+    ids: np.ndarray  # int64 [M], from 1 to 2^53
+    image_ids: np.ndarray  # int64 [M]
+    category_ids: np.ndarray  # int64 [M]
+    bbox: np.ndarray  # float64 [M, 4]: x, y, width, height
+    areas: np.ndarray  # float64 [M]; NaN where there is none
+    is_crowd: np.ndarray  # bool [M]
+
+
+def decode(key: str, text: bytes) -> Any:
+    """`PlainImages`, `PlainAnnotations`, or the Python objects of entries that are not all plain.
+
+    Args:
+        key: of the list in the json.
+        text: a JSON list with some of its entries.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    if not text.isascii():
+        text.decode()  # msgspec does not look at the strings that it skips
+    if msgspec is not None and key in _READERS:
+        decoder, read = _READERS[key]
+        try:
+            return read(decoder.decode(text))
+        except (msgspec.MsgspecError, OverflowError):
+            pass
+    return json_module.loads(text)
+
+
+def _images(entries: list) -> PlainImages | list:
+    columns = (np.fromiter(map(attrgetter(key), entries), np.int64, len(entries)) for key in ("id", "width", "height"))
+    return PlainImages(*columns, list(map(attrgetter("file_name"), entries)))
+
+
+def _annotations(entries: list) -> PlainAnnotations:
+    ids, image_ids, category_ids, is_crowd = (
+        np.fromiter(map(attrgetter(key), entries), np.int64, len(entries))
+        for key in ("id", "image_id", "category_id", "iscrowd")
+    )
+    numbers = itertools.chain.from_iterable(map(attrgetter("bbox"), entries))
+    bbox = np.fromiter(numbers, np.float64, 4 * len(entries)).reshape(-1, 4)
+    areas = np.array(list(map(attrgetter("area"), entries)), np.float64)  # None becomes NaN
+    return PlainAnnotations(ids, image_ids, category_ids, bbox, areas, is_crowd.astype(bool))
+
+
+if msgspec is not None:
+    _Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+    _Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
+
+    class _Image(msgspec.Struct, gc=False):
+        id: _Id
+        file_name: Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[^\0]+\Z")]
+        width: _Side
+        height: _Side
+
+    class _Annotation(msgspec.Struct, gc=False):
+        id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ANNOTATION_ID)]
+        image_id: _Id
+        category_id: _Id
+        bbox: tuple[float, float, float, float]
+        area: float | None = math.nan
+        iscrowd: Literal[0, 1] = 0
+        ignore: Literal[0] = 0
+        segmentation: tuple[()] | None = ()
+        keypoints: tuple[()] | None = ()
+
+    _READERS = {
+        "images": (msgspec.json.Decoder(list[_Image]), _images),
+        "annotations": (msgspec.json.Decoder(list[_Annotation]), _annotations),
+    }
