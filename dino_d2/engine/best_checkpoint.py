@@ -13,8 +13,7 @@ from dino_d2.detectron2.evaluation import COCOEvaluator
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 
-from .checkpointer import AtomicCheckpointer
-from .ending import BEST, FINAL
+from .checkpointer import BEST, FINAL, AtomicCheckpointer
 from .loop import EvalHook, TrainingLoop
 from .score_history import ScoreHistory
 

@@ -22,6 +22,11 @@ from .sharding import gathered, is_sharded
 
 logger = logging.getLogger(__name__)
 
+#: File with the state at the end of a training.
+FINAL = "model_final.pth"
+#: File with the weights of the best evaluation, without the state of the training.
+BEST = "model_best.pth"
+
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes.

@@ -4,22 +4,15 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dino_d2.detectron2.utils import comm
 from dino_d2.errors import UserError
 from dino_d2.files import write_atomically
 
-from .checkpointer import AtomicCheckpointer
-
-if TYPE_CHECKING:
-    from .best_checkpoint import BestCheckpoint
+from .best_checkpoint import BestCheckpoint
+from .checkpointer import FINAL, AtomicCheckpointer
 
 logger = logging.getLogger("dino_d2")
-
-FINAL = "model_final.pth"
-#: The weights with the best evaluation; no state of a training.
-BEST = "model_best.pth"
 
 
 def check_iterations(path: str, done: int, max_iter: int) -> None:

@@ -18,8 +18,8 @@ from dino_d2.checkpoint.files import read_torch
 from dino_d2.checkpoint.torch_file import check_sums
 from dino_d2.errors import UserError
 
-from .checkpointer import last_checkpoint
-from .ending import BEST, check_iterations
+from .checkpointer import BEST, last_checkpoint
+from .ending import check_iterations
 from .resume_state import loader_faults, optimizer_faults, random_state_faults, scaler_faults
 from .score_history import score_faults
 from .trainer import Trainer, unwrap

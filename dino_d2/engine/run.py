@@ -28,10 +28,10 @@ from dino_d2.visualize import picture_of_predictions
 from . import ranks
 from .best_checkpoint import BestCheckpoint
 from .building import build, values_of
-from .checkpointer import AtomicCheckpointer, PeriodicCheckpointer
+from .checkpointer import FINAL, AtomicCheckpointer, PeriodicCheckpointer
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, class_list, dataset_names
-from .ending import FINAL, is_finished, write_final
+from .ending import is_finished, write_final
 from .first_batch import PictureOfFirstBatch
 from .loop import EvalHook
 from .model import build_model, check_whole, load_weights, precision

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from torchvision.ops import batched_nms
 
@@ -30,10 +31,11 @@ class Filters:
 
     def __post_init__(self) -> None:
         scores = self.score_threshold if isinstance(self.score_threshold, tuple) else (self.score_threshold,)
-        for name, value in (*(("score_threshold", score) for score in scores), ("nms_iou", self.nms_iou)):
+        values: list[tuple[str, Any]] = [*(("score_threshold", score) for score in scores), ("nms_iou", self.nms_iou)]
+        for name, value in values:
             if value is None:
                 continue
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
                 raise UserError(f"{name} must be a number between 0 and 1, not {value!r}")
 
     def __call__(self, instances: Instances) -> Instances:

@@ -54,8 +54,9 @@ class Tiling:
     overlap: int
 
     def __post_init__(self) -> None:
-        for value in (self.size, self.overlap):
-            if not isinstance(value, Integral) or isinstance(value, bool):
+        values: tuple[object, ...] = (self.size, self.overlap)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise UserError(f"tiles and their overlap must be whole numbers of pixels, not {value!r}")
         if self.size < 1:
             raise UserError(f"tiles must have at least 1 pixel, not {self.size}")
