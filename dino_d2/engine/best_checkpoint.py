@@ -114,12 +114,12 @@ class BestCheckpoint(HookBase):
         logger.info("%s %.4g after iteration %d is not better than %s", metric, value, iteration, self._standing())
         if self.has_lost_patience and iteration + 1 < self.trainer.max_iter:
             logger.info(
-                "Training ends early, after %d of %d iterations: %d evaluations in a row without a better %s. %s has "
+                "Training ends early, after %d of %d iterations: evaluations in a row without a better %s: %d. %s has "
                 "the best weights. To train on, give a larger train.early_stopping.patience with --resume.",
                 iteration + 1,
                 self.trainer.max_iter,
-                self.history.since_best,
                 metric,
+                self.history.since_best,
                 self.path,
             )
             self.trainer.max_iter = iteration + 1

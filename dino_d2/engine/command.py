@@ -86,7 +86,9 @@ def say_which_folder(given: Path, folder: Path, resume: bool) -> None:
             folder,
         )
     elif resume and (later := later_runs(given)):
-        logger.info("Continuing the run in %s. There are later ones: train.output_dir=%s", given, later[-1])
+        logger.info(
+            "--resume continues the run in %s. A later one is in %s: train.output_dir=%s", given, later[-1], later[-1]
+        )
 
 
 def launch_main(args: Namespace) -> None:

@@ -56,13 +56,12 @@ def is_finished(path: str, done: int, max_iter: int, best: "BestCheckpoint | Non
         return True
     if best is not None and best.has_lost_patience:
         logger.info(
-            "The run has finished: early stopping has ended it after %d of %d iterations, with %d evaluations in a row "
-            "without a better %s, and %s is written. To train on, give a train.early_stopping.patience above %d, or "
-            "null",
+            "The run has finished: early stopping has ended it after %d of %d iterations (evaluations in a row without "
+            "a better %s: %d), and %s is written. To train on, give a train.early_stopping.patience above %d, or null",
             done,
             max_iter,
-            best.history.since_best,
             best.history.metric,
+            best.history.since_best,
             path,
             best.history.since_best,
         )

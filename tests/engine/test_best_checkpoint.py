@@ -179,7 +179,7 @@ def test_a_run_that_gets_no_better_ends_completely(tmp_path, caplog):
     assert run.trainer.iter == run.trainer.max_iter == 8
     line = [text for text in caplog.messages if "ends early" in text]
     assert len(line) == 1
-    assert "after 8 of 12 iterations: 2 evaluations in a row without a better bbox/AP" in line[0]
+    assert "after 8 of 12 iterations: evaluations in a row without a better bbox/AP: 2" in line[0]
 
 
 def test_a_run_that_was_ended_early_is_finished_or_goes_on_with_more_patience(tmp_path, caplog):
