@@ -22,6 +22,10 @@ from .pictures import Picture, Pictures
 
 #: Classes with a curve of their own: those with the most objects.
 CURVES = 10
+#: Confusions in the list of the most frequent ones.
+CONFUSIONS = 10
+#: With more columns than this, the headings of the confusion matrix are written upwards.
+UPRIGHT = 8
 #: Classes with a row in the confusion matrix: those with the most mistakes. The others share one.
 ROWS = 30
 
@@ -45,6 +49,10 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-siz
 th, td {{ padding: .2rem .6rem; border: 1px solid #ddd; text-align: right; overflow-wrap: normal; }}
 th {{ background: #f4f4f4; font-weight: 600; }}
 th:first-child {{ position: sticky; left: 0; text-align: left; }}
+.upright tr:first-child th {{ vertical-align: bottom; }}
+.upright th:not(:first-child) {{ padding: .6rem .2rem; }}
+.upright th:not(:first-child) span {{ display: inline-block; max-height: 14rem; writing-mode: vertical-rl;
+    transform: rotate(180deg); text-align: left; }}
 .key {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .6rem; padding: 0; }}
 .key div {{ border: 1px solid #ddd; border-radius: .4rem; padding: .4rem .7rem; }}
 .key b {{ display: block; font-size: 1.4rem; }}
@@ -201,16 +209,31 @@ def _confusion(measures: Measures) -> str:
             style = f' style="background: rgba({hue}, {share:.2f})"' if count else ""
             cells.append(f"<td{style}>{count or ''}</td>")
         body.append(f"<tr><th>{escape(heading)}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in ["object \\ detected as", *headings, "background"])
+    head = "".join(
+        f"<th><span>{escape(heading)}</span></th>" for heading in ["object \\ detected as", *headings, "background"]
+    )
+    kind = "wide upright" if len(shown) > UPRIGHT else "wide"
     return (
-        f'<div class="wide"><table>\n<tr>{head}</tr>\n' + "\n".join(body) + "\n</table></div>\n"
+        f'<div class="{kind}"><table>\n<tr>{head}</tr>\n' + "\n".join(body) + "\n</table></div>\n"
         '<p class="note">Rows are objects, columns are detected classes, at IoU '
         f"{measures.settings.iou_threshold:g} and score {measures.score_threshold:.3g}. The column “background” counts "
         "missed objects, the row “background” detections that match no object, among them duplicates. Detections are "
         "matched within their class first, as in AP, and the rest across classes."
         + (f" The {ROWS} classes with the most mistakes have a row." if others else "")
-        + "</p>"
+        + "</p>\n"
+        + _frequent(names, off)
     )
+
+
+def _frequent(names: Sequence[str], off: np.ndarray) -> str:
+    """The most frequent confusions between classes, from the matrix without its diagonal."""
+    between = off[:-1, :-1]
+    order = np.argsort(-between, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [divmod(int(index), len(names)) for index in order]
+    rows = [[names[r], names[c], between[r, c]] for r, c in pairs if between[r, c]]
+    if not rows:
+        return "<p>No object is detected as one of another class.</p>"
+    return '<p class="note">The most frequent confusions:</p>\n' + _table(["object", "detected as", "count"], rows)
 
 
 def _kinds(measures: Measures) -> str:

@@ -71,7 +71,7 @@ def images(tmp_path):
 def test_ap_by_class(tmp_path, capsys):
     """Two ants, one found at IoU 1 and one missed; a bee found with IoU 0.6; no cat."""
     truth = truth_of([(1, 3, [0, 0, 10, 10]), (1, 3, [50, 50, 20, 20]), (1, 4, [0, 50, 10, 10])])
-    _, numbers = report(tmp_path, truth, results_of([(1, 3, [0, 0, 10, 10], 0.9), (1, 4, [0, 50, 10, 6], 0.8)]))
+    page, numbers = report(tmp_path, truth, results_of([(1, 3, [0, 0, 10, 10], 0.9), (1, 4, [0, 50, 10, 6], 0.8)]))
     ant, bee, cat = numbers["classes"]
     half = 100 * 51 / 101  # one of two found, at all 51 recalls up to 0.5
     assert [ant[name] for name in ("AP", "AP50", "AP75")] == pytest.approx([half] * 3)
@@ -87,6 +87,7 @@ def test_ap_by_class(tmp_path, capsys):
         {"object": "ant", "detected_as": None, "count": 1},
         {"object": "bee", "detected_as": "bee", "count": 1},
     ]
+    assert "No object is detected as one of another class." in page.text
     assert re.search(r"bee +30\.0 +100\.0 +0\.0 +1 +1", capsys.readouterr().out)
 
 
@@ -108,6 +109,16 @@ def test_the_page_stands_alone_and_says_the_numbers(tmp_path, images):
     for name in ("f1", "precision", "recall"):
         assert f"{numbers['overall']['at_threshold'][name]:.3f}" in page.text
     assert {"viewport"} <= set(page.values("name"))
+    confused = max(
+        numbers["confusion"],
+        key=lambda one: (
+            one["count"] * (one["object"] not in (None, one["detected_as"]) and one["detected_as"] is not None)
+        ),
+    )
+    assert (
+        f"most frequent confusions:\n\nobjectdetected ascount\n{confused['object']}{confused['detected_as']}"
+        in page.text
+    )
 
 
 def test_classes_and_files_of_any_name(tmp_path):
@@ -167,6 +178,7 @@ def test_many_classes_share_a_row(tmp_path):
     truth = truth_of([(1, 3 + k, [*box[:2], 20, 20 + k]) for k in range(40)], names)
     page, numbers = report(tmp_path, truth, results_of([(1, 3 + k, box, 0.9) for k in range(20)]))
     assert "10 other classes" in page.text
+    assert "wide upright" in page.values("class")
     assert len(numbers["classes"]) == 40
 
 
