@@ -4,7 +4,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -188,7 +188,7 @@ def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """
     average = get_ema_multi_avg_fn(decay)
 
-    def average_own_parts(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+    def average_own_parts(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
         average([own_part(one) for one in averages], [own_part(weight) for weight in weights], count)
 
     ema = AveragedModel(model, multi_avg_fn=average_own_parts, use_buffers=True)
