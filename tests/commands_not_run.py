@@ -26,6 +26,7 @@ NOT_RUN = {
         "torchrun --standalone --nproc-per-node 8 train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
         "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node0:29500 --rdzv-id dino train_net.py --config-file configs/dino/dino_r50_4scale_12ep.py",
         "sbatch --nodes 2 tools/slurm_train.sh --config-file configs/dino/dino_r50_4scale_12ep.py",
+        "torchrun --standalone --nproc-per-node 8 train_net.py --config-file configs/dino/dino_swin_large_4scale_12ep_fsdp.py",
     ],
     # hours of training, Objects365, or a model that finds something (tests/report/test_detect.py)
     "evaluation.md": [
