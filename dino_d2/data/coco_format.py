@@ -140,7 +140,7 @@ def register_table(name: str, source: Source, dicts: TableDicts) -> None:
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: dicts)
+    DatasetCatalog.register(name, lambda: dicts)  # type: ignore[arg-type, return-value]  # declared as a list
     _tables[name] = dicts
     MetadataCatalog.get(name).set(
         json_file=json_of(name, dicts),

@@ -57,7 +57,7 @@ def dataset_dicts(names: str | Sequence[str], filter_empty: bool = True, check_c
         return get_detection_dataset_dicts(names, filter_empty=filter_empty, check_consistency=check_consistency)
     if check_consistency:
         check_metadata_consistency("thing_classes", names)
-    parts = [
+    parts: list[Any] = [
         get_detection_dataset_dicts(name, filter_empty=filter_empty, check_consistency=False)
         if table is None
         else table.with_objects()

@@ -11,8 +11,10 @@ from PIL import Image
 
 from dino_d2.checkpoint.transfer import same_names, transfer_classes
 from dino_d2.data.check import DatasetError
-from dino_d2.data.objects365 import iterations, objects365
+from dino_d2.data.objects365 import iterations, objects365, register
+from dino_d2.data.table import cache as table_cache
 from dino_d2.detectron2.data import DatasetCatalog, MetadataCatalog
+from dino_d2.detectron2.utils.file_io import PathManager
 from tests.processes import run_python
 
 
@@ -52,6 +54,23 @@ def test_the_first_validation_images_validate_and_the_others_train(root):
     assert iterations(26, [train, rest], batch_size=4) == math.ceil(26 * 5 / 4)
     with pytest.raises(ValueError, match="Unknown split"):
         objects365("test")
+
+
+def test_large_jsons_give_the_same_images(root, monkeypatch):
+    def registered() -> list[str]:
+        register.cache_clear()
+        return [objects365(split, validation_images=5) for split in ("train", "val", "val_rest")]
+
+    small = registered()
+    monkeypatch.setattr(table_cache, "LARGE_JSON", 0)
+    large = registered()
+    assert [list(DatasetCatalog.get(name)) for name in large] == [list(DatasetCatalog.get(name)) for name in small]
+    assert [MetadataCatalog.get(name).num_images for name in large] == [3, 5, 2]
+    for of_large, of_small in zip(large, small, strict=True):
+        path = PathManager.get_local_path(MetadataCatalog.get(of_large).json_file)
+        evaluated, expected = (json.loads(Path(p).read_text()) for p in (path, MetadataCatalog.get(of_small).json_file))
+        for key in ("images", "annotations"):
+            assert sorted(evaluated[key], key=lambda x: x["id"]) == sorted(expected[key], key=lambda x: x["id"])
 
 
 def test_what_is_missing_is_named(root):

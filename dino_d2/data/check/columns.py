@@ -10,24 +10,29 @@ import numpy as np
 class Columns(NamedTuple):
     """Images, annotations and categories in the order of the json."""
 
-    image_ids: Sequence | np.ndarray
+    image_ids: list | np.ndarray
     file_names: Sequence[str]
     widths: np.ndarray  # float64 [images]
     heights: np.ndarray  # float64 [images]
     categories: list[dict[str, Any]]
-    ids: Sequence | np.ndarray  # of the annotations
+    ids: Any  # of the annotations: a list, or what gives an array for an array of indices
     images: np.ndarray  # int [M]: indices of the images; -1 for one that is not there
     classes: np.ndarray  # int [M]: indices of `categories`; -1 for one that is not there
-    bbox: np.ndarray  # float64 [M, 4]: x, y, width, height
+    bbox: Any  # float64 [M, 4]: x, y, width, height; an array, or what gives one for a slice or indices
     is_crowd: np.ndarray  # bool [M]
 
     def ids_of(self, annotations: np.ndarray) -> list:
         """The ids of the annotations for which a mask, bool [M], is true."""
-        return [plain(self.ids[k]) for k in np.flatnonzero(annotations)]
+        return taken(self.ids, np.flatnonzero(annotations))
 
     def image_ids_of(self, images: np.ndarray) -> list:
         """The ids of the images for which a mask, bool [images], is true."""
-        return [plain(self.image_ids[k]) for k in np.flatnonzero(images)]
+        return taken(self.image_ids, np.flatnonzero(images))
+
+
+def taken(ids: Any, indices: np.ndarray) -> list:
+    """Some elements of a list or a column, as Python's numbers or text."""
+    return [ids[k] for k in indices.tolist()] if isinstance(ids, list) else ids[indices].tolist()
 
 
 def columns(coco: dict[str, Any]) -> Columns:
@@ -47,8 +52,3 @@ def columns(coco: dict[str, Any]) -> Columns:
         np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4),
         np.array([annotation["iscrowd"] for annotation in annotations], bool),
     )
-
-
-def plain(value: Any) -> Any:
-    """A number of Python for one of NumPy."""
-    return value.item() if isinstance(value, np.generic) else value

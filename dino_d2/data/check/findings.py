@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dino_d2.data.pictures import Header, PictureError, read_header
 
-from .columns import Columns, columns, plain
+from .columns import Columns, columns, taken
 from .fields import DatasetError, Finding, Normalised, first, normalise
 from .structure import faults, leaves, load, stop_at_errors
 
@@ -193,19 +193,24 @@ def is_share(bbox: ArrayLike) -> np.ndarray:
 
 def _copies(dataset: Columns) -> np.ndarray:
     """Which annotations have the image, class, crowd flag and box of another one, bool [M]."""
-    hashes = np.concatenate([_hashes(dataset, block) for block in _blocks(dataset)])
+    hashes = np.empty(len(dataset.images), np.uint64)
+    for block in _blocks(dataset):
+        hashes[block] = _hashes(dataset, block)
     ordered = np.sort(hashes)
     alike = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
     # Few are left, which are compared exactly.
-    candidates = np.flatnonzero(_are_among(hashes, alike)).tolist()
+    candidates = np.flatnonzero(_are_among(hashes, alike))
+    columns_of_candidates = (dataset.images, dataset.classes, dataset.is_crowd, dataset.bbox)
     places = [
-        (int(dataset.images[k]), int(dataset.classes[k]), bool(dataset.is_crowd[k]), *dataset.bbox[k].tolist())
-        for k in candidates
+        (image, category, crowd, *bbox)
+        for image, category, crowd, bbox in zip(
+            *(column[candidates].tolist() for column in columns_of_candidates), strict=True
+        )
     ]
     counts = Counter(places)
     again = np.zeros(len(hashes), bool)
-    again[[k for k, place in zip(candidates, places, strict=True) if counts[place] > 1]] = True
+    again[candidates] = [counts[place] > 1 for place in places]
     # Those of an image or a class that is not there are errors of their own.
     return again & (dataset.images >= 0) & (dataset.classes >= 0)
 
@@ -294,15 +299,20 @@ def _images(dataset: Columns) -> Iterator[Finding]:
 
 def _crowded(dataset: Columns) -> Iterator[Finding]:
     """Images with more objects of one class than COCO's AP counts."""
-    counted = ~dataset.is_crowd & (dataset.images >= 0) & (dataset.classes >= 0)
-    pairs = np.where(counted, dataset.images.astype(np.int64) * len(dataset.categories) + dataset.classes, -1)
-    values, counts = np.unique(pairs[counted], return_counts=True)
-    if (counts > COUNTED_BY_AP).any():
-        over = Counter(pairs[_are_among(pairs, values[counts > COUNTED_BY_AP])].tolist())  # in the order of the json
+    pairs = np.empty(len(dataset.images), np.int64)  # a number for each image and class; -1 does not count
+    for block in _blocks(dataset):
+        images, classes = dataset.images[block].astype(np.int64), dataset.classes[block]
+        counts = ~dataset.is_crowd[block] & (images >= 0) & (classes >= 0)
+        pairs[block] = np.where(counts, images * len(dataset.categories) + classes, -1)
+    ordered = np.sort(pairs)
+    later, earlier = ordered[COUNTED_BY_AP:], ordered[:-COUNTED_BY_AP]
+    frequent = np.unique(later[(later == earlier) & (later >= 0)])
+    if len(frequent):
+        over = Counter(pairs[_are_among(pairs, frequent)].tolist())  # in the order of the json
         pair, most = max(over.items(), key=lambda item: item[1])
         image, category = divmod(pair, len(dataset.categories))
         images = list(dict.fromkeys(pair // len(dataset.categories) for pair in over))
-        image_ids = [plain(dataset.image_ids[k]) for k in images]
+        image_ids = taken(dataset.image_ids, np.array(images))
         yield Finding(
             False,
             f"images with more than {COUNTED_BY_AP} objects of one class",

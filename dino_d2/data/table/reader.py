@@ -4,9 +4,10 @@
 import hashlib
 import itertools
 import json as json_module
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sized
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ _SHOWN = 5
 #: Stands for an annotation id that pycocotools cannot use.
 _NO_ID = -1
 #: The columns of annotations while they are in the order of the json.
-_COLLECTED = {
+_COLLECTED: dict[str, np.dtype] = {
     "annotation_ids": np.dtype(np.int64),
     "images": np.dtype(np.int32),
     "category_ids": np.dtype(np.int64),
@@ -78,7 +79,8 @@ class _Reader:
         self.key_mistakes = {kind: Mistakes(json) for kind in KINDS}
         self.id_mistakes, self.image_mistakes, self.annotation_mistakes = (Mistakes(json) for _ in range(3))
         self.images: list[PlainImages] = []
-        self.image_ids: np.ndarray | None = None  # sorted, when all images have been read
+        self.images_are_read = False
+        self.order = self.image_ids = self.widths = self.heights = np.empty(0, np.int64)  # sorted by id, when they are
         self.categories: list[Any] = []
         self.counts: Counter[str] = Counter()  # entries of each list that have been read
         self.raw_ids: list[np.ndarray] = []  # of all annotations
@@ -122,7 +124,7 @@ class _Reader:
                     self._add_images(entries)
                 elif key == "categories":
                     self.categories += entries
-                elif self.image_ids is not None:
+                elif self.images_are_read:
                     self._add_annotations(entries, files)
                 else:
                     annotations_are_read = False
@@ -155,8 +157,9 @@ class _Reader:
 
     def _index_images(self) -> None:
         """Sort the images, when all have been read, by their ids."""
-        if self.image_ids is not None:
+        if self.images_are_read:
             return
+        self.images_are_read = True
         if not self.images:  # which is an error, as their mistakes are
             self.images = [PlainImages(*(np.empty(0, np.int64) for _ in range(3)), [])]
         ids, widths, heights = (np.concatenate([part[k] for part in self.images]) for k in range(3))
@@ -165,12 +168,10 @@ class _Reader:
 
     def _rows_of_images(self, ids: np.ndarray) -> np.ndarray:
         """The places of ids among the sorted ones, int64; -1 for those that are not there."""
-        assert self.image_ids is not None
         rows = np.searchsorted(self.image_ids, ids).clip(max=len(self.image_ids) - 1)
         return np.where(self.image_ids[rows] == ids, rows, -1)
 
     def _add_annotations(self, entries: Any, files: dict) -> None:
-        assert self.image_ids is not None
         start = self._count("annotations", entries)
         if isinstance(entries, PlainAnnotations):
             if not len(entries.ids) or not len(self.image_ids):
@@ -265,52 +266,32 @@ class _Reader:
             mistakes.stop_if_any()
 
     def _write(self) -> None:
-        collected = {
-            name: np.memmap(self.folder / name, dtype.base, "r").reshape(-1, *dtype.shape)
-            if (self.folder / name).stat().st_size
-            else np.empty((0, *dtype.shape), dtype.base)
-            for name, dtype in _COLLECTED.items()
-        }
+        collected = {name: _Column(self.folder / name, dtype) for name, dtype in _COLLECTED.items()}
         category_order = np.argsort([category["id"] for category in self.categories], kind="stable").astype(np.int32)
         categories = [self.categories[k] for k in category_order]
         category_ids = np.array([category["id"] for category in categories], np.int64)
-        classes = (
-            np.searchsorted(category_ids, collected["category_ids"]).clip(max=len(categories) - 1).astype(np.int32)
-        )
+        classes = np.empty(len(collected["category_ids"]), np.int32)
+        for block in _blocks(classes):
+            places = np.searchsorted(category_ids, collected["category_ids"][block])
+            classes[block] = places.clip(max=len(categories) - 1)
         self._stop_on_faults(collected, category_ids, classes)
-        file_names = [name for part in self.images for name in part.file_names]
-        rows = collected["images"]
-        in_order_of_the_json = Columns(
-            np.concatenate([part.ids for part in self.images]),
-            file_names,
-            *(np.concatenate([part[k] for part in self.images]).astype(np.float64) for k in (1, 2)),
-            self.categories,
-            collected["annotation_ids"],
-            self.order.astype(np.int32)[rows],
-            category_order[classes],
-            collected["bbox"],
-            collected["is_crowd"],
-        )
-        findings = [*self._corrections(len(rows)), *content_findings(in_order_of_the_json)]
-        del in_order_of_the_json
-        names = [file_names[k].encode() for k in self.order]
+        self.raw_ids.clear()
+        rows = collected["images"][:]
+        findings = self._findings(collected, rows, category_order[classes])
+        names = [name for part in self.images for name in part.file_names]
+        names = [names[k] for k in self.order]
         self._save("image_ids", self.image_ids)
         self._save("widths", self.widths.astype(np.int32))
         self._save("heights", self.heights.astype(np.int32))
         self._save("positions", self.order.astype(np.int32))
-        self._save("name_bytes", np.frombuffer(b"".join(names), np.uint8))
-        self._save("name_ends", _ends(np.array([len(name) for name in names], np.int64)))
-        self._save("annotation_ends", _ends(np.bincount(rows, minlength=len(self.image_ids))))
+        self._save("name_ends", _ends(np.array([len(name.encode()) for name in names], np.int64)))
+        self._save("name_bytes", np.frombuffer("".join(names).encode(), np.uint8))
+        self._save("annotation_ends", _ends(np.bincount(rows, minlength=len(self.order))))
         order = None if (rows[1:] >= rows[:-1]).all() else np.argsort(rows, kind="stable")
-        for name, column in {
-            "annotation_ids": _with_usable_ids(collected["annotation_ids"]),
-            "classes": classes,
-            "bbox": collected["bbox"],
-            "areas": collected["areas"],
-            "is_crowd": collected["is_crowd"],
-        }.items():
-            self._save(name, column, order)
-        del collected, rows
+        self._save("annotation_ids", _with_usable_ids(collected["annotation_ids"][:]), order)
+        self._save("classes", classes, order)
+        for name in ("bbox", "areas", "is_crowd"):
+            self._save(name, collected[name], order)
         for name in _COLLECTED:
             (self.folder / name).unlink()
         description = {
@@ -323,12 +304,32 @@ class _Reader:
         }
         (self.folder / DESCRIPTION).write_text(json_module.dumps(description), encoding="utf-8")
 
-    def _stop_on_faults(self, collected: dict[str, np.ndarray], category_ids: np.ndarray, classes: np.ndarray) -> None:
+    def _findings(self, collected: dict[str, "_Column"], rows: np.ndarray, classes: np.ndarray) -> list[Finding]:
+        """What the check says of the content, in the order of the json; `classes` are indices of `self.categories`."""
+        ids, widths, heights = (np.concatenate([part[k] for part in self.images]) for k in range(3))
+        dataset = Columns(
+            ids,
+            [name for part in self.images for name in part.file_names],
+            widths.astype(np.float64),
+            heights.astype(np.float64),
+            self.categories,
+            collected["annotation_ids"],
+            self.order.astype(np.int32)[rows],
+            classes,
+            collected["bbox"],
+            collected["is_crowd"][:],
+        )
+        return [*self._corrections(len(rows)), *content_findings(dataset)]
+
+    def _stop_on_faults(self, collected: dict[str, "_Column"], category_ids: np.ndarray, classes: np.ndarray) -> None:
         """Raise the errors that `check.read_coco` finds without the image folder."""
-        unknown = [
-            {"id": int(collected["annotation_ids"][k]), "category_id": int(collected["category_ids"][k])}
-            for k in np.flatnonzero(category_ids[classes] != collected["category_ids"])
-        ]
+        unknown = []
+        for block in _blocks(classes):
+            ids, referred = (collected[name][block] for name in ("annotation_ids", "category_ids"))
+            unknown += [
+                {"id": int(ids[k]), "category_id": int(referred[k])}
+                for k in np.flatnonzero(category_ids[classes[block]] != referred)
+            ]
         errors = [
             *(finding for finding in self._corrections(len(classes)) if finding.is_error),
             *ids_given_twice(_repeated([part.ids for part in self.images]), "images"),
@@ -344,18 +345,41 @@ class _Reader:
         remaining = {"annotations": range(usable)}  # of which only the number counts
         return Normalised(remaining, self.skipped, self.corrected, is_as_given=False).findings
 
-    def _save(self, name: str, column: np.ndarray, order: np.ndarray | None = None) -> None:
+    def _save(self, name: str, column: "np.ndarray | _Column", order: np.ndarray | None = None) -> None:
         """Write a column, in another order if one is given."""
         assert name in COLUMNS
-        path = self.folder / f"{name}.npy"
-        if not len(column):
-            np.save(path, column)
-            return
-        file = np.lib.format.open_memmap(path, "w+", column.dtype, column.shape)
-        for begin in range(0, len(column), _BLOCK):
-            block = slice(begin, begin + _BLOCK)
-            file[block] = column[block] if order is None else column[order[block]]
-        file.flush()
+        dtype = column.dtype
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": column.shape}
+        with open(self.folder / f"{name}.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in _blocks(column):
+                file.write(np.ascontiguousarray(column[block] if order is None else column[order[block]]).data)
+
+
+class _Column:
+    """A column of annotations in a file, of which only what is asked for is in memory."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self.path, self.dtype = path, dtype.base
+        self.shape = (path.stat().st_size // dtype.itemsize, *dtype.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        if not len(self):
+            return np.empty(self.shape, self.dtype)[index]
+        if isinstance(index, slice):
+            begin, end, _ = index.indices(len(self))
+            values = math.prod(self.shape[1:])
+            offset = begin * values * self.dtype.itemsize
+            block = np.fromfile(self.path, self.dtype, max(0, end - begin) * values, offset=offset)
+            return block.reshape(-1, *self.shape[1:])
+        return np.array(np.memmap(self.path, self.dtype, "r", shape=self.shape)[index])
+
+
+def _blocks(column: Sized) -> list[slice]:
+    return [slice(k, k + _BLOCK) for k in range(0, len(column), _BLOCK)]
 
 
 def _ends(lengths: np.ndarray) -> np.ndarray:
