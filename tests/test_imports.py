@@ -26,6 +26,7 @@ FLOORS = (
     ("visualize",),
     ("engine",),
     ("predict",),
+    ("report",),
     ("model_zoo", "predictor"),
     ("__init__",),
     ("cli",),
