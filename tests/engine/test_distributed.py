@@ -281,7 +281,8 @@ def one_machine(overrides, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_machine")
     run = train_net([], *TWO, *overrides, f"train.output_dir={folder}")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "FutureWarning" not in run.stdout + run.stderr
+    warnings = [line for line in (run.stdout + run.stderr).splitlines() if "FutureWarning" in line]
+    assert [line for line in warnings if "torch.jit.script" not in line] == []  # Detectron2 itself calls that
     assert (folder / "log.txt.rank1").is_file()
     assert len(metrics(folder)) >= 3
     assert "bbox/AP" in metrics(folder)[-1]
