@@ -102,6 +102,7 @@ SETTINGS: dict[str, Setting] = {
     "model.detector.queries.num_queries": _PERIOD,
     "model.detector.decoder.num_layers": _PERIOD,
     "optimizer.lr": Setting(NUMBER, lambda v: 0 < v < math.inf, "greater than 0"),
+    "optimizer.eps": Setting(NUMBER, lambda v: 0 < v < math.inf, "greater than 0"),
     "optimizer.weight_decay": Setting(NUMBER, lambda v: 0 <= v < math.inf, "0 or greater"),
     "dataloader.train.total_batch_size": _PERIOD,
     "dataloader.train.num_workers": Setting(WHOLE, lambda v: v >= 0, "at least 0"),

@@ -23,11 +23,14 @@ PARTS = (
     "train.checkpointer", "train.panels",
 )  # fmt: skip
 
+#: Values without which no run can be built.
+REQUIRED = ("model._target_", "optimizer._target_", "optimizer.params", "train.device", "train.output_dir")
+
 
 def check_settings(cfg: DictConfig) -> None:
     """
     Raises:
-        UserError: a section is missing, the device cannot be used, or the output folder cannot be written to.
+        UserError: a section or a value is missing, the device cannot be used, or the output folder cannot be written to.
     """
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
@@ -40,6 +43,9 @@ def check_settings(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
             raise UserError(refusal(section, node[name], SECTION.words))
+    for key in REQUIRED:
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
+            raise UserError(f"{key} has no value: the recipe lacks it, or an override has emptied its section")
     check_device(cfg.train.device)
     check_output_folder(cfg.train.output_dir)
 
