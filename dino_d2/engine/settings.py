@@ -45,7 +45,7 @@ def check_settings(cfg: DictConfig) -> None:
             raise UserError(refusal(section, node[name], SECTION.words))
     for key in REQUIRED:
         if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
-            raise UserError(f"{key} has no value: the recipe lacks it, or an override has emptied its section")
+            raise UserError(f"{key} has no value: the recipe lacks it, or an override has emptied it")
     check_device(cfg.train.device)
     check_output_folder(cfg.train.output_dir)
 
