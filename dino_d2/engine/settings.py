@@ -30,7 +30,7 @@ REQUIRED = ("model._target_", "optimizer._target_", "optimizer.params", "train.d
 def check_settings(cfg: DictConfig) -> None:
     """
     Raises:
-        UserError: a section or a value is missing, the device cannot be used, or the output folder cannot be written to.
+        UserError: a section or a value is missing, or the device or the output folder cannot be used.
     """
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
