@@ -59,4 +59,4 @@ def fault(error: BaseException) -> str:
     lines = str(error).splitlines() or ["no message"]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {lines[0]}{where}"
+    return f"{type(error).__name__}: {lines[0][:300]}{where}"

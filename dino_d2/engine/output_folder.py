@@ -146,6 +146,8 @@ def _lock(folder: Path) -> TextIO | None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     while True:
+        if path.is_symlink():  # the file that it leads to would be emptied
+            raise UserError(f"{path} is a link, but a run needs a file of its own there. Delete it")
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 closing it ends the lock
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

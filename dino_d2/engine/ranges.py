@@ -122,6 +122,7 @@ SETTINGS: dict[str, Setting] = {
     "model.detector.queries.num_queries": Setting(WHOLE, *_between(1, MAX_COUNT)),
     "model.detector.decoder.num_layers": Setting(WHOLE, *_between(1, MAX_LAYERS)),
     "optimizer.lr": Setting(NUMBER, lambda v: 0 < v < math.inf, "greater than 0"),
+    "optimizer.eps": Setting(NUMBER, lambda v: 0 < v < math.inf, "greater than 0"),
     "optimizer.weight_decay": Setting(NUMBER, lambda v: 0 <= v < math.inf, "0 or greater"),
     "dataloader.train.total_batch_size": Setting(WHOLE, *_between(1, MAX_COUNT)),
     "dataloader.train.num_workers": Setting(WHOLE, *_between(0, MAX_WORKERS)),

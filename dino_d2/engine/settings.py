@@ -25,12 +25,15 @@ PARTS = (
     "train.mlflow",
 )  # fmt: skip
 
+#: Values without which no run can be built.
+REQUIRED = ("model._target_", "optimizer._target_", "optimizer.params", "train.device", "train.output_dir")
+
 
 def check_settings(cfg: DictConfig) -> None:
     """Check sections, device and output folder.
 
     Raises:
-        UserError: a section is missing, the device is not available, or the output folder is not writable.
+        UserError: a section or value is missing, the device is not available, or the output folder is not writable.
     """
     missing = [section for section in SECTIONS if section not in cfg]
     if missing:
@@ -43,6 +46,9 @@ def check_settings(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, above) if above else cfg
         if OmegaConf.is_dict(node) and name in node and not OmegaConf.is_dict(node[name]):
             raise UserError(refusal(section, node[name], SECTION.words))
+    for key in REQUIRED:
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is None:
+            raise UserError(f"{key} has no value: the recipe lacks it, or an override has emptied it")
     if cfg.train.early_stopping.patience is not None and not cfg.train.best:
         raise UserError(
             f"train.early_stopping.patience={cfg.train.early_stopping.patience} needs the result that is to improve: "

@@ -166,9 +166,9 @@ def _short(value: Any) -> str:
 def _convert_setting(cfg: DictConfig, key: str, setting: Setting) -> None:
     section, _, name = key.rpartition(".")
     holder = OmegaConf.select(cfg, section, throw_on_missing=False)
-    if not isinstance(holder, DictConfig) or name not in holder:
+    node: Any = holder._get_node(name) if isinstance(holder, DictConfig) else None
+    if node is None:
         return
-    node: Any = holder._get_node(name)
     if node._is_missing():
         raise UserError(f"{key} has no value: give one, {key}=...; it must be {setting.words}")
     value = holder[name]

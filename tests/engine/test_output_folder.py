@@ -70,6 +70,14 @@ def test_the_lock_of_a_killed_run_does_not_hinder_the_next(tmp_path):
         assert f"process {os.getpid()} " in (tmp_path / LOCK).read_text()
 
 
+def test_a_lock_that_is_a_link_leaves_the_linked_file_alone(tmp_path):
+    (tmp_path / "precious").write_text("content")
+    (tmp_path / LOCK).symlink_to("precious")
+    with pytest.raises(UserError, match="is a link"), reserved(tmp_path):
+        pass
+    assert (tmp_path / "precious").read_text() == "content"
+
+
 def test_parts_of_a_killed_run_are_deleted_first_and_files_of_others_are_kept(tmp_path):
     for name in ("model_0000001.pth.part", "config.yaml.part", "last_checkpoint.part", "film.part"):
         (tmp_path / name).write_bytes(b"half")

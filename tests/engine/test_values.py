@@ -131,3 +131,18 @@ def test_the_home_folder_in_paths(monkeypatch):
 def test_max_dets_per_image(value):
     with pytest.raises(UserError, match=r"dataloader\.evaluator\.max_dets_per_image"):
         read_config(RECIPE, [f"dataloader.evaluator.max_dets_per_image={value}"])
+
+
+def test_an_epsilon_of_0_would_make_weights_nan():
+    with pytest.raises(UserError, match=r"optimizer\.eps=0: must be greater than 0"):
+        read_config(RECIPE, ["+optimizer.eps=0"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model={}", "train={}", "optimizer={}", "optimizer=${train}", "optimizer.params=???", "train.output_dir=???"],
+)
+def test_an_emptied_section_is_refused(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        check_config(read_config(RECIPE, [override]))
