@@ -6,6 +6,7 @@ import itertools
 import json as json_module
 import math
 from operator import attrgetter
+from types import GenericAlias
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,10 +87,10 @@ if msgspec is not None:
     _Bbox = tuple[float, float, float, float]
 
     # gc=False: millions of objects without cycles need not be looked at by the garbage collector.
-    _Image = msgspec.defstruct(
+    _Image: Any = msgspec.defstruct(
         "_Image", [("id", _Id), ("file_name", _FileName), ("width", _Side), ("height", _Side)], gc=False
     )
-    _Annotation = msgspec.defstruct(
+    _Annotation: Any = msgspec.defstruct(
         "_Annotation",
         [
             ("id", _AnnotationId),
@@ -106,6 +107,6 @@ if msgspec is not None:
     )
 
     _READERS = {
-        "images": (msgspec.json.Decoder(list[_Image]), _images),
-        "annotations": (msgspec.json.Decoder(list[_Annotation]), _annotations),
+        "images": (msgspec.json.Decoder(GenericAlias(list, (_Image,))), _images),
+        "annotations": (msgspec.json.Decoder(GenericAlias(list, (_Annotation,))), _annotations),
     }
