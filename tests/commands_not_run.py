@@ -64,6 +64,8 @@ NOT_RUN = {
         "python benchmarks/inference.py --batch 1 --seconds 6 --json benchmarks/results/inference_cpu.json",
         "python train_net.py --config-file configs/dino/dino_tiny_shapes.py --eval-only train.init_checkpoint=output/dino_tiny_shapes/model_final.pth train.amp.enabled=true",
         "python benchmarks/train_step.py --size 512 640 --dtype float32 --seconds 40 --json benchmarks/results/train_step_cpu.json",
+        "python benchmarks/dataset_startup.py generate datasets/large/objects365 --images 1742289",
+        "python benchmarks/dataset_startup.py measure datasets/large/objects365 --ranks 2 --workers 2",
         "pytest tests -m gpu",
         "python benchmarks/gpu_suite.py --json FILE",
     ],

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large jsons as tables: equal to the general reader in data and words, read once, never stale."""
 
+import fcntl
 import json
 import logging
 import os
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import portalocker
 import pytest
 
 import dino_d2.data.coco_format as coco_format_module
@@ -265,7 +265,8 @@ def test_processes_wait_for_the_one_that_reads(tmp_path, monkeypatch, caplog):
     (lock,) = (tmp_path / "cache" / "dino_d2" / "tables").glob("*.lock")
     tables: list = []
     with caplog.at_level(logging.INFO, logger="dino_d2"):
-        with portalocker.Lock(lock):
+        with open(lock) as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
             thread = threading.Thread(target=lambda: tables.append(cache.table_of(paths["json"])))
             thread.start()
             while "Another process is reading" not in caplog.text:

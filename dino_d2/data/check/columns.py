@@ -10,7 +10,7 @@ import numpy as np
 class Columns(NamedTuple):
     """Images, annotations and categories in the order of the json."""
 
-    image_ids: list | np.ndarray
+    image_ids: Any
     file_names: Sequence[str]
     widths: np.ndarray  # float64 [images]
     heights: np.ndarray  # float64 [images]

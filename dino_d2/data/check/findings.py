@@ -301,9 +301,9 @@ def _crowded(dataset: Columns) -> Iterator[Finding]:
     """Images with more objects of one class than COCO's AP counts."""
     pairs = np.empty(len(dataset.images), np.int64)  # a number for each image and class; -1 does not count
     for block in _blocks(dataset):
-        images, classes = dataset.images[block].astype(np.int64), dataset.classes[block]
-        counts = ~dataset.is_crowd[block] & (images >= 0) & (classes >= 0)
-        pairs[block] = np.where(counts, images * len(dataset.categories) + classes, -1)
+        rows, classes = dataset.images[block].astype(np.int64), dataset.classes[block]
+        counts = ~dataset.is_crowd[block] & (rows >= 0) & (classes >= 0)
+        pairs[block] = np.where(counts, rows * len(dataset.categories) + classes, -1)
     ordered = np.sort(pairs)
     later, earlier = ordered[COUNTED_BY_AP:], ordered[:-COUNTED_BY_AP]
     frequent = np.unique(later[(later == earlier) & (later >= 0)])

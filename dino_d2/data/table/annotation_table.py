@@ -69,22 +69,24 @@ DESCRIPTION = "table.json"
 def open_table(folder: Path) -> Table:
     """Map the columns in a folder that the cache has checked."""
     description = json_module.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+    findings = [
+        Finding(is_error, what, Abridged(count, first), advice, example)
+        for is_error, what, (count, first), advice, example in description["findings"]
+    ]
     return Table(
         Path(description["json"]),
         folder,
         description["digest"],
         description["categories"],
-        *(
-            {reason: Abridged(count, first) for reason, (count, first) in description[key].items()}
-            for key in ("skipped", "corrected")
-        ),
-        [
-            Finding(is_error, what, Abridged(count, first), advice, example)
-            for is_error, what, (count, first), advice, example in description["findings"]
-        ],
-        **columns,
+        _reasons(description["skipped"]),
+        _reasons(description["corrected"]),
+        findings,
+        **{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS},
     )
+
+
+def _reasons(described: dict[str, tuple[int, list]]) -> dict[str, Collection]:
+    return {reason: Abridged(count, first) for reason, (count, first) in described.items()}
 
 
 class TableImages(Sequence[dict[str, Any]]):

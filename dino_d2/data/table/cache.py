@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds or makes the table of a large json: one process of a machine reads the json, the others wait for it."""
 
+import contextlib
+import fcntl
 import hashlib
 import json as json_module
 import logging
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import portalocker
 from iopath.common.file_io import get_cache_dir
 
 from .annotation_table import COLUMNS, DESCRIPTION, Table, open_table
@@ -48,7 +50,7 @@ def table_of(json: Path) -> Table | None:
         return _opened[json][1]
     folder = _folder(json)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock"), json):
+    with _locked(folder.with_suffix(".lock"), json):
         table = open_table(folder) if _is_complete(folder, source) else _make(json, source, folder)
     _opened[json] = source, table
     return table
@@ -120,11 +122,13 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _lock(path: Path, json: Path) -> portalocker.Lock:
-    """A lock that is open to one process at a time, and is released when that process ends in any way."""
-    try:
-        with portalocker.Lock(path, timeout=0):
-            pass
-    except portalocker.LockException:
-        logger.info("Another process is reading %s; waiting for it", json)
-    return portalocker.Lock(path, timeout=24 * 3600)
+@contextlib.contextmanager
+def _locked(path: Path, json: Path) -> Iterator[None]:
+    """A lock that one process has at a time, and that is released when the process ends in any way."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Another process is reading %s; waiting for it", json)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

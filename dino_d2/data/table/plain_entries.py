@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fast decoding of the usual entries of a COCO json to arrays; `fields` reads the others one by one."""
 
+import importlib
 import itertools
 import json as json_module
 import math
 from operator import attrgetter
+from types import GenericAlias
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,9 +14,9 @@ import numpy as np
 from dino_d2.data.check.fields import LARGEST_ANNOTATION_ID, LARGEST_SIDE
 
 try:
-    import msgspec
+    msgspec: Any = importlib.import_module("msgspec")
 except ImportError:  # all entries are then read one by one
-    msgspec = None  # type: ignore[assignment]
+    msgspec = None
 
 
 class PlainImages(NamedTuple):
@@ -58,9 +60,11 @@ def decode(key: str, text: bytes) -> Any:
     return json_module.loads(text)
 
 
-def _images(entries: list) -> PlainImages | list:
-    columns = (np.fromiter(map(attrgetter(key), entries), np.int64, len(entries)) for key in ("id", "width", "height"))
-    return PlainImages(*columns, list(map(attrgetter("file_name"), entries)))
+def _images(entries: list) -> PlainImages:
+    ids, widths, heights = (
+        np.fromiter(map(attrgetter(key), entries), np.int64, len(entries)) for key in ("id", "width", "height")
+    )
+    return PlainImages(ids, widths, heights, list(map(attrgetter("file_name"), entries)))
 
 
 def _annotations(entries: list) -> PlainAnnotations:
@@ -78,24 +82,31 @@ if msgspec is not None:
     _Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
     _Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 
-    class _Image(msgspec.Struct, gc=False):
-        id: _Id
-        file_name: Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[^\0]+\Z")]
-        width: _Side
-        height: _Side
+    _FileName = Annotated[str, msgspec.Meta(min_length=1, pattern=r"\A[^\0]+\Z")]
+    _AnnotationId = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ANNOTATION_ID)]
+    _Bbox = tuple[float, float, float, float]
 
-    class _Annotation(msgspec.Struct, gc=False):
-        id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ANNOTATION_ID)]
-        image_id: _Id
-        category_id: _Id
-        bbox: tuple[float, float, float, float]
-        area: float | None = math.nan
-        iscrowd: Literal[0, 1] = 0
-        ignore: Literal[0] = 0
-        segmentation: tuple[()] | None = ()
-        keypoints: tuple[()] | None = ()
+    # gc=False: millions of objects without cycles need not be looked at by the garbage collector.
+    _Image: Any = msgspec.defstruct(
+        "_Image", [("id", _Id), ("file_name", _FileName), ("width", _Side), ("height", _Side)], gc=False
+    )
+    _Annotation: Any = msgspec.defstruct(
+        "_Annotation",
+        [
+            ("id", _AnnotationId),
+            ("image_id", _Id),
+            ("category_id", _Id),
+            ("bbox", _Bbox),
+            ("area", float | None, math.nan),
+            ("iscrowd", Literal[0, 1], 0),
+            ("ignore", Literal[0], 0),
+            ("segmentation", tuple[()] | None, ()),
+            ("keypoints", tuple[()] | None, ()),
+        ],
+        gc=False,
+    )
 
     _READERS = {
-        "images": (msgspec.json.Decoder(list[_Image]), _images),
-        "annotations": (msgspec.json.Decoder(list[_Annotation]), _annotations),
+        "images": (msgspec.json.Decoder(GenericAlias(list, (_Image,))), _images),
+        "annotations": (msgspec.json.Decoder(GenericAlias(list, (_Annotation,))), _annotations),
     }

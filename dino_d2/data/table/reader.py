@@ -152,8 +152,10 @@ class _Reader:
                 else:
                     id_reader([entry], "images", self.id_mistakes)
             if not self.image_mistakes.count + self.id_mistakes.count:
-                columns = (np.array([entry[key] for entry in fixed], np.int64) for key in ("id", "width", "height"))
-                self.images.append(PlainImages(*columns, [entry["file_name"] for entry in fixed]))
+                ids, widths, heights = (
+                    np.array([entry[key] for entry in fixed], np.int64) for key in ("id", "width", "height")
+                )
+                self.images.append(PlainImages(ids, widths, heights, [entry["file_name"] for entry in fixed]))
 
     def _index_images(self) -> None:
         """Sort the images, when all have been read, by their ids."""
@@ -161,7 +163,8 @@ class _Reader:
             return
         self.images_are_read = True
         if not self.images:  # which is an error, as their mistakes are
-            self.images = [PlainImages(*(np.empty(0, np.int64) for _ in range(3)), [])]
+            none = np.empty(0, np.int64)
+            self.images = [PlainImages(none, none, none, [])]
         ids, widths, heights = (np.concatenate([part[k] for part in self.images]) for k in range(3))
         self.order = np.argsort(ids, kind="stable")
         self.image_ids, self.widths, self.heights = ids[self.order], widths[self.order], heights[self.order]
