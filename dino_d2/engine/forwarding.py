@@ -61,8 +61,7 @@ class Forwarding:
             ranks = _pids_of_children() - self.children_of_others
             if number in self.heeded and not self.received:
                 self.received = number
-                records = [file.read() for file in self.records]
-                self.killed = not ranks or not ranks <= {record.process for record in records if record}
+                self.killed = not all(file.read() for file in self.records)
             if self.killed:  # also those that were started since
                 number = signal.SIGKILL
             for rank in ranks:

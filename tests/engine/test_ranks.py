@@ -137,6 +137,7 @@ def test_a_killed_rank_is_told_in_one_line_with_its_images(event, options, tmp_p
     run = start(event, *options, f"train.output_dir={tmp_path}")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
+    assert "woke up" not in run.stdout
     (line,) = errors(run)
     assert line.startswith("error: rank 1 (process ")
     assert ") was killed by SIGKILL while training on /" in line
