@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the json and the images of a dataset in common folder layouts."""
 
+import json as json_module
 import os
 import shlex
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from dino_d2.data.check import DatasetError
 from dino_d2.data.check.structure import read_json
 from dino_d2.data.coco_format import coco_format
 from dino_d2.data.split_names import split_of
+from dino_d2.data.table.cache import LARGE_JSON
+from dino_d2.data.table.json_parts import json_parts
 from dino_d2.data.walk import files_below, is_file
 
 #: Rules for the json of a split, most specific first, each with an example; the first rule that matches is used.
@@ -153,12 +156,21 @@ def find_images(json: Path, root: Path | None, split: str) -> Path:
 def _first_file_name(json: Path, version: int) -> str:
     """The file name of the first image, or "" where the json has none; `coco_format` says what is wrong then."""
     try:
-        content: Any = read_json(json)
-        first = content["images"][0]
+        first = _first_image(json)
     except (DatasetError, LookupError, TypeError):
         return ""
     file_name = first.get("file_name") if isinstance(first, dict) else None
     return file_name if isinstance(file_name, str) else ""
+
+
+def _first_image(json: Path) -> Any:
+    """The first entry of the images; of a large json, only the part up to it is read."""
+    if json.stat().st_size >= LARGE_JSON:
+        for part in json_parts(json, lambda key, text: json_module.loads(text), lambda block: None):
+            if part.key == "images":
+                return part.entries[0]
+    content: Any = read_json(json)
+    return content["images"][0]
 
 
 def _listed(things: Iterable, at_most: int = 12) -> str:
