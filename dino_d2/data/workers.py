@@ -67,16 +67,20 @@ def explain_death(error: Exception, reading: Reading, dicts: Any, key: str, what
         key: of the config, the number of loading processes.
         what_to_do: a last sentence.
     """
+    try:
+        return _explain_death(error, reading, dicts, key, what_to_do)
+    except RuntimeError as died:  # PyTorch's handler of SIGCHLD raises it at any moment, also while this runs
+        return _explain_death(died, reading, dicts, key, what_to_do)
+
+
+def _explain_death(error: Exception, reading: Reading, dicts: Any, key: str, what_to_do: str) -> UserError | None:
     found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error), re.DOTALL)
     if found:
         pids = [int(pid) for pid in found[1].split(",")]
         reason = found[2].splitlines()[0].split(". It is possible")[0].rstrip(". ")
     elif isinstance(error, ConnectionError | EOFError | FileNotFoundError):
         # The worker died before the main process had received a batch that it had sent.
-        try:
-            pids, reason = _ended(reading), "exited unexpectedly"
-        except RuntimeError as died:  # PyTorch's handler of SIGCHLD can raise it anywhere
-            return explain_death(died, reading, dicts, key, what_to_do)
+        pids, reason = _ended(reading), "exited unexpectedly"
     else:
         pids = []
     if not pids:
