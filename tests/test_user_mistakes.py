@@ -215,7 +215,7 @@ MISTAKES: dict[str, tuple] = {
     "checkpoint without tensors": (lambda place: torch.save([1], place / "weights.pth"), own(WEIGHTS),
         ["weights.pth", "no tensors in it"]),
     "evaluation with other classes": (save_weights(5), own("--eval-only", WEIGHTS),
-        ["weights.pth", "anew for 2 classes, the checkpoint has 5", "train first"]),
+        ["weights.pth", "re-initialised for 2 classes; the checkpoint has 5", "train first"]),
     "evaluation with another model": (save_weights(2, "model.detector.embed_dim=64"), own("--eval-only", WEIGHTS),
         ["weights.pth", "weights of another model", "config.yaml"]),
     "evaluation with weights of another detector": (

@@ -237,7 +237,7 @@ def test_a_missing_file_and_another_metric_are_said(tmp_path, caplog):
     Run(tmp_path, {5: 1.0}, max_iter=6).resume()
     assert "model_best.pth is missing. It held the weights after iteration 1" in caplog.text
     Run(tmp_path, {5: 1.0, 7: 0.5}, mode="min").resume()
-    assert "compared bbox/AP (max) before, and compares bbox/AP (min) now" in caplog.text
+    assert "earlier evaluations compared bbox/AP (max), this run compares bbox/AP (min)" in caplog.text
     assert files(tmp_path)["model_best.pth"]["iteration"] == 7
 
 

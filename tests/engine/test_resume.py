@@ -217,7 +217,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_a_missing_file_is_said_in_words(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
-    with pytest.raises(UserError, match=r"names model_0000009\.pth, which is not there"):
+    with pytest.raises(UserError, match=r"names model_0000009\.pth, which does not exist"):
         AtomicCheckpointer(nn.Linear(1, 1), str(tmp_path)).resume_or_load("", resume=True)
 
 
