@@ -57,3 +57,5 @@ train.eval_period = in_epochs(L(suited_epochs)(**_run, parts=5))
 train.checkpointer.period = in_epochs(L(suited_epochs)(**_run, parts=5))
 train.best = "bbox/AP"  # model_best.pth
 train.early_stopping.patience = 5  # evaluations; ends runs that are made longer
+train.best = "bbox/AP"  # model_best.pth
+train.early_stopping.patience = 5  # evaluations: the length of a default run, so that only longer ones end early
