@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decisions that all ranks must share."""
+"""Decisions and weights that all ranks must share."""
+
+import itertools
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def any_rank(flag: bool) -> bool:
@@ -21,3 +24,18 @@ def largest_of_ranks(value: float) -> float:
     largest = torch.tensor(float(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest.item()
+
+
+@torch.no_grad()
+def share_weights(model: nn.Module) -> None:
+    """Give all ranks the parameters and buffers of rank 0, in place. All ranks must call this together.
+
+    Ranks are seeded differently, so their random weights differ. DDP does the same, but only after the moving average
+    has been copied from the model.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        shared = tensor.contiguous()
+        dist.broadcast(shared, src=0)
+        tensor.copy_(shared)

@@ -29,6 +29,7 @@ from . import ranks
 from .best_checkpoint import BestCheckpoint
 from .building import build, values_of
 from .checkpointer import FINAL, AtomicCheckpointer, PeriodicCheckpointer
+from .collective import share_weights
 from .config import SCHEDULE, disable_pretrained_weights, resolve_calls
 from .datasets import check_datasets, check_evaluator, class_list, dataset_names
 from .ending import is_finished, write_final
@@ -86,6 +87,7 @@ def train(cfg: DictConfig, resume: bool) -> dict:
     model = build_model(cfg)
     if cfg.train.init_checkpoint and not resume:
         load_weights(model, cfg.train.init_checkpoint)
+    share_weights(model)  # before it is copied or divided
     logger.info("%.2f M parameters, %.2f M trained", count(model.parameters()), count(trained(model)))
     ema = make_ema(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
     evaluated = model if ema is None else ema.module

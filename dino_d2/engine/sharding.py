@@ -8,14 +8,12 @@ load them.
 
 import contextlib
 import copy
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -56,10 +54,10 @@ def check_sharding(cfg: DictConfig) -> None:
 
 
 def shard(model: nn.Module) -> Callable[[], nn.Module]:
-    """Divide the parameters of a :class:`~dino_d2.meta_arch.DETR` among all ranks, in place, from those of rank 0.
+    """Divide the parameters of a :class:`~dino_d2.meta_arch.DETR` among all ranks, in place.
 
-    All ranks must call this together, before the optimizer is made. Afterwards ``load_state_dict`` takes undivided
-    tensors; each rank keeps its share.
+    All ranks must have equal weights (``share_weights``) and call this together, before the optimizer is made.
+    Afterwards ``load_state_dict`` takes undivided tensors; each rank keeps its share.
 
     Returns:
         makes an undivided copy with the weights of that moment, for evaluation; all ranks must call it together.
@@ -73,8 +71,6 @@ def shard(model: nn.Module) -> Callable[[], nn.Module]:
     device = next(model.parameters()).device
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()  # FSDP takes no other layout
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        dist.broadcast(tensor.detach(), src=0)
     mesh = init_device_mesh(device.type, (comm.get_world_size(),))
     try:
         for part in parts:

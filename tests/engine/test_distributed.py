@@ -23,6 +23,7 @@ from dino_d2.detectron2.structures import Boxes, Instances
 from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import NonFiniteLossError, Trainer
+from dino_d2.engine.collective import share_weights
 from dino_d2.engine.launch import leave_process_groups
 from dino_d2.modeling.losses import criterion
 from tests.paths import ROOT
@@ -202,6 +203,21 @@ class Mean(nn.Module):
 
     def forward(self, batch):
         return {"loss_mean": torch.stack([x["x"] * self.weight for x in batch]).mean()}
+
+
+def _share_weights() -> None:
+    torch.manual_seed(comm.get_rank())
+    model = nn.Sequential(nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(3))
+    model[1].num_batches_tracked.fill_(comm.get_rank())
+    first = comm.all_gather([tensor.clone() for tensor in model.state_dict().values()])[0]
+    share_weights(model)
+    for shared, expected in zip(model.state_dict().values(), first, strict=True):
+        torch.testing.assert_close(shared, expected, rtol=0, atol=0)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_ranks_begin_with_the_weights_of_rank_0():
+    run_on_two_ranks(_share_weights)
 
 
 def _train_on_a_bad_image() -> None:

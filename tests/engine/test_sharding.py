@@ -16,6 +16,7 @@ from dino_d2.detectron2.utils import comm
 from dino_d2.detectron2.utils.events import EventStorage
 from dino_d2.engine import NonFiniteLossError, Trainer
 from dino_d2.engine.checkpointer import AtomicCheckpointer
+from dino_d2.engine.collective import share_weights
 from dino_d2.engine.sharding import (
     check_sharding,
     gradients_stay_undivided,
@@ -107,9 +108,10 @@ class Training:
         model.denoising = ContrastiveDenoising(
             CLASSES, FixedGroups(3), label_flip_probability=0.0, positive_noise_scale=0.0, negative_noise_scale=0.0
         )
-        if kind == "fsdp" and comm.get_rank() == 1:
+        if comm.get_rank() == 1:
             for parameter in model.parameters():
-                parameter.data += 1.0  # the weights of rank 0 count
+                parameter.data += 1.0
+        share_weights(model)  # those of rank 0
         ema = make_ema(model, 0.9)
         self.undivided = shard(ema.module) if kind == "fsdp" else lambda: ema.module
         if kind == "fsdp":
@@ -278,6 +280,7 @@ class Partial(nn.Module):
 def _train_partly() -> None:
     rank = comm.get_rank()
     model = Partial()
+    share_weights(model)
     shard(model)
     assert is_sharded(model)
     assert all(isinstance(layer, FSDPModule) for layer in model.detector.encoder.layers)
