@@ -28,7 +28,8 @@ class Filters:
     nms_iou: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)):
+        values: dict[str, object] = {"score_threshold": self.score_threshold, "nms_iou": self.nms_iou}
+        for name, value in values.items():
             if value is None:
                 continue
             if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:

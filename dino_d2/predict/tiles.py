@@ -53,7 +53,8 @@ class Tiling:
     overlap: int
 
     def __post_init__(self) -> None:
-        for value in (self.size, self.overlap):
+        values: tuple[object, ...] = (self.size, self.overlap)  # callers without a type checker may pass anything
+        for value in values:
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise UserError(f"tiles and their overlap must be whole numbers of pixels, not {value!r}")
         if self.size < 1:
