@@ -32,7 +32,7 @@ class Filters:
         for name, value in values.items():
             if value is None:
                 continue
-            if not isinstance(value, Real) or type(value) is bool or not 0 <= float(value) <= 1:
+            if value is True or value is False or not isinstance(value, Real) or not 0 <= float(value) <= 1:
                 raise UserError(f"{name} must be a number between 0 and 1, not {value!r}")
 
     def __call__(self, instances: Instances) -> Instances:

@@ -55,7 +55,7 @@ class Tiling:
     def __post_init__(self) -> None:
         values: tuple[object, ...] = (self.size, self.overlap)  # callers without a type checker may pass anything
         for value in values:
-            if not isinstance(value, Integral) or type(value) is bool:
+            if value is True or value is False or not isinstance(value, Integral):
                 raise UserError(f"tiles and their overlap must be whole numbers of pixels, not {value!r}")
         if self.size < 1:
             raise UserError(f"tiles must have at least 1 pixel, not {self.size}")

@@ -110,7 +110,10 @@ def _boxes(coco: dict) -> Iterator[Finding]:
 def _outside(annotations: list[dict], sizes: dict, beyond: list) -> Iterator[Finding]:
     """Boxes that reach out of their image, or all boxes where their numbers are those of two corners."""
     inside = [a for a in annotations if a["image_id"] in sizes]
-    far = sum(reaches_out(a["bbox"], *sizes[a["image_id"]][:2], FAR) for a in inside)
+    far = 0
+    for annotation in inside:
+        width, height = sizes[annotation["image_id"]]
+        far += reaches_out(annotation["bbox"], width, height, FAR)
     if far and all(_are_corners(a["bbox"], *sizes[a["image_id"]]) for a in inside):
         yield Finding(
             len(inside) >= FEW_OBJECTS and far >= len(inside) / 10,
