@@ -230,7 +230,7 @@ def test_a_score_threshold_and_nms_choose_among_the_same_detections(trained, pre
         of_class = apart[apart.pred_classes == k].pred_boxes
         assert pairwise_iou(of_class, of_class).fill_diagonal_(0).max() <= 0.05
     for name in ("score_threshold", "nms_iou"):
-        with pytest.raises(UserError, match=f"{name} must be between 0 and 1, not 50"):
+        with pytest.raises(UserError, match=f"{name} must be a number between 0 and 1, not 50"):
             Predictor(config, weights, **{name: 50})
 
 

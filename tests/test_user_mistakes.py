@@ -155,7 +155,7 @@ MISTAKES: dict[str, tuple] = {
     "a date as a number of layers": (
         None, own("model.detector.decoder.num_layers=20261121"), ["num_layers=20261121", "to 1000"]
     ),
-    "no model": (None, own("model=${train}"), ["model: builds DictConfig"]),
+    "no model": (None, own("model=${train}"), ["model._target_ has no value"]),
     "unknown precision": (None, own("train.amp.dtype=fp16"), ["train.amp.dtype='fp16'", "bfloat16 or float16"]),
     "no such entry of a list": (None, own("model.pixel_mean.7=1"), ["model.pixel_mean.7", "a list of 3"]),
     # the machine

@@ -60,12 +60,12 @@ def convert_values(cfg: DictConfig) -> None:
         UserError: a value has the wrong type or is out of range; the message names the key and the allowed values.
     """
     _check_interpolations(cfg, "")
+    for key, setting in SETTINGS.items():  # first: arguments that refer to a setting must not be named in its place
+        _convert_setting(cfg, key, setting)
     for path, call in calls(cfg):
         for name in map(str, call):
             if name != "_target_":
                 _convert_argument(call, name, f"{path}.{name}" if path else name)
-    for key, setting in SETTINGS.items():
-        _convert_setting(cfg, key, setting)
 
 
 def calls(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:

@@ -85,4 +85,4 @@ def test_raw_category_ids_become_80_classes(vector):
 def test_no_object_is_not_counted_as_a_class():
     vector = next(vector for vector, (config, *_) in CHECKPOINTS.items() if config == "detr_r50.py")
     report = load_tensors(small_model(*CHECKPOINTS[vector], num_classes=5), authors_tensors(vector))
-    assert "for 5 classes, the checkpoint has 91" in report.classes
+    assert "for 5 classes; the checkpoint has 91" in report.classes

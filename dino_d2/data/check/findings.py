@@ -152,7 +152,7 @@ def _blocks(dataset: Columns) -> list[slice]:
 def _box_masks(dataset: Columns, block: slice) -> _BoxMasks:
     images, bbox = dataset.images[block], dataset.bbox[block]
     has_image = images >= 0
-    widths, heights = (np.where(has_image, sides[images], np.inf) for sides in (dataset.widths, dataset.heights))
+    widths, heights = (np.where(has_image, sides[images], 0) for sides in (dataset.widths, dataset.heights))
     return _BoxMasks(
         has_image,
         has_image & reaches_out(bbox, widths, heights),
