@@ -50,6 +50,7 @@ def test_weights_must_be_there_and_fit(tmp_path):
         build_model(get_config(RECIPE), tmp_path / "small.pth", device="cpu")
 
 
+@pytest.mark.large_memory
 def test_importing_the_package_imports_no_torch():
     code = "import sys, dino_d2; assert 'torch' not in sys.modules; from dino_d2 import Predictor; print(Predictor)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -126,6 +126,7 @@ def test_the_config_can_be_written_and_read(trained):
     assert str(weights) == again.MODEL.WEIGHTS
 
 
+@pytest.mark.large_memory
 def test_the_config_brings_its_model_into_a_new_process(tmp_path):
     cfg = predictor_cfg(RECIPE, "weights.pth", SMALL).clone()  # as Detectron2's AsyncPredictor does
     (tmp_path / "cfg.pkl").write_bytes(pickle.dumps(cfg))
