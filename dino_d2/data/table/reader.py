@@ -6,8 +6,9 @@ import itertools
 import json as json_module
 import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,34 @@ def read_table(json: Path, folder: Path) -> None:
     _Reader(json, folder).read()
 
 
+class _Behind:
+    """Hashes and writes in a thread, in the order of the calls, while the next part is decoded."""
+
+    MOST_WAITING = 16  # calls, so that the memory they hold is small
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.waiting: deque[Future] = deque()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call it later; raises the error of an earlier call."""
+        self.waiting.append(self.thread.submit(function, *arguments))
+        self.wait(self.MOST_WAITING)
+
+    def wait(self, left: int = 0) -> None:
+        """Wait until at most ``left`` calls are to be done; raises the error of one that failed."""
+        while len(self.waiting) > left:
+            self.waiting.popleft().result()
+
+    def close(self) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+
 class _Reader:
     def __init__(self, json: Path, folder: Path):
         self.json, self.folder = json, folder
         self.sha = hashlib.sha256()
+        self.behind = _Behind()
         self.key_mistakes = {kind: Mistakes(json) for kind in KINDS}
         self.id_mistakes, self.image_mistakes, self.annotation_mistakes = (Mistakes(json) for _ in range(3))
         self.images: list[PlainImages] = []
@@ -92,9 +117,11 @@ class _Reader:
     def read(self) -> None:
         files = {name: open(self.folder / name, "wb") for name in _COLLECTED}  # noqa: SIM115
         try:
-            if not self._read_parts(self.sha.update, files, set(KINDS)):
+            if not self._read_parts(lambda block: self.behind.call(self.sha.update, block), files, set(KINDS)):
                 self._read_parts(lambda block: None, files, {"annotations"})  # the images came behind them
+            self.behind.wait()
         finally:
+            self.behind.close()
             for file in files.values():
                 file.close()
         self._stop_on_mistakes()
@@ -191,7 +218,7 @@ class _Reader:
             return
         columns = (plain.ids, rows.astype(np.int32), plain.category_ids, plain.bbox, plain.areas, plain.is_crowd)
         for file, column in zip(files.values(), columns, strict=True):
-            file.write(np.ascontiguousarray(column).data)
+            self.behind.call(file.write, np.ascontiguousarray(column).data)
         for k in np.flatnonzero(rows < 0):
             self.unknown_images.append({"id": int(plain.ids[k]), "image_id": int(plain.image_ids[k])})
 
