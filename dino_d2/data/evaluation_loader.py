@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_d2.data.check import DatasetError
+from dino_d2.data.dataset_dicts import DatasetDicts, JoinedDicts, shared_by_workers
+from dino_d2.data.table.annotation_table import TableDicts
 from dino_d2.data.transfer import pack
 from dino_d2.data.workers import Reading, Watch, describe, explain_death, start_worker
-from dino_d2.detectron2.data import DatasetFromList
 from dino_d2.detectron2.data.samplers import InferenceSampler
 from dino_d2.detectron2.utils.serialize import PicklableWrapper
 from dino_d2.errors import UserError
@@ -83,7 +84,7 @@ class EvaluationSamples(Dataset):
         reading: where the index of the image that is being read is recorded.
     """
 
-    def __init__(self, dicts: Sequence[dict] | DatasetFromList, mapper: Callable[[dict], Any] | None, reading: Reading):
+    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], Any] | None, reading: Reading):
         # Under spawn and forkserver, plain pickle would not find a mapper that is defined in a config file.
         self.dicts, self.mapper, self.reading = dicts, None if mapper is None else PicklableWrapper(mapper), reading
 
@@ -118,7 +119,7 @@ def _collate(collate_fn: Callable[[list], Any], samples: list) -> Any:
 
 
 def build_evaluation_loader(
-    dataset: list[dict[str, Any]],
+    dataset: DatasetDicts,
     *,
     mapper: Callable[[dict], Any] | None,
     sampler: Sampler[int] | None = None,
@@ -131,7 +132,7 @@ def build_evaluation_loader(
     A full /dev/shm does not stop it, and the death or the waiting of a loading process is reported with its image.
 
     Args:
-        dataset: dataset dicts, as returned by `get_detection_dataset_dicts`.
+        dataset: dataset dicts, as returned by `dino_d2.data.dataset_dicts.dataset_dicts`.
         mapper: map from a dataset dict to an input of the model; None for the dataset dict itself.
         sampler: indices of this rank's images; the default, `InferenceSampler`, gives each rank an equal share.
         batch_size: images per batch and rank.
@@ -139,13 +140,13 @@ def build_evaluation_loader(
         collate_fn: function from a list of inputs to a batch; the default is the list itself.
 
     Raises:
-        TypeError: the dataset is not a list.
+        TypeError: the dataset is of another kind, such as a torch Dataset.
     """
-    if not isinstance(dataset, list):
+    if not isinstance(dataset, list | TableDicts | JoinedDicts):
         raise TypeError(
             f"build_evaluation_loader needs a list of dataset dicts, not a {type(dataset).__name__}. For a torch "
             "Dataset, use Detectron2's build_detection_test_loader in the config."
         )
-    samples = EvaluationSamples(DatasetFromList(dataset, copy=False), mapper, Reading(num_workers))
+    samples = EvaluationSamples(shared_by_workers(dataset), mapper, Reading(num_workers))
     sampler = InferenceSampler(len(dataset)) if sampler is None else sampler
     return EvaluationLoader(samples, sampler, batch_size, num_workers, collate_fn or list)

@@ -42,7 +42,6 @@ class PictureOfFirstBatch(HookBase):
         if trainer.iter == 0 and all(map(_is_drawable, batch)):
             save(sheet_of_batch(batch, self.image_format, self.class_names), self.path)
             logger.info("The first batch, as the model was given it: %s", self.path)
-        trainer.first_batch = []
 
 
 def _is_drawable(mapped: Any) -> bool:

@@ -70,8 +70,7 @@ class Trainer(TrainingLoop):
         start = time.perf_counter()
         batches = [self.next_batch() for _ in range(self.accumulate)]
         data_time = time.perf_counter() - start
-        if self.iter == self.start_iter:
-            self.first_batch = batches[0]
+        self.first_batch = batches[0] if self.iter == self.start_iter else []
         sums: dict[str, Tensor] = {}
         parts = parts_of_step(self.model, batches)
         if self.accumulate > 1 and self.iter == self.start_iter:

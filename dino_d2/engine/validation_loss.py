@@ -68,10 +68,11 @@ def validation_loss(cfg: DictConfig, model: nn.Module) -> dict[str, float | dict
     gathered = comm.gather(found)
     if not comm.is_main_process():
         return {}
-    means = mean_losses(dict(itertools.chain.from_iterable(part.items() for part in gathered)))
+    images = dict(itertools.chain.from_iterable(part.items() for part in gathered))
+    means = mean_losses(images)
     total = math.fsum(means.values())
     main = ", ".join(f"{name} {means[name]:.4g}" for name in ("loss_class", "loss_bbox", "loss_giou") if name in means)
-    logger.info("validation_loss %.4g on %d images (last layer: %s)", total, len(found), main)
+    logger.info("validation_loss %.4g on %d images (last layer: %s)", total, len(images), main)
     return {"validation_loss": total, "validation": means}
 
 

@@ -20,6 +20,7 @@ import dino_d2.data.coco_format as coco_format_module
 from dino_d2.data.check import DatasetError, check, load
 from dino_d2.data.coco_format import coco_format
 from dino_d2.data.dataset_dicts import JoinedDicts, dataset_dicts
+from dino_d2.data.evaluation_loader import build_evaluation_loader
 from dino_d2.data.loader import build_train_loader
 from dino_d2.data.table import as_json, cache, json_parts, plain_entries
 from dino_d2.data.table.annotation_table import TableDicts
@@ -328,6 +329,22 @@ def test_batches_are_those_of_a_list(tmp_path, monkeypatch, grouping):
         )
         assert batches[0] == batches[1]
         assert states[0] == states[1]
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_batches_are_those_of_a_list(tmp_path, monkeypatch, workers):
+    paths = [write(tmp_path, random_coco(np.random.default_rng(seed)), str(seed)) for seed in (7, 8)]
+    large, small = ([register(one, monkeypatch, is_large) for one in paths] for is_large in (True, False))
+    for names in (large[0], large):
+        dataset = dataset_dicts(names, filter_empty=False)
+        assert isinstance(dataset, TableDicts | JoinedDicts)
+        expected = get_detection_dataset_dicts(small if names is large else small[0], filter_empty=False)
+        found, listed = (
+            list(build_evaluation_loader(one, mapper=dict, batch_size=3, num_workers=workers))
+            for one in (dataset, expected)
+        )
+        assert found == listed
 
 
 def first_batches(dataset: Any, grouping: bool) -> tuple[list, dict]:

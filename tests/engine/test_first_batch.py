@@ -5,9 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dino_d2.detectron2.utils.events import EventStorage
+from dino_d2.engine import Trainer
 from dino_d2.engine.first_batch import PictureOfFirstBatch
 from tests.configs.test_custom_recipes import SMALL, TINY
 from tests.data.test_custom_data import roboflow
+from tests.engine.test_ending import Scale
 from tests.in_process import run_train_net
 
 
@@ -20,7 +23,6 @@ def step(tmp_path, iteration, batch):
     hook = PictureOfFirstBatch(tmp_path / "first.png", "RGB", None)
     hook.trainer = FakeTrainer(iteration, batch)
     hook.after_step()
-    assert hook.trainer.first_batch == []  # nothing holds on to the batch
     return (tmp_path / "first.png").exists()
 
 
@@ -35,6 +37,18 @@ def test_it_is_drawn_once(tmp_path):
 )
 def test_batches_of_another_kind_are_not_drawn(batch, tmp_path):
     assert not step(tmp_path, 0, batch)
+
+
+def test_the_trainer_holds_the_first_batch_for_one_step():
+    model = Scale()
+    batches = [[{"image_id": k}] for k in range(2)]
+    trainer = Trainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.1))
+    held = []
+    with EventStorage(0) as trainer.storage:
+        for trainer.iter in range(2):
+            trainer.run_step()
+            held.append(trainer.first_batch)
+    assert held == [batches[0], []]
 
 
 @pytest.fixture

@@ -17,16 +17,8 @@ from dino_d2.engine.validation_loss import ImageLosses, mean_losses, validation_
 from dino_d2.errors import UserError
 from tests.in_process import run_train_net
 from tests.paths import CONFIGS
-from tests.small_data import generate_shapes
+from tests.small_data import THIN, generate_shapes
 from tests.two_ranks import run_on_two_ranks
-
-THIN = [
-    "model.detector.encoder.num_layers=1",
-    "model.detector.decoder.num_layers=2",
-    "dataloader.train.total_batch_size=2",
-    "dataloader.train.num_workers=0",
-    "train.device=cpu",
-]
 
 
 @pytest.fixture(scope="module")

@@ -12,23 +12,19 @@ from dino_d2.checkpoint.score_thresholds import read_score_thresholds
 from dino_d2.report.command import main
 from tests.in_process import run_train_net
 from tests.loggers import loggers_restored
-from tests.small_data import generate_shapes
-
-THIN = [
-    "model.detector.encoder.num_layers=1",
-    "model.detector.decoder.num_layers=2",
-    "dataloader.train.total_batch_size=2",
-    "dataloader.train.num_workers=0",
-    "train.device=cpu",
-    "train.num_pictures=0",
-]
+from tests.small_data import THIN, generate_shapes
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of one iteration, whose best detections become the ground truth, so that some are right."""
     folder = tmp_path_factory.mktemp("run")
-    overrides = [*generate_shapes(folder / "shapes", train=4, val=4), *THIN, f"train.output_dir={folder / 'out'}"]
+    overrides = [
+        *generate_shapes(folder / "shapes", train=4, val=4),
+        *THIN,
+        "train.num_pictures=0",
+        f"train.output_dir={folder / 'out'}",
+    ]
     run_train_net("--config-file", "configs/dino/dino_tiny_shapes.py", *overrides, "train.max_iter=1")
     found = json.loads((folder / "out" / "coco_instances_results.json").read_text())
     file = folder / "shapes" / "annotations" / "shapes_val.json"
